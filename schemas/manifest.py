@@ -1,0 +1,417 @@
+"""A dataset is a manifest: what no manifest names does not exist.
+
+A stage writes the shards of its tables under `<dataset>/runs/<run_id>/` and commits
+`<dataset>/manifest.json` last. Readers open the manifest and never glob, because a
+re-run with fewer shards leaves old files beside new ones.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import fingerprint, storage
+from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.records import Record
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Shard:
+    """One file of a table.
+
+    Attributes:
+      path: relative to the dataset's folder.
+      index: place among the table's shards; rows of one id share an index.
+      rows: rows (Parquet), records (TFRecord) or 0 (any other file).
+      bytes: size of the file.
+      sha256: hex digest of the file's bytes.
+      group: a part of the table that is read by itself, such as a split; "" for none.
+    """
+
+    path: str
+    index: int
+    rows: int
+    bytes: int
+    sha256: str
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A named part of a dataset: `format` is parquet, tfrecord or files."""
+
+    format: str
+    schema: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What one run of a stage produced, and from what.
+
+    Attributes:
+      stage: the stage's name.
+      run_id: names the folder of the shards.
+      fingerprint: of config, code and inputs; an equal one means the same work.
+      config: the settings that decide rows.
+      code: fingerprint of the stage's sources.
+      inputs: name → content hash of each input.
+      models: name → fingerprint of each model that was used.
+      model_fingerprint: of the model that this dataset holds; "" when it holds none.
+      num_shards: shards that the tables were partitioned into.
+      tables: the tables by name.
+      counters: `<rows>.in`, `<rows>.out`, `<rows>.dropped_<reason>` and others.
+    """
+
+    stage: str
+    run_id: str
+    fingerprint: str
+    config: dict
+    code: str
+    inputs: dict[str, str]
+    models: dict[str, str]
+    tables: dict[str, Table]
+    counters: dict[str, int]
+    model_fingerprint: str = ""
+    num_shards: int = 0
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for equal content: what a later stage takes as its input's identity.
+
+        Model files hold dates, so a model is known by its weights.
+        """
+        if self.model_fingerprint:
+            return self.model_fingerprint
+        return fingerprint.of_json(
+            {name: sorted(s.sha256 for s in table.shards) for name, table in self.tables.items()}
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        fields = json.loads(text)
+        if fields["format_version"] > FORMAT_VERSION:
+            raise PhraseLensError(
+                f"manifest format {fields['format_version']}",
+                f"format {FORMAT_VERSION} or older",
+                "Read it with the newer version of PhraseLens that wrote it.",
+            )
+        tables = {
+            name: Table(
+                table["format"], table["schema"], tuple(Shard(**shard) for shard in table["shards"])
+            )
+            for name, table in fields.pop("tables").items()
+        }
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(tables=tables, **{k: v for k, v in fields.items() if k in known})
+
+
+def read(dataset: str) -> Manifest | None:
+    """The committed manifest of a dataset, or None when nothing is committed."""
+    try:
+        return Manifest.from_json(storage.read_bytes(storage.join(dataset, FILE_NAME)).decode())
+    except FileNotFoundError:
+        return None
+
+
+def token(dataset: str) -> str:
+    """A value that changes with every commit, to be passed to `commit`; "" for no commit yet."""
+    path = storage.join(dataset, FILE_NAME)
+    if dataset.startswith(storage.GCS_PREFIX):
+        blob = _blob(path)
+        return str(blob.generation) if blob.exists() and not blob.reload() else ""
+    try:
+        return hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
+    """Makes `manifest` the current one, in one atomic step, after checking its files.
+
+    Args:
+      dataset: the dataset's folder.
+      manifest: what to commit.
+      seen: `token(dataset)` as it was when the run started.
+
+    Returns:
+      True, or False when a rival has committed the same work already.
+
+    Raises:
+      RivalCommitError: a rival has committed other work since `seen`.
+      PhraseLensError: a shard is missing or has another size.
+    """
+    for shard in shards_of(manifest):
+        found = storage.size(storage.join(dataset, shard.path))
+        if found != shard.bytes:
+            raise PhraseLensError(
+                storage.join(dataset, shard.path),
+                f"{shard.bytes} bytes, found {'no file' if found is None else found}",
+                "Check the disk or bucket and run the stage again.",
+            )
+    data = manifest.to_json().encode()
+    path = storage.join(dataset, FILE_NAME)
+    if dataset.startswith(storage.GCS_PREFIX):
+        from google.api_core.exceptions import PreconditionFailed
+
+        try:
+            _blob(path).upload_from_string(data, if_generation_match=int(seen or 0))
+        except PreconditionFailed:
+            return _lose(dataset, manifest)
+        return True
+    with _lock(dataset):
+        if token(dataset) != seen:
+            return _lose(dataset, manifest)
+        partial = f"{path}.partial-{uuid.uuid4().hex}"
+        with open(partial, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    return True
+
+
+def _lose(dataset: str, manifest: Manifest) -> bool:
+    rival = read(dataset)
+    if rival is not None and rival.fingerprint == manifest.fingerprint:
+        return False
+    raise RivalCommitError(
+        storage.join(dataset, FILE_NAME),
+        "no other commit while this run worked",
+        f"Run {rival.run_id if rival else '?'} won; run this stage again if its result is wanted.",
+    )
+
+
+def _blob(path: str):
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage as gcs
+
+    emulated = os.environ.get("STORAGE_EMULATOR_HOST")
+    client = (
+        gcs.Client(project="emulated", credentials=AnonymousCredentials())
+        if emulated
+        else gcs.Client()
+    )
+    bucket, _, key = path[len(storage.GCS_PREFIX) :].partition("/")
+    return client.bucket(bucket).blob(key)
+
+
+@contextlib.contextmanager
+def _lock(dataset: str) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when the process dies."""
+    os.makedirs(dataset, exist_ok=True)
+    with open(os.path.join(dataset, ".commit.lock"), "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def shards_of(manifest: Manifest) -> list[Shard]:
+    return [shard for table in manifest.tables.values() for shard in table.shards]
+
+
+class Dataset:
+    """A committed dataset, opened for reading.
+
+    Raises:
+      PhraseLensError: nothing is committed under `root`.
+    """
+
+    def __init__(self, root: str):
+        manifest = read(root)
+        if manifest is None:
+            raise PhraseLensError(
+                root,
+                f"a committed dataset ({FILE_NAME})",
+                "Run the stage that writes it, or check the path.",
+            )
+        self.root = root
+        self.manifest = manifest
+
+    def shards(self, table: str, group: str = "") -> list[Shard]:
+        """The shards of a table, by index; of one group when `group` is given."""
+        if table not in self.manifest.tables:
+            raise PhraseLensError(
+                f"table {table!r} of {self.root}",
+                f"one of {sorted(self.manifest.tables)}",
+                f"This dataset was written by {self.manifest.stage}; check the path.",
+            )
+        shards = self.manifest.tables[table].shards
+        return sorted((s for s in shards if group in ("", s.group)), key=lambda s: s.index)
+
+    def path(self, shard: Shard) -> str:
+        return storage.join(self.root, shard.path)
+
+    def folder(self, table: str) -> str:
+        """The folder that holds a table's files."""
+        return storage.join(self.root, "runs", self.manifest.run_id, table)
+
+    def batches(
+        self, table: str, columns: Sequence[str] | None = None, batch_size: int = 1024
+    ) -> Iterator[pa.RecordBatch]:
+        """Streams a Parquet table in the order of its shards."""
+        for shard in self.shards(table):
+            with pq.ParquetFile(storage.open_input(self.path(shard))) as file:
+                yield from file.iter_batches(batch_size, columns=columns)
+
+    def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole Parquet table in memory.
+
+        Raises:
+          PhraseLensError: the dataset holds no row of it.
+        """
+        batches = list(self.batches(table, columns, batch_size=65536))
+        if not batches:
+            raise PhraseLensError(
+                f"table {table!r} of {self.root}", "at least one row", "Check the stage's input."
+            )
+        return pa.Table.from_batches(batches)
+
+
+def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:
+    """Writes one Parquet shard and describes it.
+
+    Args:
+      dataset: the dataset's folder.
+      path: the shard's path relative to it.
+      index: the shard's index.
+      table: its rows, already sorted.
+      group: see `Shard`.
+    """
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=1024)
+    return write_shard(dataset, path, index, table.num_rows, buffer.getvalue(), group)
+
+
+def write_shard(
+    dataset: str, path: str, index: int, rows: int, data: bytes | pa.Buffer, group: str = ""
+) -> Shard:
+    """Writes the bytes of one shard and describes it."""
+    storage.write_bytes(storage.join(dataset, path), data)
+    return Shard(path, index, rows, len(data), hashlib.sha256(data).hexdigest(), group)
+
+
+def describe_files(dataset: str, folder: str, names: Sequence[str], group: str = "") -> list[Shard]:
+    """Describes files already written below `folder` (relative to the dataset)."""
+    paths = [f"{folder}/{name}" for name in names]
+    return [
+        Shard(
+            path,
+            index,
+            0,
+            storage.size(storage.join(dataset, path)) or 0,
+            storage.sha256(storage.join(dataset, path)),
+            group,
+        )
+        for index, path in enumerate(paths)
+    ]
+
+
+def count_tfrecords(path: str) -> int:
+    """Records of a TFRecord file, whose CRCs of lengths and data must hold.
+
+    Raises:
+      ValueError: a record is cut or its checksum is wrong.
+    """
+    import crcmod.predefined
+
+    crc32c = crcmod.predefined.mkPredefinedCrcFun("crc-32c")
+
+    def masked(data: bytes) -> bytes:
+        crc = crc32c(data)
+        return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+    records = 0
+    with storage.open_input(path) as f:
+        while header := f.read(12):
+            length = int.from_bytes(header[:8], "little")
+            if len(header) < 12 or masked(header[:8]) != header[8:]:
+                raise ValueError(f"record {records}: bad length")
+            data, footer = f.read(length), f.read(4)
+            if len(data) < length or masked(data) != footer:
+                raise ValueError(f"record {records}: cut or corrupt")
+            records += 1
+    return records
+
+
+def verify(dataset: str) -> list[str]:
+    """Checks a dataset against its manifest; returns a line for each thing wrong with it.
+
+    Every shard must exist with its size, checksum and rows, its schema must be the
+    table's, no other file may lie in the run's folder, and the counters must add up.
+    """
+    opened = Dataset(dataset)
+    manifest, problems = opened.manifest, []
+    for name, table in manifest.tables.items():
+        for shard in table.shards:
+            problem = _verify_shard(opened, table, shard)
+            if problem:
+                problems.append(f"{name}: {shard.path}: {problem}")
+    named = {shard.path for shard in shards_of(manifest)}
+    for file in storage.list_files(storage.join(dataset, "runs", manifest.run_id)):
+        path = f"runs/{manifest.run_id}/{file}"
+        if path not in named and not file.endswith(Record.SUFFIX):
+            problems.append(f"{path}: foreign file, the manifest does not name it")
+    problems += unbalanced(manifest.counters)
+    return problems
+
+
+def _verify_shard(dataset: Dataset, table: Table, shard: Shard) -> str | None:
+    path = dataset.path(shard)
+    found = storage.size(path)
+    if found is None:
+        return "missing"
+    if found != shard.bytes:
+        return f"has {found} bytes, the manifest says {shard.bytes}"
+    if storage.sha256(path) != shard.sha256:
+        return "checksum differs: its bytes were changed"
+    try:
+        if table.format == "parquet":
+            with pq.ParquetFile(storage.open_input(path)) as file:
+                rows = file.metadata.num_rows
+                if schema_fingerprint(file.schema_arrow) != table.schema:
+                    return "its schema is not the table's"
+        elif table.format == "tfrecord":
+            rows = count_tfrecords(path)
+        else:
+            return None
+    except (pa.ArrowInvalid, ValueError) as error:
+        return str(error)
+    return None if rows == shard.rows else f"has {rows} rows, the manifest says {shard.rows}"
+
+
+def unbalanced(counters: dict[str, int]) -> list[str]:
+    """A line for each kind of row where in ≠ out + dropped."""
+    problems = []
+    for key in sorted(counters):
+        kind, _, what = key.partition(".")
+        if what == "in":
+            dropped = sum(v for k, v in counters.items() if k.startswith(f"{kind}.dropped_"))
+            out = counters.get(f"{kind}.out", 0)
+            if counters[key] != out + dropped:
+                problems.append(
+                    f"{kind}: {counters[key]} in, but {out} out + {dropped} dropped: rows were lost"
+                )
+    return problems
+
+
+def schema_fingerprint(schema: pa.Schema) -> str:
+    """Hex SHA-256 of the names and types of a schema's columns."""
+    return fingerprint.of_json([[field.name, str(field.type)] for field in schema])

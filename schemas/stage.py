@@ -1,0 +1,144 @@
+"""One run of a stage: what identifies it, where it writes, whether it is done already."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from schemas import config as config_lib
+from schemas import fingerprint, manifest, storage
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A planned run.
+
+    Attributes:
+      name: the stage's name.
+      output: the dataset that it writes.
+      fingerprint: of settings, code and inputs.
+      settings: the config's values that decide rows.
+      code: fingerprint of the sources.
+      inputs: name → content hash.
+      models: name → fingerprint, for the inputs that are models.
+      seen: the dataset's commit token at the start.
+      done: whether the same work is committed already.
+    """
+
+    name: str
+    output: str
+    fingerprint: str
+    settings: dict[str, Any]
+    code: str
+    inputs: dict[str, str]
+    models: dict[str, str]
+    seen: str
+    done: bool
+
+    @property
+    def run_id(self) -> str:
+        """Names the run's folder: a run that died finds its own files there again."""
+        return self.fingerprint[:16]
+
+    def folder(self, table: str) -> str:
+        """A table's folder, relative to the dataset."""
+        return f"runs/{self.run_id}/{table}"
+
+    def shard_path(self, table: str, index: int, num_shards: int, suffix: str) -> str:
+        """A shard's path, relative to the dataset."""
+        return f"{self.folder(table)}/part-{index:05d}-of-{num_shards:05d}.{suffix}"
+
+    def absolute(self, relative: str) -> str:
+        return storage.join(self.output, relative)
+
+    def manifest(
+        self,
+        tables: dict[str, manifest.Table],
+        counters: Mapping[str, int],
+        num_shards: int = 0,
+        model_fingerprint: str = "",
+    ) -> manifest.Manifest:
+        return manifest.Manifest(
+            stage=self.name,
+            run_id=self.run_id,
+            fingerprint=self.fingerprint,
+            config=self.settings,
+            code=self.code,
+            inputs=self.inputs,
+            models=self.models,
+            tables=tables,
+            counters=dict(sorted(counters.items())),
+            model_fingerprint=model_fingerprint,
+            num_shards=num_shards,
+        )
+
+    @property
+    def scratch(self) -> str:
+        """A local folder for checkpoints, kept until the run is committed."""
+        base = tempfile.gettempdir() if self.output.startswith(storage.GCS_PREFIX) else self.output
+        return os.path.join(base, "scratch", self.run_id)
+
+    def commit_files(
+        self,
+        table: str,
+        local: str,
+        counters: Mapping[str, int],
+        model_fingerprint: str = "",
+    ) -> bool:
+        """Uploads a local folder as a table of plain files and commits it (trainers, reports).
+
+        Returns:
+          False when a rival has committed the same work already.
+        """
+        names = storage.upload_dir(local, self.absolute(self.folder(table)))
+        shards = manifest.describe_files(self.output, self.folder(table), names)
+        tables = {table: manifest.Table("files", "", tuple(shards))}
+        done = self.manifest(tables, counters, model_fingerprint=model_fingerprint)
+        won = manifest.commit(self.output, done, self.seen)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return won
+
+
+def plan(
+    name: str,
+    config: Any,
+    modules: Sequence[str],
+    datasets: Mapping[str, str],
+    raw_inputs: Mapping[str, str] | None = None,
+) -> Stage:
+    """Identifies a run before any work.
+
+    Args:
+      name: the stage's name.
+      config: its config; `config.output` is the dataset to write.
+      modules: the modules whose sources, with all that they import, make its rows.
+      datasets: name → folder of each input dataset or model.
+      raw_inputs: name → content hash of each input that is no dataset.
+
+    Raises:
+      PhraseLensError: an input dataset is not committed.
+    """
+    manifests = {key: manifest.Dataset(path).manifest for key, path in datasets.items()}
+    inputs = {key: found.content_hash for key, found in manifests.items()} | dict(raw_inputs or {})
+    models = {
+        k: found.model_fingerprint for k, found in manifests.items() if found.model_fingerprint
+    }
+    settings = config_lib.settings(config)
+    code = fingerprint.of_code(modules)
+    identity = fingerprint.of_json(
+        {"stage": name, "settings": settings, "code": code, "inputs": inputs}
+    )
+    committed = manifest.read(config.output)
+    return Stage(
+        name=name,
+        output=config.output,
+        fingerprint=identity,
+        settings=settings,
+        code=code,
+        inputs=inputs,
+        models=models,
+        seen=manifest.token(config.output),
+        done=committed is not None and committed.fingerprint == identity,
+    )

@@ -1,0 +1,132 @@
+"""Files on a local disk or in Cloud Storage, through one small set of functions.
+
+Paths are plain local paths or `gs://bucket/key`. `STORAGE_EMULATOR_HOST` points
+`gs://` at an emulator, the variable that google-cloud-storage reads too.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+GCS_PREFIX = "gs://"
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """Returns the Arrow file system that holds `path`, and the path inside it."""
+    if not path.startswith(GCS_PREFIX):
+        return pafs.LocalFileSystem(), os.path.abspath(path)
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if emulator:
+        scheme, _, endpoint = emulator.rpartition("://")
+        gcs = pafs.GcsFileSystem(
+            anonymous=True, scheme=scheme or "http", endpoint_override=endpoint
+        )
+    else:
+        gcs = pafs.GcsFileSystem()
+    return gcs, path[len(GCS_PREFIX) :]
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def exists(path: str) -> bool:
+    fs, inner = filesystem(path)
+    return fs.get_file_info(inner).type != pafs.FileType.NotFound
+
+
+def size(path: str) -> int | None:
+    """Bytes of a file, or None when there is no such file."""
+    fs, inner = filesystem(path)
+    info = fs.get_file_info(inner)
+    return info.size if info.type == pafs.FileType.File else None
+
+
+def list_files(path: str) -> list[str]:
+    """Paths, relative to `path`, of all files below it, sorted; [] if it is missing."""
+    fs, inner = filesystem(path)
+    selector = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
+    files = [f.path for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
+    return sorted(os.path.relpath(f, inner) for f in files)
+
+
+def open_input(path: str) -> pa.NativeFile:
+    """A seekable reader. Raises FileNotFoundError."""
+    fs, inner = filesystem(path)
+    return fs.open_input_file(inner)
+
+
+def read_bytes(path: str) -> bytes:
+    with open_input(path) as f:
+        return f.read()
+
+
+@contextlib.contextmanager
+def open_output(path: str) -> Iterator[pa.NativeFile]:
+    """A writer whose file appears whole or not at all.
+
+    A local file is written beside its place and renamed into it; an object in
+    Cloud Storage becomes visible when its upload ends.
+    """
+    fs, inner = filesystem(path)
+    if isinstance(fs, pafs.LocalFileSystem):
+        os.makedirs(os.path.dirname(inner), exist_ok=True)
+        partial = f"{inner}.partial-{uuid.uuid4().hex}"
+        try:
+            with fs.open_output_stream(partial) as f:
+                yield f
+            os.replace(partial, inner)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(partial)
+    else:
+        with fs.open_output_stream(inner) as f:
+            yield f
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    with open_output(path) as f:
+        f.write(data)
+
+
+def sha256(path: str) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open_input(path) as f:
+        while chunk := f.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def upload_dir(local: str, path: str) -> list[str]:
+    """Copies every file below a local folder under `path`; returns their relative names."""
+    names = list_files(local)
+    for name in names:
+        with open_output(join(path, name)) as f, open(os.path.join(local, name), "rb") as source:
+            shutil.copyfileobj(source, f, 1 << 22)
+    return names
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A local folder with the files below `path`: the folder itself when it is local.
+
+    TensorFlow and Faiss open local files only (tf.io.gfile ignores emulators).
+    """
+    if not path.startswith(GCS_PREFIX):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
+        for name in list_files(path):
+            target = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as f, open_input(join(path, name)) as source:
+                shutil.copyfileobj(source, f, 1 << 22)
+        yield folder

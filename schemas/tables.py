@@ -1,0 +1,112 @@
+"""The Arrow schemas of every table that the jobs write."""
+
+import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),  # hex of the content hash of the decoded pixels
+        ("keys", pa.list_(pa.string())),  # the names that logs and label files use, sorted
+        ("split", pa.string()),
+        ("labels", pa.list_(pa.string())),  # sorted; empty for an unlabelled image
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("image", pa.binary()),  # JPEG or PNG, 8 bits, no alpha, upright
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("query_id", pa.int64()),
+        ("split", pa.string()),
+        ("clicks", pa.float64()),
+        ("weight", pa.float32()),  # share of the image's clicks, in (0, 1]
+    ]
+)
+
+QUERIES = pa.schema(
+    [
+        ("query_id", pa.int64()),  # hash of the normalised text
+        ("query", pa.string()),
+        ("language", pa.string()),  # ISO 639-1, "und" when it cannot be told
+        ("clicks", pa.float64()),
+        ("images", pa.int64()),
+        ("train_clicks", pa.float64()),
+        ("train_images", pa.int64()),
+    ]
+)
+
+QUERY_PAIRS = pa.schema(
+    [
+        ("query_a", pa.int64()),  # query_a < query_b
+        ("query_b", pa.int64()),
+        ("co_clicks", pa.float64()),
+        ("reformulations", pa.float64()),
+        ("weight", pa.float32()),
+    ]
+)
+
+DEAD_LETTERS = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("key", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("payload", pa.binary()),  # the first bytes of what arrived
+        ("run_id", pa.string()),
+    ]
+)
+
+
+def vector(width: int) -> pa.DataType:
+    """[width] float32."""
+    return pa.list_(pa.field("item", pa.float32(), nullable=False), width)
+
+
+def phrases(query_width: int, text_width: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("query_id", pa.int64()),
+            ("query", pa.string()),
+            ("language", pa.string()),
+            ("source", pa.string()),  # "weight" (w_c) or "prototype" (φ_c)
+            ("support", pa.int64()),  # training images of the query
+            ("query_vector", vector(query_width)),  # unit length
+            ("text_emb", vector(text_width)),  # unit length
+        ]
+    )
+
+
+def features(query_width: int, text_width: int, pixel_width: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("split", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            ("query_emb", vector(query_width)),
+            ("phrase_ids", pa.list_(pa.int64())),
+            ("phrases", pa.list_(pa.string())),
+            ("phrase_scores", pa.list_(pa.float32())),  # cosine
+            ("phrase_probabilities", pa.list_(pa.float32())),  # equation (1) over the index
+            ("text_emb", vector(text_width)),
+            ("pixel_emb", vector(pixel_width)),
+            ("generator_fingerprint", pa.string()),
+            ("phrases_fingerprint", pa.string()),
+            ("pixel_fingerprint", pa.string()),
+        ]
+    )
+
+
+PREDICTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image_id", pa.string()),
+        ("labels", pa.list_(pa.string())),  # most probable first
+        ("probabilities", pa.list_(pa.float32())),
+        ("phrases", pa.list_(pa.string())),
+        ("phrase_scores", pa.list_(pa.float32())),
+        ("model_fingerprint", pa.string()),
+    ]
+)
