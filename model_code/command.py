@@ -1,0 +1,72 @@
+"""The frame of every command that is no Beam job: parse, plan, skip what is done, run.
+
+Free of TensorFlow, so that `--help` and a skipped run take no time.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from schemas import config as config_lib
+from schemas import fingerprint, stage, storage
+from schemas.errors import PhraseLensError
+from schemas.stage import Stage
+
+
+def main(
+    name: str,
+    config_class: type,
+    doc: str | None,
+    argv: Sequence[str] | None,
+    work: Callable[[Any, Stage], int],
+    datasets: Callable[[Any], Mapping[str, str]],
+    modules: Sequence[str],
+    raw_inputs: Callable[[Any], Mapping[str, str]] | None = None,
+) -> int:
+    """Runs a command to its exit status.
+
+    Args:
+      name: the stage's name.
+      config_class: the dataclass of its flags; has `output` and `dry_run`.
+      doc: the module's docstring, shown by `--help`.
+      argv: flags, or None for those of the process.
+      work: does the work, commits it to the stage, prints results, returns the exit status.
+      datasets: config → name and folder of each input dataset.
+      modules: the modules whose sources make the rows; the first one is the command itself.
+      raw_inputs: config → name and content hash of each input that is no dataset.
+
+    Returns:
+      0 when done (now or before, or for `--dry_run`), 2 for an error that the person can mend.
+    """
+    try:
+        config = config_lib.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
+        raw = raw_inputs(config) if raw_inputs else {}
+        planned = stage.plan(name, config, modules, datasets(config), raw)
+        if planned.done:
+            print(f"{name}: already done: {config.output}")
+            return 0
+        print(describe(planned), flush=True)
+        return 0 if config.dry_run else work(config, planned)
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def describe(planned: Stage) -> str:
+    """The plan of a run, for people."""
+    lines = [f"{planned.name}: run {planned.run_id}", f"  output: {planned.output}"]
+    lines += [f"  input {k}: {v}" for k, v in fingerprint.short(planned.inputs).items()]
+    lines += [f"  {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in planned.settings.items()]
+    return "\n".join(lines)
+
+
+def file_hash(path: str, flag: str) -> str:
+    """The content hash of an input file.
+
+    Raises:
+      PhraseLensError: there is no such file.
+    """
+    if storage.size(path) is None:
+        raise PhraseLensError(path, f"the file that {flag} names", "Check the path.")
+    return storage.sha256(path)
