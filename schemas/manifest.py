@@ -414,4 +414,6 @@ def unbalanced(counters: dict[str, int]) -> list[str]:
 
 def schema_fingerprint(schema: pa.Schema) -> str:
     """Hex SHA-256 of the names and types of a schema's columns."""
-    return fingerprint.of_json([[field.name, str(field.type)] for field in schema])
+    # Parquet calls the items of a list "element", Arrow "item".
+    columns = [[f.name, str(f.type).replace("<element: ", "<item: ")] for f in schema]
+    return fingerprint.of_json(columns)
