@@ -1,0 +1,309 @@
+"""Runs every stage in order, from a click log and images to a report.
+
+Reads the log, images and labels (or, with --samples, draws them first); writes one dataset a stage
+below --workdir. Each stage runs in a process of its own. A stage that is done already says so and
+does nothing, so that a run that stopped goes on when the same command is given again, and a run
+every night does only what new data needs.
+
+  ./run.sh all --log 'log/*.parquet' --images 'images/**' --labels labels.csv --workdir work/mine
+  ./run.sh all … --dry_run
+  ./run.sh all … --set train_fusion.epochs=50,embed_images.num_phrases=5
+  ./run.sh all … --beam '--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp'
+"""
+
+import dataclasses
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from model_code.progress import duration
+from schemas import config as config_lib
+from schemas import manifest, storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+
+# Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
+# small enough for the sample data on two cores.
+PRESETS: dict[str, dict[str, dict[str, str]]] = {"standard": {}, "quickstart": {}}
+
+ABLATIONS = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
+METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="runtime")
+    log: str = flag(
+        "Click log: file or glob, Parquet, TSV, CSV or JSONL.", default="", role="input"
+    )
+    images: str = flag(
+        "Images: files, glob, TFRecord, or a table with a bytes column.", default="", role="input"
+    )
+    labels: str = flag("Labels of some of the images: file or glob.", default="", role="input")
+    log_columns: str = flag("The log's columns, ours=yours, where names differ.", default="")
+    image_columns: str = flag("The image table's columns, likewise.", default="")
+    label_columns: str = flag("The label table's columns, likewise.", default="")
+    samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
+    preset: str = flag("Settings of all stages.", default="standard", choices=tuple(PRESETS))
+    set: str = flag("Settings over the preset's: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…", default="")
+    beam: str = flag("Pipeline options for every Beam job, in one word.", default="")
+    dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One stage of the run.
+
+    Attributes:
+      name: the stage, and the part before the dot in --set.
+      module: what `python -m` runs.
+      does: what people see while it runs.
+      output: its dataset's folder below the work folder.
+      inputs: flag → dataset below the work folder.
+    """
+
+    name: str
+    module: str
+    does: str
+    output: str
+    inputs: Mapping[str, str]
+
+
+def _step(package: str, name: str, does: str, output: str, *inputs: str, **renamed: str) -> Step:
+    return Step(name, f"{package}.{name}", does, output, {i: i for i in inputs} | renamed)
+
+
+SAMPLES = _step("samples", "make_samples", "draws scenes, a click log and labels", "samples")
+STEPS = (
+    _step("beam_jobs", "mine_pairs", "finds who chose which image for which query", "mined"),
+    _step(
+        "model_code",
+        "train_text_generator",
+        "learns to predict queries from pixels",
+        "text_generator",
+        "mined",
+    ),
+    _step(
+        "model_code",
+        "train_text_embedder",
+        "learns which queries mean alike",
+        "text_embedder",
+        "mined",
+    ),
+    _step(
+        "beam_jobs",
+        "embed_phrases",
+        "gives every query its vectors and builds the phrase index",
+        "phrases",
+        "mined",
+        "text_embedder",
+        generator="text_generator",
+    ),
+    _step(
+        "model_code",
+        "train_pixel_embedder",
+        "prepares the pixel network",
+        "pixel_embedder",
+        "mined",
+    ),
+    _step(
+        "beam_jobs",
+        "embed_images",
+        "predicts phrases and embeds text and pixels of every image",
+        "features",
+        "mined",
+        "pixel_embedder",
+        "phrases",
+        generator="text_generator",
+    ),
+    _step(
+        "beam_jobs",
+        "prepare_examples",
+        "checks and normalises the labelled images' features",
+        "examples",
+        "features",
+    ),
+    _step(
+        "model_code",
+        "train_fusion",
+        "trains and compares the pixel-only, text-only and fused classifiers",
+        "fusion",
+        "examples",
+    ),
+    _step(
+        "model_code",
+        "export_model",
+        "joins all networks into one model: image bytes to labels and phrases",
+        "model",
+        "pixel_embedder",
+        "phrases",
+        "examples",
+        "fusion",
+        generator="text_generator",
+    ),
+    _step("beam_jobs", "classify_images", "classifies every image", "predictions", "model"),
+    _step("model_code", "report", "writes the report and the cards", "report"),
+)
+
+
+def parse_overrides(text: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Reads `--set`.
+
+    Args:
+      text: STAGE.FLAG=VALUE, joined by commas; values may hold commas themselves.
+      names: the stages there are.
+
+    Returns:
+      stage → flag → value.
+
+    Raises:
+      PhraseLensError: an assignment cannot be read or names no stage.
+    """
+    overrides: dict[str, dict[str, str]] = {}
+    for part in re.split(r",(?=\w+\.\w+=)", text) if text else []:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", part, re.DOTALL)
+        if not match or match[1] not in names:
+            raise PhraseLensError(
+                f"--set {part}",
+                f"STAGE.FLAG=VALUE, with one of the stages {', '.join(names)}",
+                "Example: --set train_fusion.epochs=50",
+            )
+        overrides.setdefault(match[1], {})[match[2]] = match[3]
+    return overrides
+
+
+def sample_inputs(root: str) -> dict[str, str]:
+    """The flags that make the sample dataset at `root` the input of mine_pairs."""
+    found = manifest.read(root)
+    run = storage.join(root, "runs", found.run_id if found else "RUN_ID")
+    tables = {"log": "click_log", "images": "images", "labels": "labels"}
+    return {flag_name: f"{run}/{table}/*.parquet" for flag_name, table in tables.items()}
+
+
+def flags_of(step: Step, config: Config) -> dict[str, str]:
+    """The flags of a stage: inputs, then the preset's settings, then those of `--set`."""
+    flags = {name: storage.join(config.workdir, path) for name, path in step.inputs.items()}
+    if step.name == "mine_pairs" and config.samples:
+        flags |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
+    elif step.name == "mine_pairs":
+        names = ("log", "images", "labels", "log_columns", "image_columns", "label_columns")
+        flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
+    elif step.name == "classify_images":
+        flags |= {
+            "images": sample_inputs(storage.join(config.workdir, SAMPLES.output))["images"]
+            if config.samples
+            else config.images
+        }
+        flags |= {"image_columns": config.image_columns} if config.image_columns else {}
+    elif step.name == "report":
+        flags["work"] = config.workdir
+    names = [s.name for s in (SAMPLES, *STEPS)]
+    for settings in (PRESETS[config.preset], parse_overrides(config.set, names)):
+        flags |= settings.get(step.name, {})
+    return flags | {"output": storage.join(config.workdir, step.output)}
+
+
+def command_of(step: Step, config: Config) -> list[str]:
+    """The command line of a stage."""
+    flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
+    beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
+    return [sys.executable, "-m", step.module, *flags, *beam]
+
+
+def ablation_table(evaluation: Mapping) -> str:
+    """The test split's results as a text table: a row for each classifier, a column a metric."""
+    lines = [f"{'':12}" + "".join(f"{title:>8}" for title in METRICS.values())]
+    for key, title in ABLATIONS.items():
+        values = evaluation["test"][key]
+        lines.append(f"{title:12}" + "".join(f"{values[name]:8.3f}" for name in METRICS))
+    return "\n".join(lines)
+
+
+def results(config: Config) -> str:
+    """What people want to see at the end: the ablation table, the report, the next command."""
+    fusion = manifest.Dataset(storage.join(config.workdir, "fusion"))
+    evaluation = json.loads(
+        storage.read_bytes(storage.join(fusion.folder("evaluation"), "evaluation.json"))
+    )
+    report = manifest.Dataset(storage.join(config.workdir, "report")).folder("report")
+    if config.samples:
+        following = "now your own data:\n  ./run.sh all --log 'LOG/*.parquet' --images 'IMAGES/**'"
+        following += " --labels LABELS.csv --workdir work/mine"
+    else:
+        model = storage.join(config.workdir, "model")
+        following = f"next:\n  ./run.sh classify_images --model {model} --images 'NEW/**'"
+        following += f" --output {storage.join(config.workdir, 'new_predictions')}"
+    return (
+        f"\nOn {evaluation['rows']['test']:,} test images that no model has seen:\n\n"
+        f"{ablation_table(evaluation)}\n\n"
+        f"report: {storage.join(report, 'report.html')}\n{following}"
+    )
+
+
+def check(config: Config) -> None:
+    """Refuses flags that cannot work, before any stage starts.
+
+    Raises:
+      PhraseLensError: inputs are missing or doubled, or `--set` cannot be read.
+    """
+    missing = [f"--{name}" for name in ("log", "images", "labels") if not getattr(config, name)]
+    if config.samples and len(missing) < 3:
+        raise PhraseLensError(
+            "--samples", "no --log, --images or --labels beside it", "Use one or the other."
+        )
+    if not config.samples and missing:
+        raise PhraseLensError(
+            " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
+        )
+    parse_overrides(config.set, [step.name for step in (SAMPLES, *STEPS)])
+
+
+def run_steps(config: Config, steps: Sequence[Step]) -> int:
+    """Runs the stages one after the other; returns the exit status of the first that fails."""
+    for n, step in enumerate(steps, 1):
+        command = command_of(step, config)
+        print(f"\nstage {n} of {len(steps)}: {step.name} — {step.does}", flush=True)
+        start = time.monotonic()
+        status = subprocess.run(command).returncode
+        took = duration(time.monotonic() - start)
+        if status:
+            print(
+                f"error: {step.name} failed after {took} with exit status {status}:\n"
+                f"  {shlex.join(command)}\n"
+                "Mend what it says, then give the same command again: what is done stays done.",
+                file=sys.stderr,
+            )
+            return status if status > 0 else 1
+        print(f"{step.name}: {took}", flush=True)
+    return 0
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    try:
+        config = config_lib.parse(Config, "python -m beam_jobs.pipeline", __doc__ or "", argv)
+        check(config)
+        steps = (SAMPLES, *STEPS) if config.samples else STEPS
+        if config.dry_run:
+            for step in steps:
+                print(shlex.join(["python", *command_of(step, config)[1:]]))
+            return 0
+        start = time.monotonic()
+        status = run_steps(config, steps)
+        if not status:
+            print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
+            print(results(config))
+        return status
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; give the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Everything that PhraseLens does starts here: `./run.sh --help`.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$(realpath -m "${PHRASELENS_VENV:-$root/.venv}")
+python=$venv/bin/python
+
+# Modules come from this folder and never from the one where the command was typed.
+export PYTHONPATH=$root PYTHONSAFEPATH=1 PATH=$venv/bin:$PATH
+# TensorFlow and gRPC say what went wrong, and nothing else.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
+
+jobs="mine_pairs embed_phrases embed_images prepare_examples classify_images"
+models="text_generator text_embedder pixel_embedder fusion"
+commands="setup quickstart all test $jobs train export report samples verify doctor bench lock"
+
+usage() {
+  cat <<'EOF'
+PhraseLens classifies images with the help of the words it predicts for them.
+
+usage: ./run.sh COMMAND [FLAGS]       ./run.sh COMMAND --help says more of each
+
+Start here
+  quickstart          make sample data and run every stage on it: about 10 minutes on 2 cores
+  all                 run every stage on your own click log, images and labels
+  doctor              check this machine, and say what to do
+
+Stages, in the order of `all`
+  samples             draw scenes and a click log to try things on
+  mine_pairs          click log + images + labels → query–image pairs, images, queries
+  train MODEL         MODEL is text_generator, text_embedder, pixel_embedder or fusion
+  embed_phrases       queries → vectors, text embeddings and the phrase index
+  embed_images        images → phrases, text embeddings, pixel embeddings
+  prepare_examples    features → normalised training examples
+  export              all models → one SavedModel: image bytes to labels and phrases
+  classify_images     images → labels with their phrases
+  report              every result → one HTML page, a model card and a data card
+
+Care
+  setup [--gpu]       make the environment from the lock file (every command does so when needed)
+  test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
+  verify PATH…        check datasets against their manifests
+  bench NAME          run a benchmark of benchmarks/
+  lock [--upgrade]    resolve the requirements*.txt ranges into lock files
+
+Examples
+  ./run.sh quickstart
+  ./run.sh all --log 'log/*.parquet' --images 'images/**' --labels labels.csv --workdir work/mine
+  ./run.sh all … --dry_run                          the commands, without running them
+  ./run.sh train fusion --examples work/mine/examples --output work/mine/fusion
+  ./run.sh classify_images --model work/mine/model --images 'new/*.jpg' --output work/mine/new
+  ./run.sh test tests/unit -k manifest
+
+Environment
+  PHRASELENS_VENV     where the environment lives, instead of .venv beside this script
+EOF
+}
+
+fail() { # ITEM EXPECTED REMEDY
+  echo "error: $1: expected $2. $3" >&2
+  exit 2
+}
+
+nearest() { # WORD CHOICES…: the choice most like the word
+  python3.11 - "$@" <<'EOF' || true
+import difflib, sys
+near = difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5)
+print(f"Did you mean {near[0]}?" if near else "See ./run.sh --help.")
+EOF
+}
+
+# The lock file is copied into the environment last: an equal copy says that all is installed.
+install() { # LOCK
+  cmp -s "$root/$1" "$venv/$1" && return
+  python3.11 -c "" 2>/dev/null || fail "python3.11" "Python 3.11 on PATH" \
+    "Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv) and try again."
+  echo "Installing $1 into $venv (3 GB, some minutes)…"
+  python3.11 -m venv "$venv"
+  local quiet=--quiet
+  [ -t 1 ] && quiet=
+  "$python" -m pip install $quiet --disable-pip-version-check --require-hashes -r "$root/$1"
+  cp "$root/$1" "$venv/$1"
+}
+
+setup() { # [--gpu]
+  case ${1:-} in
+    --gpu)
+      [ ! -e "$venv/requirements.lock" ] || fail "$venv" "no CPU environment" \
+        "faiss-cpu and faiss-gpu overwrite each other: remove it, or set PHRASELENS_VENV."
+      install requirements-gpu.lock
+      ;;
+    "") if [ -e "$venv/requirements-gpu.lock" ]; then install requirements-gpu.lock; else
+      install requirements.lock
+    fi ;;
+    *) fail "$1" "--gpu or nothing" "See ./run.sh --help." ;;
+  esac
+}
+
+setup_dev() {
+  [ ! -e "$venv/requirements-gpu.lock" ] || fail "$venv" "a CPU environment for development" \
+    "Name another one: PHRASELENS_VENV=.venv-dev"
+  install requirements-dev.lock
+  cp "$root/requirements.lock" "$venv/requirements.lock" # requirements-dev.lock contains it
+}
+
+module() { # MODULE ARGS…
+  setup
+  exec "$python" -m "$@"
+}
+
+run_tests() { # [--all] ARGS…
+  setup_dev
+  cd "$root"
+  local marker=(-m "not slow")
+  if [ "${1:-}" = --all ]; then
+    marker=()
+    shift
+  fi
+  "$python" -m ruff check .
+  "$python" -m ruff format --check .
+  "$python" -m mypy
+  "$python" -m pytest "${marker[@]}" "$@"
+}
+
+bench() { # NAME ARGS…
+  local names
+  names=$(cd "$root/benchmarks" && ls | sed -n '/^__/d; s/\.py$//p')
+  [ -e "$root/benchmarks/${1:-}.py" ] ||
+    fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
+  module "benchmarks.$1" "${@:2}"
+}
+
+lock() { # ARGS of uv pip compile
+  setup_dev
+  cd "$root"
+  for kind in "" -gpu -dev; do
+    uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
+      --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
+      "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"
+    echo "wrote requirements$kind.lock"
+  done
+}
+
+command=${1:---help}
+shift || true
+case $command in
+  -h | --help | help) usage ;;
+  setup) setup "$@" && echo "$venv is ready" ;;
+  quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
+  all) module beam_jobs.pipeline "$@" ;;
+  test) run_tests "$@" ;;
+  mine_pairs | embed_phrases | embed_images | prepare_examples | classify_images)
+    module "beam_jobs.$command" "$@"
+    ;;
+  train)
+    [[ " $models " == *" ${1:-} "* ]] ||
+      fail "train ${1:-}" "one of: ${models// /, }" "$(nearest "${1:-}" $models)"
+    module "model_code.train_$1" "${@:2}"
+    ;;
+  export) module model_code.export_model "$@" ;;
+  report) module model_code.report "$@" ;;
+  samples) module samples.make_samples "$@" ;;
+  verify) module schemas.verify "$@" ;;
+  doctor)
+    # It must run where nothing is installed yet, and say so.
+    [ -x "$python" ] || python=python3.11
+    exec "$python" -m model_code.doctor "$@"
+    ;;
+  bench) bench "$@" ;;
+  lock) lock "$@" ;;
+  *) fail "$command" "a command" "$(nearest "$command" $commands)" ;;
+esac
