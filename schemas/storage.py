@@ -49,6 +49,13 @@ def size(path: str) -> int | None:
     return info.size if info.type == pafs.FileType.File else None
 
 
+def is_folder(path: str) -> bool:
+    """Whether `path` is a folder, or, in Cloud Storage, a prefix of objects."""
+    if path.startswith(GCS_PREFIX) and not path.endswith("/"):
+        return size(path) is None and bool(list_files(path))
+    return os.path.isdir(path)
+
+
 def list_files(path: str) -> list[str]:
     """Paths, relative to `path`, of all files below it, sorted; [] if it is missing."""
     fs, inner = filesystem(path)
