@@ -8,8 +8,8 @@ python=$venv/bin/python
 
 # Modules come from this folder and never from the one where the command was typed.
 export PYTHONPATH=$root PYTHONSAFEPATH=1 PATH=$venv/bin:$PATH
-# TensorFlow and gRPC say what went wrong, and nothing else.
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
+# TensorFlow's errors arrive as exceptions; its log calls even a missing GPU driver an error.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
 
 jobs="mine_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"

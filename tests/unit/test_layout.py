@@ -1,0 +1,91 @@
+"""The rules of DESIGN.md that no type checker holds: who imports whom, what is installed."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Each package may import itself and the packages after it.
+ORDER = ("beam_jobs", "transforms", "model_code", "schemas")
+MAY_IMPORT = {package: set(ORDER[i:]) for i, package in enumerate(ORDER)}
+MAY_IMPORT["samples"] = {"samples", "model_code", "schemas"}
+BEAM = {"apache_beam"}
+TENSORFLOW = {"tensorflow", "keras", "tensorflow_transform", "tensorflow_hub"}
+FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(source: str) -> set[str]:
+    """The top packages that a module imports, at its top or nested."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_imports_finds_every_form():
+    source = "import a.b, c\ndef f():\n  from d.e import g\n  import h as i"
+    assert imports(source) == {"a", "c", "d", "h"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    found = imports(path.read_text())
+    ours = found & {*MAY_IMPORT, "tests", "benchmarks"}
+    assert ours <= MAY_IMPORT[package]
+    if package not in ("beam_jobs", "transforms"):
+        assert not found & BEAM, "only beam_jobs and transforms know Beam"
+    if package != "model_code":
+        assert not found & TENSORFLOW, "only model_code knows TensorFlow"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_keras_2(path):
+    # tf.keras becomes Keras 2 as soon as tensorflow_transform is imported anywhere.
+    assert not re.search(r"\btf\.keras\b", path.read_text())
+
+
+def ranges(name: str) -> dict[str, Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("-")]
+    return {requirement.name: requirement for requirement in parsed}
+
+
+def locked(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev"])
+def test_locks_answer_their_requirements(kind):
+    versions = locked(f"requirements{kind}.lock")
+    for name, requirement in ranges(f"requirements{kind}.txt").items():
+        assert requirement.specifier.contains(versions[name], prereleases=True), name
+
+
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev"])
+def test_every_locked_package_has_a_hash_and_no_host(kind):
+    text = (ROOT / f"requirements{kind}.lock").read_text()
+    for entry in re.split(r"\n(?=[a-z])", text)[1:]:
+        assert "--hash=sha256:" in entry, entry.splitlines()[0]
+    assert "://" not in text
+
+
+def test_gpu_and_cpu_differ_in_faiss_and_cuda_only():
+    cpu, gpu = locked("requirements.lock"), locked("requirements-gpu.lock")
+    assert set(cpu) - set(gpu) == {"faiss-cpu"}
+    extra = set(gpu) - set(cpu)
+    assert {name for name in extra if not name.startswith("nvidia-")} == {"faiss-gpu"}
+    assert {name: gpu[name] for name in set(cpu) & set(gpu)} == {
+        name: cpu[name] for name in set(cpu) & set(gpu)
+    }
+
+
+def test_tests_run_with_the_versions_that_people_install():
+    cpu, dev = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert cpu.items() <= dev.items()
