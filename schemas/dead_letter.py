@@ -26,7 +26,6 @@ REASONS = {
     "not_an_image": "The bytes are no image in any format that is known.",
     "truncated_image": "The image ends early or is corrupt.",
     "too_many_pixels": "The image is larger than --max_image_pixels.",
-    "no_query_vector": "The query has neither a weight nor enough images for a prototype.",
     "inference_failed": "The model failed on this one row.",
     "schema_anomaly": "A field breaks the schema in schemas/; the detail names it.",
 }

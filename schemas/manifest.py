@@ -202,7 +202,7 @@ def _lose(dataset: str, manifest: Manifest) -> bool:
 
 def _blob(path: str):
     from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage as gcs
+    import google.cloud.storage as gcs
 
     emulated = os.environ.get("STORAGE_EMULATOR_HOST")
     client = (

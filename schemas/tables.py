@@ -1,5 +1,6 @@
 """The Arrow schemas of every table that the jobs write."""
 
+import numpy as np
 import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
@@ -63,6 +64,19 @@ DEAD_LETTERS = pa.schema(
 def vector(width: int) -> pa.DataType:
     """[width] float32."""
     return pa.list_(pa.field("item", pa.float32(), nullable=False), width)
+
+
+def vectors_to_arrow(vectors: np.ndarray, type_: pa.DataType) -> pa.FixedSizeListArray:
+    """[n, width] → a column of fixed-size lists of `type_`."""
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1), type_.value_type)
+    return pa.FixedSizeListArray.from_arrays(values, type=type_)
+
+
+def arrow_to_vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of fixed-size lists of [n] rows → [n, width]."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 def phrases(query_width: int, text_width: int) -> pa.Schema:

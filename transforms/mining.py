@@ -188,9 +188,9 @@ def co_clicks(pairs: pa.Table, max_queries: int) -> pa.Table:
     pairs = pairs.sort_by([("image_id", "ascending"), ("query_id", "ascending")])
     image_ids = pairs["image_id"].to_numpy(zero_copy_only=False)
     queries, clicks = pairs["query_id"].to_numpy(), pairs["clicks"].to_numpy()
-    starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]]) if len(pairs) else []
+    starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]][: len(pairs)])
     lefts, rights, weights = [], [], []
-    for start, end in zip(starts, np.r_[starts[1:], len(queries)].astype(int), strict=True):
+    for start, end in zip(starts, np.r_[starts[1:], len(queries)][: len(starts)], strict=True):
         ids, counts = queries[start:end], clicks[start:end]
         if len(ids) > max_queries:
             order = np.array([hash64(f"{image_ids[start]}{i}") for i in ids])

@@ -1,0 +1,106 @@
+"""Computes the features of every image: its phrases, their text embedding, its pixels.
+
+Reads a mined dataset, a text generator, a pixel embedder and the phrases. Each image is
+decoded once; every model is loaded once a worker. A shard in makes a shard out, and a
+run that died goes on after its last whole shard.
+
+Writes one dataset with the tables features and dead_letters.
+
+  ./run.sh embed_images --mined work/mined --generator work/text_generator \\
+      --pixel_embedder work/pixel_embedder --phrases work/phrases --output work/features
+"""
+
+import dataclasses
+import sys
+
+import apache_beam as beam
+
+from beam_jobs import job
+from schemas.config import flag
+from schemas.manifest import Dataset
+from transforms import datasets
+from transforms.features import EmbedImages, Widths
+from transforms.models import ModelFolder
+from transforms.shards import MapShards
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    mined: str = flag("Dataset of mine_pairs.", role="input")
+    generator: str = flag("Text generator.", role="input")
+    pixel_embedder: str = flag("Pixel embedder.", role="input")
+    phrases: str = flag("Dataset of embed_phrases.", role="input")
+    output: str = flag("Dataset to write.", role="runtime")
+    num_phrases: int = flag("Phrases predicted for an image, N.", default=3)
+    batch_size: int = flag("Images of a batch.", default=32)
+    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+def preflight(config: Config) -> job.Inputs:
+    mined = Dataset(config.mined)
+    mined.shards("images")
+    ModelFolder.of(config.generator)
+    ModelFolder.of(config.pixel_embedder)
+    ModelFolder.of(config.phrases, "index")
+    return job.Inputs(
+        {
+            "mined": config.mined,
+            "generator": config.generator,
+            "pixel_embedder": config.pixel_embedder,
+            "phrases": config.phrases,
+        },
+        facts=(f"{mined.manifest.tables['images'].rows:,} images, N = {config.num_phrases}",),
+    )
+
+
+def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+    mined = Dataset(config.mined)
+    shards = mined.shards("images")
+    generator, pixel_embedder = (
+        ModelFolder.of(path) for path in (config.generator, config.pixel_embedder)
+    )
+    index = ModelFolder.of(config.phrases, "index")
+    widths = Widths(
+        query=generator.config()["width"],
+        text=index.config()["text_width"],
+        pixel=pixel_embedder.config()["width"],
+    )
+    worker = EmbedImages(
+        stage,
+        generator,
+        pixel_embedder,
+        index,
+        widths,
+        config.num_phrases,
+        config.batch_size,
+        mined.manifest.tables["images"].rows,
+    )
+    num_shards = mined.manifest.num_shards
+    embedded = (
+        pipeline
+        | "ImageShards" >> beam.Create([(shard.index, mined.path(shard)) for shard in shards])
+        | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards)
+    )
+    tables = {"features": datasets.parquet(widths.schema)}
+    {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
+        stage, tables, num_shards, config.max_dead_fraction
+    )
+
+
+JOB = job.Job(
+    name="embed_images",
+    doc=__doc__,
+    config=Config,
+    build=build,
+    preflight=preflight,
+    next_command=lambda c: f"./run.sh prepare_examples --features {c.output} --output …",
+)
+
+
+def run(argv: list[str] | None = None) -> int:
+    return job.run(JOB, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
