@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
+import tensorflow as tf
 
+from model_code import image_ops
 from schemas import fingerprint, storage
 from schemas.errors import PhraseLensError
 
@@ -35,6 +37,17 @@ BACKBONES = {
     "convnext_base": Backbone("ConvNeXtBase", 224, "torch"),  # 1024
     "small_resnet": Backbone("", 64, "tf"),  # 8 × its width
 }
+
+
+def spec(name: str) -> Backbone:
+    """The kind of network of a name.
+
+    Raises:
+      PhraseLensError: there is none.
+    """
+    if name not in BACKBONES:
+        raise PhraseLensError(f"--backbone={name}", f"one of {', '.join(BACKBONES)}", "Correct it.")
+    return BACKBONES[name]
 
 
 def build(name: str, image_size: int, small_width: int = 16) -> keras.Model:
@@ -193,6 +206,14 @@ def freeze_batch_norm(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+
+
+def encoder(model: keras.Model, preprocessing: str) -> Callable:
+    """The compiled function of a frozen backbone: [B, S, S, 3] uint8 → [B, features] float32."""
+    return tf.function(
+        lambda pixels: model(image_ops.preprocess(preprocessing, pixels), training=False),
+        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+    )
 
 
 def fingerprint_of(name: str, model: keras.Model) -> str:

@@ -61,12 +61,14 @@ def describe(planned: Stage) -> str:
     return "\n".join(lines)
 
 
-def file_hash(path: str, flag: str) -> str:
-    """The content hash of an input file.
+def weights_input(weights: str) -> dict[str, str]:
+    """The raw input that `--weights` names: a file by its content, a hub by its name.
 
     Raises:
       PhraseLensError: there is no such file.
     """
-    if storage.size(path) is None:
-        raise PhraseLensError(path, f"the file that {flag} names", "Check the path.")
-    return storage.sha256(path)
+    if weights in ("", "imagenet"):
+        return {"weights": weights} if weights else {}
+    if storage.size(weights) is None:
+        raise PhraseLensError(weights, "the file that --weights names", "Check the path.")
+    return {"weights": storage.sha256(weights)}

@@ -4,12 +4,19 @@ import dataclasses
 import glob
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from model_code.progress import Progress
+
+_SCALAR = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +37,6 @@ class History:
 
 def set_seed(seed: int) -> None:
     """Makes every op and initial weight of this process depend on `seed` alone."""
-    import keras
-
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -44,7 +49,7 @@ def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
 def fit(
     label: str,
     folder: str,
-    state: Mapping[str, tf.Module | tf.Variable],
+    state: Mapping[str, Any],
     batches: Callable[[int], Iterable],
     step: Callable[..., tf.Tensor],
     evaluate: Callable[[], Mapping[str, float]],
@@ -66,7 +71,8 @@ def fit(
     Args:
       label: names the run in progress lines.
       folder: a local folder for checkpoints and TensorBoard logs of this very run.
-      state: everything that changes: models, tables, optimizers.
+      state: everything that changes: Keras models, variables and optimizers, tf.Variables, or
+        tf.Modules that hold no Keras objects.
       batches: epoch (from 1) → the batches, each a tuple of `step`'s arguments.
       step: takes one batch, updates `state`, returns the loss as a scalar.
       evaluate: metrics on held-out rows.
@@ -82,7 +88,9 @@ def fit(
     """
     os.makedirs(folder, exist_ok=True)
     epoch_done = tf.Variable(0, dtype=tf.int64, trainable=False)
-    checkpoint = tf.train.Checkpoint(epoch=epoch_done, **state)
+    parts = {name: _trackable(part) for name, part in state.items()}
+    checkpoint = tf.train.Checkpoint(epoch=epoch_done, **parts)
+    best = tf.train.Checkpoint(**parts)
     last = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1, checkpoint_name="last")
     rows: list[dict[str, float]] = []
     best_epoch = 0
@@ -105,7 +113,7 @@ def fit(
         row |= {name: float(value) for name, value in evaluate().items()}
         sign = 1 if maximize else -1
         if not best_epoch or sign * row[monitor] > sign * rows[best_epoch - 1][monitor]:
-            checkpoint.write(os.path.join(folder, f"best-{epoch}"))
+            best.write(os.path.join(folder, f"best-{epoch}"))
             best_epoch = epoch
         rows.append(row)
         epoch_done.assign(epoch)
@@ -116,16 +124,37 @@ def fit(
         _remove_stale(folder, epoch, best_epoch)
         with writer.as_default(step=epoch):
             for name, value in row.items():
-                tf.summary.scalar(name, value)
+                # What tf.summary.scalar writes; that one wants the TensorBoard package.
+                tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
         if after_epoch:
             after_epoch(epoch)
     progress.close(f"best epoch {best_epoch} of {len(rows)}")
     writer.close()
     if best_epoch:
-        checkpoint.read(
-            os.path.join(folder, f"best-{best_epoch}")
-        ).assert_existing_objects_matched()
+        best.read(os.path.join(folder, f"best-{best_epoch}")).assert_existing_objects_matched()
     return History(rows, best_epoch)
+
+
+def write_logs(history: History, folder: str, output: str) -> None:
+    """Puts history.json and tensorboard/ of a run of `fit` in `folder` into a model's folder."""
+    os.makedirs(output, exist_ok=True)
+    with open(os.path.join(output, "history.json"), "w") as f:
+        f.write(history.to_json())
+    logs = os.path.join(output, "tensorboard")
+    shutil.rmtree(logs, ignore_errors=True)
+    shutil.copytree(os.path.join(folder, "tensorboard"), logs)
+
+
+def _trackable(part: Any) -> Any:
+    """What tf.train.Checkpoint should save of a part of the state.
+
+    Of a Keras model it would find all but the state of random generators, such as dropout's.
+    """
+    if isinstance(part, keras.Variable):
+        return part.value
+    if isinstance(part, keras.layers.Layer | keras.optimizers.Optimizer):
+        return [variable.value for variable in part.variables]
+    return part
 
 
 def _history_path(folder: str, epoch: int) -> str:
