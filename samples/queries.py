@@ -18,7 +18,7 @@ WISHES: dict[tuple[str, ...], float] = {
     ("theme",): 0.06,
     ("theme", "background"): 0.04,
 }
-LATIN_KEYBOARD = "abcdefghijklmnopqrstuvwxyz"
+LATIN_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 REFORMULATED_SHARE = 0.4
 MISSPELT_SHARE = 0.03  # left as it is; others mend theirs with the next query
 MEDIUM_SHARE = 0.12
@@ -88,26 +88,23 @@ def phrase(language: str, wish: tuple[str, ...], facets: dict[str, str], name: i
 
 
 def misspell(text: str, rng: random.Random) -> str:
-    """Makes one slip in the longest word: a letter dropped, doubled, swapped or hit beside.
+    """Makes one slip in the longest word: two letters swapped, or one dropped, doubled or wrong.
 
-    The result differs from `text` whenever a word has two different letters.
+    The first letter stays, as it mostly does; a word of one letter stays as it is.
     """
     word = max(text.split(), key=len, default="")
     if len(word) < 2:
         return text
-    slip = rng.choice(("drop", "double", "swap", "beside"))
-    places = [i for i in range(1, len(word) - 1) if word[i] != word[i + 1]]
-    if slip == "swap" and places:
-        i = rng.choice(places)
+    swaps = [i for i in range(1, len(word) - 1) if word[i] != word[i + 1]]
+    if swaps and rng.random() < 0.25:
+        i = rng.choice(swaps)
         wrong = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
     else:
         i = rng.randrange(1, len(word))
-        typed = {"drop": "", "double": word[i] * 2}.get(slip, word[i])
-        if slip == "beside" and word[i] in LATIN_KEYBOARD:
-            typed = rng.choice([c for c in LATIN_KEYBOARD if c != word[i]])
-        elif slip not in ("drop", "double"):
-            typed = word[i] * 2
-        wrong = word[:i] + typed + word[i + 1 :]
+        typed = ["", word[i] * 2]
+        if word[i] in LATIN_LETTERS:
+            typed.append(rng.choice(LATIN_LETTERS.replace(word[i], "")))
+        wrong = word[:i] + rng.choice(typed) + word[i + 1 :]
     return text.replace(word, wrong, 1)
 
 

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 
 from samples.shapes import SHAPES
 
+RGB = tuple[int, int, int]
+
 SHAPE_NAMES = tuple(SHAPES)
 COLOURS = {
     "red": (214, 38, 42),
@@ -70,7 +72,7 @@ class Scene:
     size: str
     others: tuple[Thing, ...]
     background: str
-    colours: tuple[tuple[int, int, int], tuple[int, int, int]]
+    colours: tuple[RGB, RGB]
     grain: float
 
 
@@ -120,10 +122,10 @@ def scene_of(seed: int, index: int) -> Scene:
     index = original_of(seed, index)
     rng = stream(seed, "scene", index)
     size = "big" if rng.random() < 0.6 else "small"
-    radius = rng.uniform(0.27, 0.34) if size == "big" else rng.uniform(0.18, 0.22)
+    radius = rng.uniform(0.28, 0.35) if size == "big" else rng.uniform(0.2, 0.24)
     main = _thing(rng, shape_of(seed, index), radius, rng.randrange(9))
     others = []
-    for cell in rng.sample(range(9), 9)[: rng.choice((2, 3, 4, 5))]:
+    for cell in rng.sample(range(9), 9)[: rng.choice((1, 2, 3, 4))]:
         shape = rng.choice([name for name in SHAPE_NAMES if name != main.shape])
         other = _thing(rng, shape, rng.uniform(0.09, 0.125), cell)
         if _distance(main, other) > main.radius + 0.8 * other.radius:
@@ -135,7 +137,7 @@ def scene_of(seed: int, index: int) -> Scene:
         others=tuple(others),
         background=rng.choices(BACKGROUNDS, (3, 3, 2, 2))[0],
         colours=_background_colours(rng, COLOURS[main.colour]),
-        grain=rng.uniform(3, 14),
+        grain=rng.uniform(2, 10),
     )
 
 
@@ -150,7 +152,7 @@ def _thing(rng: random.Random, shape: str, radius: float, cell: int) -> Thing:
         x=min(max(x, radius), 1 - radius),
         y=min(max(y, radius), 1 - radius),
         radius=radius,
-        angle=rng.uniform(-25, 25),
+        angle=rng.uniform(-18, 18),
         mirrored=rng.random() < 0.5,
     )
 
@@ -159,12 +161,13 @@ def _distance(a: Thing, b: Thing) -> float:
     return math.hypot(a.x - b.x, a.y - b.y)
 
 
-def _background_colours(rng: random.Random, main: tuple[int, int, int]):
+def _background_colours(rng: random.Random, main: RGB) -> tuple[RGB, RGB]:
     """Two colours near one another, both far enough from the main object's to see it."""
     while True:
-        first = tuple(rng.randrange(20, 246) for _ in range(3))
-        second = tuple(min(max(c + rng.randint(-60, 60), 0), 255) for c in first)
-        if min(math.dist(first, main), math.dist(second, main)) > 120:
+        first = (rng.randrange(20, 246), rng.randrange(20, 246), rng.randrange(20, 246))
+        red, green, blue = (min(max(c + rng.randint(-60, 60), 0), 255) for c in first)
+        second = (red, green, blue)
+        if min(math.dist(first, main), math.dist(second, main)) > 150:
             return first, second
 
 
@@ -239,6 +242,7 @@ def _background(scene: Scene, side: int, rng: np.random.Generator) -> Image.Imag
         pen = ImageDraw.Draw(canvas)
         width, slant = large // int(rng.integers(8, 16)), int(rng.integers(-large // 2, large // 2))
         for left in range(-large, 2 * large, 2 * width):
-            corners = [left, 0, left + width, 0, left + width + slant, large, left + slant, large]
-            pen.polygon(corners, fill=second)
+            right = left + width
+            stripe = [left, 0, right, 0, right + slant, large, left + slant, large]
+            pen.polygon(stripe, fill=second)
     return canvas
