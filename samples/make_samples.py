@@ -15,6 +15,7 @@ last shard it had finished.
 import dataclasses
 import functools
 import multiprocessing
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -179,7 +180,12 @@ def work(config: Config, stage: Stage) -> int:
     for name in sorted(counts):
         if not name.endswith(".out"):
             print(f"  {name}: {counts[name]:,}")
-    print("next: python -m beam_jobs.mine_pairs --help")
+    folders = {name: stage.absolute(stage.folder(name)) for name in TABLES}
+    mined = storage.join(os.path.dirname(stage.output.rstrip("/")) or ".", "mined")
+    print(
+        f"next: ./run.sh mine_pairs --log {folders['click_log']} --images {folders['images']} "
+        f"--labels {folders['labels']} --output {mined}"
+    )
     return 0
 
 
