@@ -93,7 +93,7 @@ class Checked:
 HARMLESS = ("no_click",)
 
 
-def decode(column: pa.ChunkedArray | pa.Array | None, rows: int) -> tuple[list[str | None], list]:
+def decode(column: pa.ChunkedArray | pa.Array | None, rows: int) -> tuple[list[str | None], np.ndarray]:
     """Text of a column of bytes, numbers or nothing.
 
     Returns:
@@ -101,7 +101,7 @@ def decode(column: pa.ChunkedArray | pa.Array | None, rows: int) -> tuple[list[s
       of its text among them, [rows] int64.
     """
     if column is None:
-        return [""], [0] * rows
+        return [""], np.zeros(rows, np.int64)
     if not pa.types.is_binary(column.type):
         column = pc.cast(column, pa.string()).cast(pa.binary())
     if isinstance(column, pa.ChunkedArray):
