@@ -63,7 +63,7 @@ DEAD_LETTERS = pa.schema(
 
 def vector(width: int) -> pa.DataType:
     """[width] float32."""
-    return pa.list_(pa.field("item", pa.float32(), nullable=False), width)
+    return pa.list_(pa.float32(), width)
 
 
 def vectors_to_arrow(vectors: np.ndarray, type_: pa.DataType) -> pa.FixedSizeListArray:

@@ -44,7 +44,7 @@ def sums_schema(width: int) -> pa.Schema:
         [
             ("query_id", pa.int64()),
             ("images", pa.int64()),
-            ("sums", pa.list_(pa.field("item", pa.int64(), nullable=False), width)),
+            ("sums", pa.list_(pa.int64(), width)),
         ]
     )
 
