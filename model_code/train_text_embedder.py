@@ -1,0 +1,360 @@
+"""Trains the text embedder, a siamese network over bags of words and word pairs.
+
+Reads the queries and the query–query associations of a mined dataset. Two queries that
+people used for the same thing are drawn together, against the other queries of their
+batch; so is every query and itself with some n-grams left out, which alone makes a
+useful space when associations are few. Some associations are held out, to see after each
+epoch how high a query ranks its partner among other queries, and to stop in time.
+
+Writes a dataset with the table "model": saved_model/ (texts → unit vectors), config.json,
+history.json, tensorboard/.
+
+  python -m model_code.train_text_embedder --mined work/mined --output work/text_embedder
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from model_code import command
+from schemas import fingerprint
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
+from schemas.stage import Stage
+
+MODULES = ("model_code.train_text_embedder",)
+_EVALUATED_PAIRS = 1000
+_DENSE_LEARNING_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    mined: str = flag("Mined dataset (beam_jobs.mine_pairs).", role="input")
+    output: str = flag("Dataset to write.", role="runtime")
+    width: int = flag("Width of the embedding.", default=200)
+    buckets: int = flag("Hash values of n-grams; a collision makes two n-grams one.", default=2**18)
+    max_tokens: int = flag("N-grams kept of a query, words first.", default=64)
+    char_trigrams: bool = flag("Add the character trigrams of words.", default=False)
+    attention: bool = flag("Weight n-grams by a learned score; plain mean if not.", default=True)
+    dense: bool = flag("Add a fully connected layer after the bag.", default=False)
+    epochs: int = flag("At most this many epochs.", default=20)
+    patience: int = flag("Epochs without a better one before stopping.", default=3)
+    max_steps_per_epoch: int = flag("An epoch ends after this many batches.", default=1000)
+    batch_size: int = flag("Pairs in a batch.", default=512)
+    learning_rate: float = flag("Of Adagrad on the table of n-grams.", default=0.1)
+    temperature: float = flag("Divides cosines in the softmax.", default=0.05)
+    token_dropout: float = flag("Share of n-grams left out in training.", default=0.25)
+    self_pairs_share: float = flag("Share of a batch that pairs a query with itself.", default=0.25)
+    weight_power: float = flag(
+        "An association counts as its weight to this power; 0 makes all equal.", default=0.5
+    )
+    held_out_share: float = flag("Share of associations kept for evaluation.", default=0.05)
+    seed: int = flag("Of weights, batches and dropout.", default=0)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+@dataclasses.dataclass(frozen=True)
+class Associations:
+    """Queries of training images, and pairs of them.
+
+    Attributes:
+      texts: [queries] in the order of their ids.
+      pairs: [pairs, 2] int64 indices into `texts`, the lower id first.
+      weights: [pairs] float32.
+      keys: [pairs] uint64 hashes of the pairs of ids.
+    """
+
+    texts: list[str]
+    pairs: np.ndarray
+    weights: np.ndarray
+    keys: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "Associations":
+        return Associations(self.texts, self.pairs[rows], self.weights[rows], self.keys[rows])
+
+
+def load_associations(mined: Dataset) -> Associations:
+    """Reads the queries with training images, and the associations among them.
+
+    Raises:
+      PhraseLensError: fewer than two queries have a training image.
+    """
+    queries = mined.table("queries", ["query_id", "query", "train_images"]).sort_by("query_id")
+    queries = queries.filter(queries["train_images"].to_numpy() > 0)
+    if queries.num_rows < 2:
+        raise PhraseLensError(
+            f"table 'queries' of {mined.root}",
+            "at least two queries with training images",
+            "Mine a larger log.",
+        )
+    ids = queries["query_id"].to_numpy()
+    columns: list[list[np.ndarray]] = [[], [], []]
+    for batch in mined.batches("query_pairs", ["query_a", "query_b", "weight"], 65536):
+        for column, values in zip(columns, batch.columns, strict=True):
+            column.append(values.to_numpy())
+    first, second, weights = (
+        np.concatenate([np.zeros(0, kind), *column])
+        for kind, column in zip((np.int64, np.int64, np.float32), columns, strict=True)
+    )
+    pairs = np.stack([np.searchsorted(ids, side) for side in (first, second)], axis=1)
+    pairs = np.minimum(pairs, len(ids) - 1)
+    known = (ids[pairs[:, 0]] == first) & (ids[pairs[:, 1]] == second)
+    # Ids are hashes already: an odd multiple of one plus the other is as good a hash.
+    keys = first.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.view(np.uint64)
+    order = np.flatnonzero(known)[np.argsort(keys[known], kind="stable")]
+    texts = queries["query"].to_pylist()
+    return Associations(texts, pairs[order], weights[order].astype(np.float32), keys[order])
+
+
+class PairSet:
+    """A set of unordered pairs of `queries` things that answers for whole matrices.
+
+    Args:
+      pairs: [pairs, 2] int64.
+      queries: number of things.
+    """
+
+    def __init__(self, pairs: np.ndarray, queries: int):
+        self._queries = queries
+        self._codes = np.unique(self._encode(pairs[:, 0], pairs[:, 1]))
+
+    def _encode(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.minimum(a, b) * self._queries + np.maximum(a, b)
+
+    def matrix(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Which a[i] and b[j] are a pair or the same thing: [len(a), len(b)] bool."""
+        same = a[:, None] == b[None, :]
+        if not len(self._codes):
+            return same
+        codes = self._encode(a[:, None], b[None, :])
+        places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+        return same | (self._codes[places] == codes)
+
+
+def batches(
+    epoch: int, train: Associations, known: PairSet, config: Config, steps: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """The batches of an epoch: associations first, then queries paired with themselves.
+
+    Yields:
+      a [batch] int64, b [batch] int64: indices of queries; not_negative [batch, batch] bool;
+      weights [batch] float32, of mean 1 over the associations; seed [2] int32.
+    """
+    from model_code.training import epoch_order
+
+    per_batch = _pairs_per_batch(train, config)
+    selves_per_batch = config.batch_size - per_batch
+    edges = np.resize(epoch_order(config.seed, epoch, len(train.pairs)), steps * per_batch)
+    selves = np.resize(epoch_order(config.seed, epoch, len(train.texts)), steps * selves_per_batch)
+    weights = train.weights.astype(np.float64) ** config.weight_power
+    weights = (weights / weights.mean() if len(weights) else weights).astype(np.float32)
+    for step in range(steps):
+        edge = edges[step * per_batch : (step + 1) * per_batch]
+        self_pair = selves[step * selves_per_batch : (step + 1) * selves_per_batch]
+        a = np.concatenate([train.pairs[edge, 0], self_pair])
+        b = np.concatenate([train.pairs[edge, 1], self_pair])
+        weight = np.concatenate([weights[edge], np.ones(len(self_pair), np.float32)])
+        seed = np.random.default_rng([config.seed, epoch, step]).integers(0, 2**31, 2)
+        yield a, b, known.matrix(a, b), weight, seed.astype(np.int32)
+
+
+def _pairs_per_batch(train: Associations, config: Config) -> int:
+    if not len(train.pairs):
+        return 0
+    return max(1, round(config.batch_size * (1 - config.self_pairs_share)))
+
+
+def steps_per_epoch(train: Associations, config: Config) -> int:
+    """Batches until every association and, if any are drawn, every query was seen once."""
+    pairs = _pairs_per_batch(train, config)
+    steps = [1]
+    if pairs:
+        steps.append(-(-len(train.pairs) // pairs))
+    if config.batch_size > pairs:
+        steps.append(-(-len(train.texts) // (config.batch_size - pairs)))
+    return min(max(steps), config.max_steps_per_epoch)
+
+
+def ranks(
+    anchor_embs: np.ndarray, candidate_embs: np.ndarray, targets: np.ndarray, excluded: np.ndarray
+) -> np.ndarray:
+    """The place of each anchor's target among the candidates by cosine, from 1.
+
+    Args:
+      anchor_embs: [anchors, width] unit rows.
+      candidate_embs: [candidates, width] unit rows.
+      targets: [anchors] int64 index of a candidate.
+      excluded: [anchors, candidates] bool: true partners too, which may rank above.
+
+    Returns:
+      [anchors] int64; equals count as above.
+    """
+    scores = anchor_embs @ candidate_embs.T
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    above = (scores >= own) & ~excluded
+    np.put_along_axis(above, targets[:, None], True, axis=1)
+    return above.sum(axis=1)
+
+
+def _work(config: Config, stage: Stage) -> int:
+    import tensorflow as tf
+
+    from model_code import text_embedder, training
+
+    training.set_seed(config.seed)
+    everything = load_associations(Dataset(config.mined))
+    held = everything.keys < np.uint64(int(config.held_out_share * (2**64 - 1)))
+    train, held_out = everything.select(~held), everything.select(held)
+    bag = {
+        "buckets": config.buckets,
+        "max_tokens": config.max_tokens,
+        "char_trigrams": config.char_trigrams,
+    }
+    ids = np.asarray(text_embedder.ngram_ids(tf.constant(everything.texts), **bag))
+    lengths = (ids != text_embedder.PADDING).sum(axis=1)
+    model = text_embedder.build(config.buckets, config.width, config.attention, config.dense)
+    step, state = training_step(model, config)
+    evaluate = _evaluation(model, ids, train, held_out, everything, config)
+    known = PairSet(train.pairs, len(train.texts))
+    steps = steps_per_epoch(train, config)
+
+    def epoch_batches(epoch: int) -> Iterator[tuple]:
+        for a, b, not_negative, weights, seed in batches(epoch, train, known, config, steps):
+            longest = max(1, lengths[a].max(), lengths[b].max())
+            yield ids[a, :longest], ids[b, :longest], not_negative, weights, seed
+
+    history = training.fit(
+        "train_text_embedder",
+        stage.scratch,
+        state,
+        epoch_batches,
+        step,
+        evaluate,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        monitor="mrr",
+        patience=config.patience,
+    )
+    local = os.path.join(stage.scratch, "model")
+    text_embedder.export(model, os.path.join(local, "saved_model"), **bag)
+    description = bag | {
+        "width": config.width,
+        "attention": config.attention,
+        "dense": config.dense,
+    }
+    with open(os.path.join(local, "config.json"), "w") as f:
+        json.dump(description, f, indent=1)
+    training.write_logs(history, stage.scratch, local)
+    counters = {
+        "queries": len(train.texts),
+        "associations.in": len(everything.pairs),
+        "associations.out": len(train.pairs),
+        "associations.dropped_held_out": len(held_out.pairs),
+    }
+    weights = [np.asarray(v) for v in model.get_weights()]
+    stage.commit_files("model", local, counters, fingerprint.of_arrays(description, weights))
+    best = history.epochs[history.best_epoch - 1]
+    print(
+        f"train_text_embedder: {len(train.texts):,} queries, {len(train.pairs):,} associations; "
+        f"held out: recall@1 {best['recall_at_1']:.3f}, recall@10 {best['recall_at_10']:.3f}"
+    )
+    print(
+        f"next: python -m beam_jobs.embed_phrases --mined {config.mined} "
+        f"--text_embedder {config.output} …  (see its --help)"
+    )
+    return 0
+
+
+def training_step(model, config: Config):
+    """The compiled step of `training.fit`, and the state that it changes."""
+    import keras
+    import tensorflow as tf
+
+    from model_code.sparse_adagrad import SparseAdagrad
+    from model_code.text_embedder import drop_tokens, in_batch_loss
+
+    table = model.get_layer("ngrams").table.value
+    rest = [v.value for v in model.trainable_variables if v.value is not table]
+    state: dict = {"model": model}
+    # The gradients of rows are as small as bags are long: start low, or nothing moves.
+    state["table_optimizer"] = SparseAdagrad(table.shape, config.learning_rate, 1e-6)
+    if rest:
+        state["optimizer"] = keras.optimizers.Adam(_DENSE_LEARNING_RATE)
+        state["optimizer"].build(rest)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None, None], tf.bool),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([2], tf.int32),
+        ]
+    )
+    def step(a_ids, b_ids, not_negative, weights, seed):
+        ids = drop_tokens(tf.concat([a_ids, b_ids], axis=0), config.token_dropout, seed)
+        with tf.GradientTape() as tape:
+            a_embs, b_embs = tf.split(model(ids, training=True), 2)
+            loss = in_batch_loss(a_embs, b_embs, not_negative, weights, config.temperature)
+        grads = tape.gradient(loss, [table, *rest])
+        state["table_optimizer"].apply(table, grads[0])
+        if rest:
+            state["optimizer"].apply(grads[1:], rest)
+        return loss
+
+    return step, state
+
+
+def _evaluation(model, ids, train: Associations, held_out: Associations, everything, config):
+    """How high held-out partners rank; with none held out, how high half-dropped queries do."""
+    import tensorflow as tf
+
+    from model_code.text_embedder import drop_tokens
+
+    pairs = held_out.pairs[:_EVALUATED_PAIRS]
+    if len(pairs):
+        anchors = np.concatenate([pairs[:, 0], pairs[:, 1]])
+        partners = np.concatenate([pairs[:, 1], pairs[:, 0]])
+        anchor_ids = ids[anchors]
+        excluded_pairs = PairSet(everything.pairs, len(everything.texts))
+    else:
+        anchors = np.random.default_rng(config.seed).permutation(len(train.texts))
+        anchors = partners = anchors[:_EVALUATED_PAIRS]
+        anchor_ids = np.asarray(drop_tokens(tf.constant(ids[anchors]), 0.5, seed=(config.seed, 0)))
+        excluded_pairs = PairSet(train.pairs, len(train.texts))
+    candidates = np.unique(partners)
+    targets = np.searchsorted(candidates, partners)
+    excluded = excluded_pairs.matrix(anchors, candidates)
+
+    def evaluate() -> Mapping[str, float]:
+        found = ranks(
+            np.asarray(model(anchor_ids)), np.asarray(model(ids[candidates])), targets, excluded
+        )
+        return {
+            "recall_at_1": np.mean(found <= 1),
+            "recall_at_10": np.mean(found <= 10),
+            "mrr": np.mean(1 / found),
+        }
+
+    return evaluate
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return command.main(
+        "train_text_embedder",
+        Config,
+        __doc__,
+        argv,
+        _work,
+        lambda config: {"mined": config.mined},
+        MODULES,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run())
