@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +122,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {found}", file=sys.stderr)
         return 1
+    shutil.rmtree(stage.scratch, ignore_errors=True)
     _print_summary(stage, time.monotonic() - start)
     print(f"next: {job.next_command(config)}")
     return 0

@@ -93,7 +93,9 @@ class Checked:
 HARMLESS = ("no_click",)
 
 
-def decode(column: pa.ChunkedArray | pa.Array | None, rows: int) -> tuple[list[str | None], np.ndarray]:
+def decode(
+    column: pa.ChunkedArray | pa.Array | None, rows: int
+) -> tuple[list[str | None], np.ndarray]:
     """Text of a column of bytes, numbers or nothing.
 
     Returns:

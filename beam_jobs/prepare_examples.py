@@ -1,0 +1,149 @@
+"""Turns features of labelled images into normalised tf.Examples.
+
+Reads a features dataset. tf.Transform learns the label vocabulary and the mean and
+deviation of every feature from the training split, and applies them to all splits.
+Rows that break schemas/features.pbtxt become dead letters and are counted by field.
+
+Writes one dataset with the tables examples (TFRecord, one group a split), transform_fn,
+metadata (labels.txt, config.json), anomalies (TFMD Anomalies proto) and dead_letters.
+
+  ./run.sh prepare_examples --features work/features --output work/examples
+"""
+
+import dataclasses
+import sys
+
+import apache_beam as beam
+
+from beam_jobs import job
+from schemas import tables
+from schemas.config import flag
+from schemas.manifest import Dataset, Table
+from transforms import datasets, examples
+from transforms.datasets import COUNTS, DEAD, SHARDS
+from transforms.examples import ANOMALIES
+from transforms.validation import anomalies
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    features: str = flag("Dataset of embed_images.", role="input")
+    output: str = flag("Dataset to write.", role="runtime")
+    task: str = flag(
+        "One label an image (softmax), or any number (sigmoid).",
+        default="single",
+        choices=("single", "multi"),
+    )
+    min_label_images: int = flag("Fewest images, over all splits, that make a label.", default=1)
+    labels_per_class: int = flag(
+        "Training images that each label keeps, by image id; 0 for all.", default=0
+    )
+    num_shards: int = flag("Shards of a split.", default=4)
+    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+def preflight(config: Config) -> job.Inputs:
+    rows = sum(shard.rows for shard in Dataset(config.features).shards("features"))
+    return job.Inputs({"features": config.features}, facts=(f"{rows:,} rows of features",))
+
+
+def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+    import tensorflow_transform.beam as tft_beam
+    from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
+    from tfx_bsl.tfxio.tensor_representation_util import (
+        InferTensorRepresentationsFromSchema,
+    )
+
+    from model_code.preprocessing import preprocessing_fn, raw_schema
+
+    dataset = Dataset(config.features)
+    paths = [dataset.path(shard) for shard in dataset.shards("features")]
+    widths = examples.widths_of(paths[0])
+    schema = raw_schema(**widths)
+    shards = pipeline | "Features" >> beam.Create(paths)
+    labelled = shards | "ReadLabels" >> beam.Map(examples.read_labels)
+    selection = (
+        pipeline
+        | "Once" >> beam.Create([None])
+        | "SelectLabels"
+        >> beam.Map(
+            lambda _, parts: examples.select(
+                parts, config.min_label_images, config.labels_per_class
+            ),
+            beam.pvalue.AsList(labelled),
+        )
+    )
+    selected = shards | examples.SelectRows(selection, config.task, schema, stage)
+    batches = {
+        split: selected[split] | f"ToTFXIO {split}" >> beam.FlatMap(examples.to_large_lists)
+        for split in tables.SPLITS
+    }
+    adapter = TensorAdapterConfig(
+        arrow_schema=examples.LARGE_LISTS,
+        tensor_representations=InferTensorRepresentationsFromSchema(examples.inputs_of(schema)),
+    )
+    # On one machine the graph is learned beside the output; workers elsewhere share a bucket.
+    temp = stage.absolute("scratch/tft") if "://" in stage.output else f"{stage.scratch}/tft"
+    with tft_beam.Context(temp_dir=temp):
+        transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
+        written = []
+        for split in tables.SPLITS:
+            transformed, _ = ((batches[split], adapter), transform_fn) | (
+                f"Transform {split}" >> tft_beam.TransformDataset(output_record_batches=True)
+            )
+            written.append(
+                transformed
+                | f"WriteExamples {split}"
+                >> examples.WriteExamples(stage, split, config.num_shards)
+            )
+    saved_model, metadata = transform_fn
+    learned = saved_model | "WriteTransformFn" >> beam.FlatMap(
+        examples.write_transform_fn,
+        beam.pvalue.AsSingleton(metadata.deferred_metadata),
+        stage,
+        {"task": config.task} | widths,
+    )
+    found = selected[ANOMALIES] | "CountAnomalies" >> beam.CombinePerKey(sum)
+    report = (
+        pipeline
+        | "OnceMore" >> beam.Create([None])
+        | "WriteAnomalies"
+        >> beam.FlatMap(
+            lambda _, counts: examples.write_anomalies(_, anomalies(counts), stage),
+            beam.pvalue.AsIter(found),
+        )
+    )
+    {
+        SHARDS: (*written, learned, report) | "Shards" >> beam.Flatten(),
+        DEAD: selected[DEAD],
+        COUNTS: selected[COUNTS],
+    } | datasets.CommitManifest(
+        stage,
+        {
+            "examples": Table("tfrecord", "", ()),
+            "transform_fn": Table("files", "", ()),
+            "metadata": Table("files", "", ()),
+            "anomalies": Table("files", "", ()),
+        },
+        config.num_shards,
+        config.max_dead_fraction,
+    )
+
+
+JOB = job.Job(
+    name="prepare_examples",
+    doc=__doc__,
+    config=Config,
+    build=build,
+    preflight=preflight,
+    next_command=lambda c: f"./run.sh train fusion --examples {c.output} --output …",
+)
+
+
+def run(argv: list[str] | None = None) -> int:
+    return job.run(JOB, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

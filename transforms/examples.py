@@ -1,0 +1,304 @@
+"""Features → normalised tf.Examples: selection of labelled rows, tf.Transform, TFRecord shards."""
+
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.tfrecordio import _TFRecordUtil
+
+from model_code.few_labels import keep_first
+from schemas import fingerprint, manifest, storage, tables
+from schemas.dead_letter import dead_letters
+from schemas.errors import PhraseLensError
+from schemas.stage import Stage
+from transforms.datasets import COUNTS, DEAD, Output, to_block
+from transforms.validation import validate
+
+READ_BATCH = 1024
+LABEL_COLUMNS = ["image_id", "split", "labels"]
+LABELLED = pa.schema([tables.IMAGES.field(name) for name in LABEL_COLUMNS])
+INPUT_COLUMNS = ["image_id", "labels", "phrases", "text_emb", "pixel_emb"]
+ANOMALIES = "anomalies"
+LARGE_LISTS = pa.schema(
+    [
+        (name, pa.large_list(pa.float32() if name.endswith("_emb") else pa.large_binary()))
+        for name in INPUT_COLUMNS
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which labels, and which training images where labels are few, become examples.
+
+    Attributes:
+      labels: labels that enough images have.
+      images: the training images kept, or None for all.
+    """
+
+    labels: frozenset[str]
+    images: frozenset[str] | None
+
+
+def select(labelled: Iterable[pa.Table], min_label_images: int, labels_per_class: int) -> Selection:
+    """Chooses labels by their support, and the first training images of each.
+
+    Args:
+      labelled: rows of LABELLED of all images.
+      min_label_images: a label with fewer images, over all splits, is left out.
+      labels_per_class: training images that each label keeps, by image_id; 0 for all.
+    """
+    table = pa.concat_tables([LABELLED.empty_table(), *labelled]).sort_by("image_id")
+    counts = Counter(label for labels in table["labels"].to_pylist() for label in labels)
+    kept = frozenset(label for label, images in counts.items() if images >= min_label_images)
+    if not labels_per_class:
+        return Selection(kept, None)
+    trains = table.filter(pc.equal(table["split"], "train"))
+    labels = [[label for label in row if label in kept] for row in trains["labels"].to_pylist()]
+    ids = trains["image_id"].to_pylist()
+    mask = keep_first(labels, ids, labels_per_class)
+    return Selection(kept, frozenset(i for i, keep in zip(ids, mask, strict=True) if keep))
+
+
+def select_rows(
+    table: pa.Table, selection: Selection, task: str, schema, stage: Stage
+) -> tuple[Output, Counter]:
+    """Takes the rows of a batch of features that become examples.
+
+    Args:
+      table: [n] rows of features.
+      selection: see `select`.
+      task: "single" (exactly one label an image) or "multi".
+      schema: TFMD schema of the features.
+      stage: the run, named in dead letters.
+
+    Returns:
+      One table for each split, dead letters of rows that break the schema, counts of
+      `features`; and how many rows have which anomaly, by (field, what is wrong).
+    """
+    rows = table.num_rows
+    ids = table["image_id"].to_pylist()
+    reasons = [""] * rows
+    findings = validate(table, schema)
+    details: dict[int, str] = {}
+    for row, field, text in findings:
+        reasons[row] = "schema_anomaly"
+        details[row] = f"{details[row]}; {field}: {text}" if row in details else f"{field}: {text}"
+    kept = []
+    for row, labels in enumerate(table["labels"].to_pylist()):
+        labels = labels or []
+        chosen = [label for label in labels if label in selection.labels]
+        kept.append(chosen)
+        if reasons[row]:
+            continue
+        if not labels:
+            reasons[row] = "unlabelled"
+        elif not chosen:
+            reasons[row] = "rare_label"
+        elif task == "single" and len(chosen) > 1:
+            reasons[row] = "schema_anomaly"
+            details[row] = f"labels: {len(chosen)} labels, expected one; use --task=multi"
+            findings.append((row, "labels", "several labels where the task is single"))
+        elif (
+            selection.images is not None
+            and table["split"][row].as_py() == "train"
+            and ids[row] not in selection.images
+        ):
+            reasons[row] = "surplus_label"
+    place = table.schema.get_field_index("labels")
+    table = table.set_column(place, "labels", pa.array(kept, pa.list_(pa.string())))
+    good = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
+    splits = {
+        split: good.filter(pc.equal(good["split"], split)).select(INPUT_COLUMNS)
+        for split in tables.SPLITS
+    }
+    dead = [row for row in range(rows) if reasons[row] == "schema_anomaly"]
+    letters = dead_letters(
+        stage.name,
+        stage.run_id,
+        "schema_anomaly",
+        [ids[row] or "" for row in dead],
+        [details[row] for row in dead],
+        [b""] * len(dead),
+    )
+    dropped = Counter(reason for reason in reasons if reason)
+    counts = {"features.in": rows, "features.out": good.num_rows}
+    counts |= {f"features.dropped_{reason}": n for reason, n in dropped.items()}
+    counts |= {f"examples_{split}.rows": part.num_rows for split, part in splits.items()}
+    return Output(splits, (letters,), counts), Counter((field, text) for _, field, text in findings)
+
+
+class SelectRows(beam.PTransform):
+    """PCollection[path of a features shard] → tagged tables by split, dead, counts, anomalies."""
+
+    def __init__(self, selection, task: str, schema, stage: Stage):
+        super().__init__()
+        self._selection, self._task, self._schema, self._stage = selection, task, schema, stage
+
+    def _select(self, path, selection):
+        with pq.ParquetFile(storage.open_input(path)) as file:
+            for batch in file.iter_batches(READ_BATCH, columns=[*INPUT_COLUMNS, "split"]):
+                table = pa.Table.from_batches([batch])
+                output, found = select_rows(table, selection, self._task, self._schema, self._stage)
+                yield from output.tagged()
+                for item in found.items():
+                    yield beam.pvalue.TaggedOutput(ANOMALIES, item)
+
+    def expand(self, paths):
+        return paths | beam.FlatMap(
+            self._select, beam.pvalue.AsSingleton(self._selection)
+        ).with_outputs(DEAD, COUNTS, ANOMALIES, *tables.SPLITS)
+
+
+def read_labels(path: str) -> pa.Table:
+    """Rows of LABELLED of one features shard, labelled images only."""
+    table = pq.read_table(storage.open_input(path), columns=LABEL_COLUMNS).cast(LABELLED)
+    return table.filter(pc.greater(pc.list_value_length(table["labels"]), 0))
+
+
+def widths_of(path: str) -> dict[str, int]:
+    """Widths of the text and pixel embeddings of a features shard."""
+    with pq.ParquetFile(storage.open_input(path)) as file:
+        schema = file.schema_arrow
+    return {
+        f"{name}_width": schema.field(f"{name}_emb").type.list_size for name in ("text", "pixel")
+    }
+
+
+def inputs_of(schema):
+    """The part of the TFMD schema that tf.Transform reads: `split` picks rows and stays out."""
+    inputs = type(schema)()
+    inputs.feature.extend(f for f in schema.feature if f.name in INPUT_COLUMNS)
+    return inputs
+
+
+def to_large_lists(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Brings a table to what TFXIO's tensor adapters read: large lists of large values."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_nested(column.type):
+            lengths = pc.list_value_length(column).to_numpy()
+            values = pc.list_flatten(column)
+            offsets = pa.array([0, *lengths.cumsum()], pa.int64())
+        else:
+            values, offsets = column, pa.array(range(len(column) + 1), pa.int64())
+        if pa.types.is_string(values.type):
+            values = values.cast(pa.large_binary())
+        columns[name] = pa.LargeListArray.from_arrays(offsets, values)
+    yield from pa.table(columns).cast(LARGE_LISTS).to_batches()
+
+
+def encode_examples(blocks: Iterable[bytes]) -> list[bytes]:
+    """Serialised tf.Examples of transformed record batches, in the order of their image ids."""
+    from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
+
+    tables_ = [pa.ipc.open_stream(block).read_all() for block in blocks]
+    table = pa.concat_tables(tables_).combine_chunks()
+    table = table.take(pc.sort_indices(_image_ids(table)))
+    encoder = RecordBatchToExamplesEncoder()
+    return [row for batch in table.to_batches() for row in encoder.encode(batch)]
+
+
+def _image_ids(table: pa.Table) -> pa.Array:
+    return pc.list_flatten(table["image_id"].combine_chunks()).cast(pa.string())
+
+
+def split_transformed(transformed, num_shards: int) -> Iterator[tuple[int, bytes]]:
+    """Cuts a (record batch, pass-through) of tf.Transform into a block for each shard."""
+    batch, _ = transformed
+    table = pa.Table.from_batches([batch])
+    shards = fingerprint.shard_of(_image_ids(table), num_shards)
+    for shard in sorted(set(shards.tolist())):
+        yield shard, to_block(table.filter(pa.array(shards == shard)))
+
+
+class WriteExamples(beam.PTransform):
+    """PCollection[(record batch, pass-through)] of one split → PCollection[(name, Shard)]."""
+
+    def __init__(self, stage: Stage, split: str, num_shards: int):
+        super().__init__()
+        self._stage, self._split, self._num_shards = stage, split, num_shards
+
+    def _write(self, grouped):
+        index, blocks = grouped
+        examples = encode_examples(blocks)
+        buffer = io.BytesIO()
+        for example in examples:
+            _TFRecordUtil.write_record(buffer, example)
+        path = self._stage.shard_path(
+            f"examples/{self._split}", index, self._num_shards, "tfrecord"
+        )
+        data = buffer.getvalue()
+        return "examples", manifest.write_shard(
+            self._stage.output, path, index, len(examples), data, self._split
+        )
+
+    def expand(self, transformed):
+        return (
+            transformed
+            | beam.FlatMap(split_transformed, self._num_shards)
+            | beam.GroupByKey()
+            | "Write" >> beam.Map(self._write)
+        )
+
+
+def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
+    """Publishes what tf.Transform learned as tables of files.
+
+    Args:
+      saved_model: the folder where tf.Transform wrote its graph.
+      metadata: its DatasetMetadata.
+      stage: the run.
+      config: what the trainer must know, written as metadata/config.json.
+
+    Yields:
+      (name, Shard) of `transform_fn` and `metadata` (labels.txt, config.json).
+
+    Raises:
+      PhraseLensError: no training row has a label.
+    """
+    import tensorflow_transform as tft
+    from tensorflow_transform.tf_metadata import metadata_io
+
+    with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
+        with storage.local_copy(saved_model) as source:
+            storage.upload_dir(source, os.path.join(folder, tft.TFTransformOutput.TRANSFORM_FN_DIR))
+        metadata_io.write_metadata(
+            metadata, os.path.join(folder, tft.TFTransformOutput.TRANSFORMED_METADATA_DIR)
+        )
+        labels = [
+            label.decode() for label in tft.TFTransformOutput(folder).vocabulary_by_name("labels")
+        ]
+        yield from _publish(folder, stage, "transform_fn")
+    if not labels or labels == [""]:
+        raise PhraseLensError(
+            "features",
+            "at least one labelled image in the training split",
+            "Check --labels of mine_pairs and --min_label_images.",
+        )
+    with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
+        storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
+        storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
+        yield from _publish(folder, stage, "metadata")
+
+
+def _publish(folder: str, stage: Stage, table: str) -> Iterator[tuple[str, manifest.Shard]]:
+    names = storage.upload_dir(folder, stage.absolute(stage.folder(table)))
+    for shard in manifest.describe_files(stage.output, stage.folder(table), names):
+        yield table, shard
+
+
+def write_anomalies(_: None, text: str, stage: Stage) -> Iterator[tuple[str, manifest.Shard]]:
+    """Publishes the Anomalies proto."""
+    with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
+        storage.write_bytes(f"{folder}/anomalies.pbtxt", text.encode())
+        yield from _publish(folder, stage, "anomalies")
