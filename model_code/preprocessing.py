@@ -1,45 +1,56 @@
-"""What tf.Transform learns from the features and applies to them, in training and serving."""
+"""From features to what the classifier reads, as one tf.Transform graph.
 
-from pathlib import Path
+Training and serving run this same graph, so that they cannot drift apart.
+"""
+
+from importlib import resources
 
 import tensorflow as tf
 import tensorflow_transform as tft
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-SCHEMA_FILE = Path(__file__).resolve().parent.parent / "schemas" / "features.pbtxt"
-UNKNOWN_LABEL = -1
+# A dimension that is nearly constant in training may be far out in a new image.
+MAX_Z_SCORE = 8.0
+
+VOCABULARY = "labels"
 
 
 def raw_schema(text_width: int, pixel_width: int) -> schema_pb2.Schema:
-    """The TFMD schema of the features table for vectors of these widths."""
-    schema = text_format.Parse(SCHEMA_FILE.read_text(), schema_pb2.Schema())
+    """The TFMD schema of features (schemas/features.pbtxt) with the widths of the vectors."""
+    text = resources.files("schemas").joinpath("features.pbtxt").read_text()
+    schema = text_format.Parse(text, schema_pb2.Schema())
     widths = {"text_emb": text_width, "pixel_emb": pixel_width}
     for feature in schema.feature:
         if feature.name in widths:
-            feature.shape.dim.add(size=widths[feature.name])
+            feature.shape.dim[0].size = widths[feature.name]
     return schema
 
 
-def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The graph of tf.Transform.
+def preprocessing_fn(inputs: dict) -> dict:
+    """Normalises vectors and turns labels into numbers.
 
     Args:
-      inputs: `image_id` [B] string, `labels` and `phrases` sparse string, `text_emb` [B, T]
-        and `pixel_emb` [B, P] float32.
+      inputs: image_id [batch] string; labels and phrases [batch, any] sparse string;
+        text_emb [batch, T] and pixel_emb [batch, P] float32.
 
     Returns:
-      `image_id` and `phrases` as they are; `text_emb` and `pixel_emb` with mean 0 and
-      deviation 1 in every dimension over the training rows (constant dimensions become 0);
-      `label_ids` sparse int64, places in the vocabulary "labels", UNKNOWN_LABEL for a label
-      that no training row has.
+      image_id and phrases as they came; text_emb and pixel_emb with mean 0 and deviation 1
+      in each dimension over the training split; label_ids [batch, any] sparse int64 by
+      falling frequency in training, −1 for a label that is not in training.
     """
     return {
         "image_id": inputs["image_id"],
         "phrases": inputs["phrases"],
-        "text_emb": tft.scale_to_z_score(inputs["text_emb"], elementwise=True),
-        "pixel_emb": tft.scale_to_z_score(inputs["pixel_emb"], elementwise=True),
+        "text_emb": _z_scores(inputs["text_emb"]),
+        "pixel_emb": _z_scores(inputs["pixel_emb"]),
         "label_ids": tft.compute_and_apply_vocabulary(
-            inputs["labels"], default_value=UNKNOWN_LABEL, vocab_filename="labels"
+            inputs["labels"], default_value=-1, vocab_filename=VOCABULARY
         ),
     }
+
+
+def _z_scores(vectors: tf.Tensor) -> tf.Tensor:
+    # A constant dimension comes out as its distance from the mean: 0 in training.
+    scores = tft.scale_to_z_score(vectors, elementwise=True)
+    return tf.clip_by_value(scores, -MAX_Z_SCORE, MAX_Z_SCORE)
