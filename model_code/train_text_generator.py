@@ -130,13 +130,13 @@ def work(config: Config, stage: Stage) -> int:
     from model_code.image_source import ArraySource, ImageSource, features_of
 
     training.set_seed(config.seed)
+    spec = backbones.spec(config.backbone)
     clicks, mined = load_clicks(config), Dataset(config.mined)
     print(
         f"{len(clicks.query_ids):,} head queries on {clicks.train.rows:,} training and "
         f"{clicks.held_out.rows:,} validation images",
         flush=True,
     )
-    spec = backbones.spec(config.backbone)
     size = config.image_size or spec.image_size
     backbone = backbones.pretrained(
         config.backbone, size, config.weights, "--weights", config.small_resnet_width

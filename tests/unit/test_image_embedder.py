@@ -1,0 +1,183 @@
+"""The pixel embedder's command, and image bytes to embeddings however the networks are shared."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model_code import backbones, image_ops, train_pixel_embedder, train_text_generator, training
+from model_code.few_labels import keep_first
+from model_code.image_embedder import ImageEmbedder
+from schemas import manifest
+from tests.mined_dataset import COLOURS, jpeg, write_colours, write_mined
+
+TINY = ["--backbone=small_resnet", "--small_resnet_width=8"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder with mined data, weights, a generator on them, and pixel embedders."""
+    root = tmp_path_factory.mktemp("work")
+    write_colours(str(root / "mined"))
+    keras.utils.set_random_seed(2)
+    backbones.build("small_resnet", 16, 8).save_weights(root / "start.weights.h5")
+    shared = [f"--mined={root / 'mined'}", *TINY, f"--weights={root / 'start.weights.h5'}"]
+    generator = [*shared, "--trainable=head", "--epochs=2", "--image_size=16"]
+    assert train_text_generator.run([*generator, f"--output={root / 'generator'}"]) == 0
+    for name, size in (("same", 16), ("larger", 32)):
+        argv = [*shared, f"--image_size={size}", f"--output={root / name}"]
+        assert train_pixel_embedder.run(argv) == 0
+    assert train_pixel_embedder.run(trained(root, root / "trained")) == 0
+    return root
+
+
+def trained(root, output):
+    flags = ["--image_size=16", "--pixel_width=24", "--epochs=6", "--batch_size=8"]
+    return [
+        f"--mined={root / 'mined'}",
+        f"--output={output}",
+        *TINY,
+        *flags,
+        "--learning_rate=0.01",
+    ]
+
+
+def folder(work, name):
+    return manifest.Dataset(str(work / name)).folder("model")
+
+
+@pytest.fixture(scope="module")
+def files():
+    return [jpeg(colour, seed) for seed in range(3) for colour in COLOURS.values()]
+
+
+@pytest.mark.parametrize("name", ["same", "larger", "trained"])
+def test_embeddings_are_those_of_the_networks_one_by_one(work, files, name):
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, name), batch_size=4)
+    found = embedder.embed(files)
+
+    def features(of):
+        with open(f"{folder(work, of)}/config.json") as f:
+            config = json.load(f)
+        pixels = image_ops.decode_and_resize(tf.constant(files), config["image_size"])
+        model = keras.saving.load_model(f"{folder(work, of)}/backbone.keras")
+        return model(image_ops.preprocess(config["preprocessing"], pixels))
+
+    head = keras.saving.load_model(f"{folder(work, 'generator')}/head.keras")
+    np.testing.assert_allclose(found.query_embs, head(features("generator")), atol=1e-5)
+    np.testing.assert_allclose(found.pixel_embs, features(name), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.query_embs, axis=1), 1, rtol=1e-5)
+    assert (found.query_embs.dtype, found.pixel_embs.dtype) == (np.float32, np.float32)
+
+
+def test_equal_networks_run_once(work):
+    shared = ImageEmbedder(folder(work, "generator"), folder(work, "same"))
+    apart = ImageEmbedder(folder(work, "generator"), folder(work, "larger"))
+    signature = tf.TensorSpec([None], tf.string)
+
+    def convolutions(embedder):
+        graph = tf.function(embedder.graph).get_concrete_function(signature).graph
+        return sum(op.type == "Conv2D" for op in graph.get_operations())
+
+    assert 2 * convolutions(shared) == convolutions(apart)
+
+
+def test_an_image_has_the_same_numbers_in_any_company(work, files):
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batch_size=4)
+    together = embedder.embed(files)
+    for row, data in enumerate(files):
+        alone = embedder.embed([data])
+        np.testing.assert_array_equal(alone.query_embs[0], together.query_embs[row])
+        np.testing.assert_array_equal(alone.pixel_embs[0], together.pixel_embs[row])
+
+
+def test_the_generator_alone(work, files):
+    alone = ImageEmbedder(folder(work, "generator"), batch_size=4)
+    both = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batch_size=4)
+    expected = both.embed(files).query_embs
+    np.testing.assert_array_equal(alone.embed_queries_only(files), expected)
+    np.testing.assert_array_equal(both.embed_queries_only(files), expected)
+    assert alone.embed(files).pixel_embs.shape == (9, 0)
+
+
+def test_a_bad_image_raises(work, files):
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batch_size=4)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        embedder.embed([files[0], b"<html></html>"])
+
+
+def test_the_graph_goes_into_a_saved_model(work, files, tmp_path):
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batch_size=9)
+    embedder.serve = tf.function(embedder.graph, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(embedder, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    query_embs, pixel_embs = loaded.serve(tf.constant(files))
+    found = embedder.embed(files)
+    np.testing.assert_allclose(query_embs, found.query_embs, atol=1e-6)
+    np.testing.assert_allclose(pixel_embs, found.pixel_embs, atol=1e-6)
+
+
+def test_weights_alone_make_a_pixel_embedder(work):
+    model = keras.saving.load_model(f"{folder(work, 'same')}/backbone.keras")
+    start = backbones.pretrained("small_resnet", 16, str(work / "start.weights.h5"), "--weights", 8)
+    for found, expected in zip(model.get_weights(), start.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert manifest.Dataset(str(work / "same")).manifest.inputs.keys() == {"weights"}
+
+
+def test_training_learns_the_labels_and_drops_the_classifier(work):
+    with open(f"{folder(work, 'trained')}/history.json") as f:
+        history = json.load(f)
+    assert history["epochs"][history["best_epoch"] - 1]["validation_top1"] == 1
+    model = keras.saving.load_model(f"{folder(work, 'trained')}/backbone.keras")
+    assert model.output_shape == (None, 24)
+    assert manifest.verify(str(work / "trained")) == []
+
+
+def test_killed_and_run_again_it_makes_the_same_model(work, tmp_path, monkeypatch):
+    whole = training.fit
+
+    def die(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    argv = trained(work, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", functools.partial(whole, after_epoch=die))
+        with pytest.raises(KeyboardInterrupt):
+            train_pixel_embedder.run(argv)
+    assert manifest.read(str(tmp_path)) is None
+    assert train_pixel_embedder.run(argv) == 0
+    found, expected = (manifest.read(str(root)) for root in (tmp_path, work / "trained"))
+    assert found.model_fingerprint == expected.model_fingerprint
+
+
+def test_several_labels_an_image_and_few_of_them(work, tmp_path):
+    images = manifest.Dataset(str(work / "mined")).table("images").to_pylist()
+    for image in images:
+        if image["labels"] == ["red"]:
+            image["labels"] = ["red", "warm"]
+    write_mined(str(tmp_path / "mined"), images, [], [], [])
+    argv = [f"--mined={tmp_path / 'mined'}", f"--output={tmp_path / 'out'}", *TINY]
+    argv += ["--image_size=16", "--epochs=2", "--labels_per_class=3", "--pixel_width=8"]
+    assert train_pixel_embedder.run(argv) == 0
+
+
+def test_training_needs_two_classes(work, tmp_path, capsys):
+    images = manifest.Dataset(str(work / "mined")).table("images").to_pylist()
+    bare = [image | {"labels": []} for image in images]
+    write_mined(str(tmp_path / "mined"), bare, [], [], [])
+    argv = [f"--mined={tmp_path / 'mined'}", f"--output={tmp_path / 'out'}", *TINY]
+    assert train_pixel_embedder.run(argv) == 2
+    assert "two classes, found 0" in capsys.readouterr().err
+
+
+def test_keep_first_takes_the_first_of_each_class_by_id():
+    labels = [["a"], [], ["a"], ["b"], ["a", "b"], ["a"]]
+    ids = ["5", "0", "1", "2", "3", "4"]
+    assert keep_first(labels, ids, 0).tolist() == [True, False, True, True, True, True]
+    assert keep_first(labels, ids, 1).tolist() == [False, False, True, True, False, False]
+    assert keep_first(labels, ids, 2).tolist() == [False, False, True, True, True, False]
