@@ -59,7 +59,7 @@ def build(name: str, image_size: int, small_width: int = 16) -> keras.Model:
       small_width: channels of the first stage of small_resnet; the others have their own.
 
     Returns:
-      A model [B, image_size, image_size, 3] float32 → [B, features] float32, average pooled.
+      A model [B, image_size, image_size, 3] float32 → [B, features] float32, pooled.
     """
     application = BACKBONES[name].application
     if not application:
@@ -73,7 +73,8 @@ def small_resnet(image_size: int, width: int = 16) -> keras.Model:
     """A residual network of 4 stages for CPUs: `width` channels, then 2, 4 and 8 times as many.
 
     Source: He et al., Identity Mappings in Deep Residual Networks, arXiv 1603.05027,
-    with one block a stage.
+    with one block a stage; pooled by the maximum, so that a small object counts as much as
+    its background.
     """
     layers = keras.layers
 
@@ -93,7 +94,7 @@ def small_resnet(image_size: int, width: int = 16) -> keras.Model:
         y = normalise(x)
         shortcut = x if stage == 0 else conv(y, channels, 1, stride)
         x = layers.Add()([shortcut, conv(normalise(conv(y, channels, 3, stride)), channels, 3, 1)])
-    return keras.Model(inputs, layers.GlobalAveragePooling2D()(normalise(x)), name="small_resnet")
+    return keras.Model(inputs, layers.GlobalMaxPooling2D()(normalise(x)), name="small_resnet")
 
 
 def pretrained(
