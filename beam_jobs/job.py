@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import re
 import shutil
 import sys
 import time
@@ -135,13 +136,10 @@ def known_error(error: BaseException) -> str | None:
     for cause in (error.__cause__, error.__context__):
         if cause is not None and (found := known_error(cause)):
             return found
-    names = [PhraseLensError.__name__] + [c.__name__ for c in PhraseLensError.__subclasses__()]
-    for line in reversed(str(error).splitlines()):
-        for name in names:
-            before, found_name, message = line.partition(f"{name}: ")
-            if found_name and before.rstrip("schemaor.").strip() == "":
-                return message.partition(" [while running")[0]
-    return None
+    # A worker in another process sends its traceback as text.
+    names = "|".join(c.__name__ for c in (PhraseLensError, *PhraseLensError.__subclasses__()))
+    found = re.findall(rf"^(?:[\w.]+\.)?(?:{names}): (.*)$", str(error), re.MULTILINE)
+    return found[-1].partition(" [while running")[0] if found else None
 
 
 def _print_summary(stage: Stage, seconds: float) -> None:

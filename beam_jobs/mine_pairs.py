@@ -12,8 +12,8 @@ query_pairs (co-click and session reformulation) and dead_letters.
       --log_columns query=q,image=img --output work/mined
 
 A row of the log is one event: rows that are equal in all columns count once. The column
-`clicks` is 1 where there is none. Splits come from the content of an image; a column
-`split` in the label file overrules that.
+`clicks` is 1 where there is none, and without timestamps there are no sessions. Splits
+come from the content of an image; a column `split` in the label file overrules that.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ import apache_beam as beam
 from beam_jobs import job
 from schemas import tables
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from transforms import datasets, events, mining
 from transforms.datasets import COUNTS, DEAD, SHARDS
 from transforms.files import content_hash, match
@@ -97,6 +98,17 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
+    held_out = config.validation_share + config.test_share
+    if min(config.validation_share, config.test_share) < 0 or held_out >= 1:
+        raise PhraseLensError(
+            f"--validation_share {config.validation_share} --test_share {config.test_share}",
+            "shares of at least 0 that leave some images to train on",
+            "Give shares whose sum is below 1.",
+        )
+    if config.num_shards < 1:
+        raise PhraseLensError(
+            f"--num_shards {config.num_shards}", "at least 1", "Leave it out for 4."
+        )
     log_mapping, _, label_mapping = _mappings(config)
     log = match("log", config.log)
     for file in log:
@@ -104,7 +116,7 @@ def preflight(config: Config) -> job.Inputs:
     units, image_files = _units(config)
     labels = match("labels", config.labels) if config.labels else []
     for file in labels:
-        check_columns(file.path, "label_columns", label_mapping, ("key",))
+        check_columns(file.path, "label_columns", label_mapping, ("key",), ("label", "split"))
     return job.Inputs(
         raw={
             name: content_hash(f)
@@ -183,7 +195,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         SHARDS: (built[SHARDS], query_pairs, queries) | "Shards" >> beam.Flatten(),
         DEAD: tuple(source[DEAD] for source in sources) | "Dead" >> beam.Flatten(),
         COUNTS: tuple(s[COUNTS] for s in (*sources, built)) | "Counts" >> beam.Flatten(),
-    } | datasets.CommitManifest(stage, TABLES, num_shards, config.max_dead_fraction)
+    } | datasets.CommitManifest(
+        stage, TABLES, num_shards, config.max_dead_fraction, ("images", "pairs")
+    )
 
 
 JOB = job.Job(

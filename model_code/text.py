@@ -6,10 +6,13 @@ import unicodedata
 NORMALIZATION_VERSION = 1
 
 # The languages told apart. Among all that the library knows, short queries land in rare ones.
+# fmt: off
 LANGUAGES = (
-    "ar bg bn ca cs da de el en es et fa fi fr he hi hr hu id it ja ka ko lt lv ms nl "
-    "no pl pt ro ru sk sl sr sv ta te th tr uk ur vi zh"
-).split()
+    "ar", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "he", "hi",
+    "hr", "hu", "id", "it", "ja", "ka", "ko", "lt", "lv", "ms", "nl", "no", "pl", "pt", "ro", "ru",
+    "sk", "sl", "sr", "sv", "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
+)
+# fmt: on
 
 # Joiners shape words in Persian and Indic scripts and hold emoji sequences together.
 _KEPT_FORMAT_CHARACTERS = "\u200c\u200d"
@@ -25,6 +28,13 @@ def normalize_query(text: str) -> str:
       UnicodeEncodeError: the text holds a lone surrogate.
     """
     text.encode("utf-8")
+    # Where a character is removed its neighbours may compose, so once is not always enough.
+    while (normalized := _normalize_once(text)) != text:
+        text = normalized
+    return text
+
+
+def _normalize_once(text: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     kept = (
         " " if character.isspace() else character

@@ -23,6 +23,7 @@ REASONS = {
     "unknown_image": "No good image has this key.",
     "bad_split": "The split is none of train, validation (val), test.",
     "empty_image": "The image has no bytes.",
+    "unreadable_image": "The file that a row of an image table names could not be opened.",
     "not_an_image": "The bytes are no image in any format that is known.",
     "truncated_image": "The image ends early or is corrupt.",
     "too_many_pixels": "The image is larger than --max_image_pixels.",

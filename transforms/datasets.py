@@ -6,7 +6,7 @@ per shard of its ids, so that Beam moves blocks and never single rows.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from schemas import fingerprint, manifest
 from schemas.dead_letter import REASONS
-from schemas.errors import AccountingError, DeadShareError
+from schemas.errors import AccountingError, DeadShareError, PhraseLensError
 from schemas.stage import Stage
 from schemas.tables import DEAD_LETTERS
 
@@ -187,8 +187,13 @@ def commit(
     tables: Mapping[str, manifest.Table],
     num_shards: int,
     max_dead_fraction: float,
+    required: Sequence[str],
 ) -> bool:
-    """Commits a run's shards, or raises and commits nothing (see `check_counters`)."""
+    """Commits a run's shards, or raises and commits nothing.
+
+    Raises:
+      PhraseLensError: a table of `required` has no row; or see `check_counters`.
+    """
     counters = dict(counts)
     check_counters(counters, max_dead_fraction)
     by_table: dict[str, list[manifest.Shard]] = defaultdict(list)
@@ -198,6 +203,13 @@ def commit(
         name: dataclasses.replace(table, shards=tuple(sorted(by_table[name])))
         for name, table in tables.items()
     }
+    for name in required:
+        if not filled[name].rows:
+            raise PhraseLensError(
+                f"table {name!r}",
+                f"at least one row, found none; rows were {counters}",
+                f"Check the inputs of {stage.name}.",
+            )
     return manifest.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
 
 
@@ -214,6 +226,7 @@ class CommitManifest(beam.PTransform):
       tables: name → format and schema of every table; `dead_letters` is added.
       num_shards: shards that the tables are partitioned into.
       max_dead_fraction: see `check_counters`.
+      required: tables without which the dataset is of no use.
 
     Input: a dict with `shards` (PCollection[(name, Shard)]), `counts`
     (PCollection[(name, rows)]) and, where dead letters are not written yet, `dead`
@@ -226,9 +239,10 @@ class CommitManifest(beam.PTransform):
         tables: Mapping[str, manifest.Table],
         num_shards: int,
         max_dead_fraction: float,
+        required: Sequence[str] = (),
     ):
         super().__init__()
-        self._stage, self._num_shards = stage, num_shards
+        self._stage, self._num_shards, self._required = stage, num_shards, tuple(required)
         self._tables = dict(tables) | {"dead_letters": parquet(DEAD_LETTERS)}
         self._max_dead_fraction = max_dead_fraction
 
@@ -252,5 +266,6 @@ class CommitManifest(beam.PTransform):
                 self._tables,
                 self._num_shards,
                 self._max_dead_fraction,
+                self._required,
             )
         )

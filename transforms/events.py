@@ -1,7 +1,8 @@
 """Click logs and label files: rows of files → checked events, in Arrow batches."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -21,6 +22,7 @@ LABEL_FIELDS = ("key", "label", "split")
 
 # Fractions of clicks are kept to 1/1024: sums of such numbers are exact, in any order.
 CLICK_UNIT = 1024
+MAX_CLICKS = 1e9
 
 EVENTS = pa.schema(
     [
@@ -28,7 +30,7 @@ EVENTS = pa.schema(
         ("query_id", pa.int64()),
         ("clicks", pa.float64()),
         ("session", pa.int64()),  # hash of session or user; null when the log has neither
-        ("timestamp", pa.float64()),  # seconds
+        ("timestamp", pa.float64()),  # seconds; null when the log has none
         ("position", pa.string()),
     ]
 )
@@ -104,8 +106,7 @@ def decode(
     """
     if column is None:
         return [""], np.zeros(rows, np.int64)
-    if not pa.types.is_binary(column.type):
-        column = pc.cast(column, pa.string()).cast(pa.binary())
+    column = _as_binary(column)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     encoded = pc.fill_null(column, b"").dictionary_encode()
@@ -118,18 +119,36 @@ def decode(
     return texts, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def numbers(column: pa.ChunkedArray | None, rows: int, default: float) -> np.ndarray:
-    """A column as [rows] float64; NaN where it is no number; `default` without a column."""
+def texts_of(column: pa.ChunkedArray | pa.Array | None, rows: int) -> list[str | None]:
+    """[rows] texts without white space around them, as `decode` reads them."""
+    texts, places = decode(column, rows)
+    texts = [text if text is None else text.strip() for text in texts]
+    return [texts[place] for place in places]
+
+
+def _as_binary(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    return column if pa.types.is_binary(column.type) else column.cast(pa.string()).cast(pa.binary())
+
+
+def given(column: pa.ChunkedArray | pa.Array | None, rows: int) -> np.ndarray:
+    """[rows] bool: where a column holds anything at all; null and empty text are nothing."""
     if column is None:
-        return np.full(rows, default)
-    if pa.types.is_timestamp(column.type):
-        return pc.cast(column, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
+        return np.zeros(rows, bool)
+    empty = pc.equal(column, b"") if pa.types.is_binary(column.type) else pa.scalar(False)
+    is_given = pc.and_not(pc.is_valid(column), pc.fill_null(empty, True))
+    return is_given.to_numpy(zero_copy_only=False)
+
+
+def numbers(column: pa.ChunkedArray | None, rows: int) -> np.ndarray:
+    """A column as [rows] float64; seconds where it holds moments; NaN where it is no number."""
+    if column is None:
+        return np.full(rows, np.nan)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        moments = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        return moments.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy() / 1e6
     if not pa.types.is_binary(column.type):
-        return pc.fill_null(pc.cast(column, pa.float64(), safe=False), np.nan).to_numpy()
-    try:
-        return pc.cast(column.cast(pa.string()), pa.float64()).fill_null(np.nan).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return np.array([_number(value) for value in column.to_pylist()])
+        return column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+    return np.array([_number(value) for value in column.to_pylist()], np.float64)
 
 
 def _number(value: bytes | None) -> float:
@@ -141,9 +160,8 @@ def _number(value: bytes | None) -> float:
 
 def seconds(column: pa.ChunkedArray | None, rows: int) -> np.ndarray:
     """Timestamps as [rows] float64 seconds: numbers of seconds or ISO 8601; NaN where neither."""
-    values = numbers(column, rows, 0.0)
-    if column is not None and pa.types.is_binary(column.type) and np.isnan(values).any():
-        values = values.copy()
+    values = numbers(column, rows)
+    if column is not None and pa.types.is_binary(column.type):
         for row in np.flatnonzero(np.isnan(values)):
             values[row] = _iso_seconds(column[int(row)].as_py())
     return values
@@ -151,7 +169,7 @@ def seconds(column: pa.ChunkedArray | None, rows: int) -> np.ndarray:
 
 def _iso_seconds(value: bytes | None) -> float:
     try:
-        moment = datetime.datetime.fromisoformat((value or b"").decode())
+        moment = datetime.datetime.fromisoformat((value or b"").decode().strip())
     except (ValueError, UnicodeDecodeError):
         return float("nan")
     return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
@@ -173,33 +191,33 @@ def parse_events(table: pa.Table, stage: Stage, max_query_chars: int) -> Output:
     column = {name: table[name] if name in table.column_names else None for name in LOG_FIELDS}
     checked = Checked(rows)
     raw_queries, query_of = decode(column["query"], rows)
-    keys, key_of = decode(column["image"], rows)
+    keys = texts_of(column["image"], rows)
     queries, faults = _normalize_all(raw_queries, max_query_chars)
     for reason in ("bad_encoding", "empty_query", "query_too_long"):
         checked.drop(np.array([f == reason for f in faults], bool)[query_of], reason)
-    bad_key = np.array([key is None for key in keys], bool)[key_of]
-    checked.drop(bad_key, "bad_encoding", "in the image key")
-    checked.drop(np.array([not key for key in keys], bool)[key_of], "missing_image_key")
-    clicks = numbers(column["clicks"], rows, 1.0)
-    shown = column["clicks"]
-    checked.drop(
-        ~np.isfinite(clicks), "bad_clicks", lambda i: str(shown[i].as_py()) if shown else ""
-    )
+    checked.drop(np.array([key is None for key in keys], bool), "bad_encoding", "in the image key")
+    checked.drop(np.array([not key for key in keys], bool), "missing_image_key")
+    clicks = np.where(given(column["clicks"], rows), numbers(column["clicks"], rows), 1.0)
+    raw_clicks: Any = column["clicks"]  # there, where a value is bad
+    is_count = np.isfinite(clicks) & (clicks <= MAX_CLICKS)
+    checked.drop(~is_count, "bad_clicks", lambda i: str(raw_clicks[i].as_py()))
     checked.drop(clicks < 0, "negative_clicks", lambda i: str(clicks[i]))
-    moments = seconds(column["timestamp"], rows)
-    checked.drop(~np.isfinite(moments), "bad_timestamp")
-    clicks = np.round(np.where(np.isfinite(clicks), clicks, 0) * CLICK_UNIT) / CLICK_UNIT
+    moments, is_timed = seconds(column["timestamp"], rows), given(column["timestamp"], rows)
+    checked.drop(is_timed & ~np.isfinite(moments), "bad_timestamp")
+    clicks = np.round(np.where(is_count, clicks, 0) * CLICK_UNIT) / CLICK_UNIT
     checked.drop(clicks == 0, "no_click")
     good = np.flatnonzero(checked.good)
     ids = np.array([fingerprint.hash64(query) for query in queries], np.int64)[query_of][good]
     events = pa.table(
         {
-            "key": pa.array([keys[i] for i in key_of[good]], pa.string()),
+            "key": pa.array([keys[i] for i in good], pa.string()),
             "query_id": ids,
             "clicks": clicks[good],
-            "session": _sessions(column, good),
-            "timestamp": moments[good],
-            "position": _optional_text(column["position"], good),
+            "session": _sessions(column, rows).take(pa.array(good)),
+            "timestamp": pa.array(moments[good], mask=~is_timed[good]),
+            "position": pa.array(
+                np.array(texts_of(column["position"], rows), object)[good], pa.string()
+            ),
         },
         schema=EVENTS,
     )
@@ -223,7 +241,7 @@ def parse_events(table: pa.Table, stage: Stage, max_query_chars: int) -> Output:
     raw = column["query"].to_pylist() if column["query"] is not None and len(dead) else []
     for i in dead:
         payloads[i] = raw[i] if isinstance(raw[i], bytes) else str(raw[i]).encode()
-        names[i] = keys[key_of[i]] or ""
+        names[i] = keys[i] or ""
     return Output(
         {"events": events, "texts": texts},
         checked.letters(stage, names, payloads),
@@ -248,28 +266,14 @@ def _normalize_all(texts: list[str | None], max_chars: int) -> tuple[list[str], 
     return queries, faults
 
 
-def _sessions(column: dict[str, pa.ChunkedArray | None], good: np.ndarray) -> pa.Array:
-    """Hash of session, else of user: nothing of a person goes on. Null without both."""
+def _sessions(column: dict[str, pa.ChunkedArray | None], rows: int) -> pa.Array:
+    """[rows] hash of session, else of user: nothing of a person goes on. Null without both."""
+    names = pa.nulls(rows, pa.binary())
     for name in ("session", "user"):
         if column[name] is not None:
-            texts = (
-                pc.cast(column[name], pa.binary())
-                if _is_text(column[name])
-                else pc.cast(column[name], pa.string())
-            )
-            return pa.array(fingerprint.hash64_array(texts)[good])
-    return pa.nulls(len(good), pa.int64())
-
-
-def _is_text(column: pa.ChunkedArray) -> bool:
-    return pa.types.is_binary(column.type)
-
-
-def _optional_text(column: pa.ChunkedArray | None, good: np.ndarray) -> pa.Array:
-    if column is None:
-        return pa.nulls(len(good), pa.string())
-    texts, places = decode(column, len(column))
-    return pa.array([texts[i] for i in places[good]], pa.string())
+            is_given = pa.array(given(column[name], rows))
+            names = pc.coalesce(names, pc.if_else(is_given, _as_binary(column[name]), None))
+    return pa.array(fingerprint.hash64_array(names), mask=~given(names, rows))
 
 
 def parse_labels(table: pa.Table, stage: Stage) -> Output:
@@ -288,11 +292,10 @@ def parse_labels(table: pa.Table, stage: Stage) -> Output:
     values = {}
     for name in LABEL_FIELDS:
         column = table[name] if name in table.column_names else None
-        texts, places = decode(column, rows)
-        checked.drop(
-            np.array([text is None for text in texts], bool)[places], "bad_encoding", f"in {name}"
-        )
-        values[name] = [(texts[i] or "").strip() for i in places]
+        texts = texts_of(column, rows)
+        is_bad = np.array([text is None for text in texts], bool)
+        checked.drop(is_bad, "bad_encoding", f"in {name}")
+        values[name] = [text or "" for text in texts]
     checked.drop(np.array([not key for key in values["key"]], bool), "missing_image_key")
     splits = [_SPLIT_NAMES.get(split.lower(), split) for split in values["split"]]
     unknown = np.array([bool(split) and split not in SPLITS for split in splits], bool)
@@ -342,19 +345,41 @@ class _ReadRowsFn(beam.DoFn):
         self._kind, self._mapping, self._parse, self._stage = kind, mapping, parse, stage
 
     def process(self, path):
-        for batch in read_table(path, self._mapping):
-            output = (
-                bad_rows(batch, self._kind, path, self._stage)
-                if isinstance(batch, BadRows)
-                else self._parse(batch)
-            )
+        for output in checked_file(
+            read_table(path, self._mapping), self._kind, self._parse, self._stage
+        ):
             yield from output.tagged()
 
 
-def bad_rows(bad: BadRows, kind: str, path: str, stage: Stage) -> Output:
-    """Dead letters of rows that could not even be read; an unreadable file counts as one row."""
-    n = len(bad.payloads)
+def checked_file(
+    batches: Iterable[pa.Table | BadRows],
+    kind: str,
+    parse: Callable[[pa.Table], Output],
+    stage: Stage,
+    files: int = 1,
+) -> Iterator[Output]:
+    """Checks the batches of some files, and counts the files.
+
+    Nobody knows how many rows were lost with a file that cannot be read to its end, so it
+    counts as a file, of the kind `<kind>_files`: one of two is half, whatever its rows.
+    """
+    unreadable = 0
+    for batch in batches:
+        if not isinstance(batch, BadRows):
+            yield parse(batch)
+        elif batch.reason == "unreadable_file":
+            unreadable += 1
+            yield bad_rows(batch, f"{kind}_files", stage)
+        else:
+            yield bad_rows(batch, kind, stage)
+    whole = files - unreadable
+    yield Output(counts={f"{kind}_files.in": whole, f"{kind}_files.out": whole})
+
+
+def bad_rows(bad: BadRows, kind: str, stage: Stage) -> Output:
+    """Dead letters of rows that could not even be read."""
+    n = len(bad.details)
     letters = dead_letters(
-        stage.name, stage.run_id, bad.reason, [path] * n, [bad.detail] * n, bad.payloads
+        stage.name, stage.run_id, bad.reason, [bad.path] * n, bad.details, [b""] * n
     )
     return Output({}, (letters,), {f"{kind}.in": n, f"{kind}.dropped_{bad.reason}": n})

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from schemas import fingerprint, storage
@@ -21,7 +21,12 @@ def match(flag: str, patterns: Sequence[str]) -> list[FileMetadata]:
         if not any(character in pattern for character in "*?["):
             folder = storage.join(pattern, "**")
             pattern = folder if storage.is_folder(pattern) else pattern
-        (result,) = FileSystems.match([pattern])
+        try:
+            (result,) = FileSystems.match([pattern])
+        except BeamIOError as error:
+            raise PhraseLensError(
+                f"--{flag} {pattern}", f"a place that can be listed ({error})", "Check the path."
+            ) from error
         files = [file for file in result.metadata_list if not os.path.isdir(file.path)]
         if not files:
             raise PhraseLensError(
@@ -34,5 +39,5 @@ def match(flag: str, patterns: Sequence[str]) -> list[FileMetadata]:
 def content_hash(files: Sequence[FileMetadata]) -> str:
     """Identity of raw input files: their paths, sizes and times of change."""
     return fingerprint.of_json(
-        [[file.path, file.size_in_bytes, file.last_updated_in_seconds] for file in files]
+        [[ascii(file.path), file.size_in_bytes, file.last_updated_in_seconds] for file in files]
     )

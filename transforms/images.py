@@ -4,8 +4,11 @@ Every later stage reads clean images only, so one decoder in the model's graph i
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
@@ -13,22 +16,27 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.tfrecordio import _TFRecordUtil
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from schemas import storage
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 from transforms.datasets import COUNTS, DEAD, Output
-from transforms.events import bad_rows
+from transforms.events import checked_file, texts_of
 from transforms.files import match
-from transforms.tabular import BadRows, check_columns, read_table, table_format
+from transforms.tabular import BadRows, check_columns, open_stream, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord")
 BATCH_IMAGES = 64
 
-RAW_IMAGES = pa.schema([("key", pa.string()), ("image", pa.binary())])
+RAW_IMAGES = pa.schema(
+    [
+        ("key", pa.string()),  # null where it is no valid text
+        ("image", pa.binary()),
+    ]
+)
 CLEAN_IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
@@ -37,6 +45,21 @@ CLEAN_IMAGES = pa.schema(
         ("height", pa.int32()),
         ("image", pa.binary()),
     ]
+)
+
+# What viewers show. PIL opens more, PostScript among it, which runs a program.
+_FILE_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "AVIF",
+    "BMP",
+    "TIFF",
+    "ICO",
+    "JPEG2000",
+    "PPM",
 )
 
 # A limit of ours is checked before any pixel is decoded; PIL's would only warn at first.
@@ -81,25 +104,24 @@ def clean_image(data: bytes, max_pixels: int, max_side: int) -> CleanImage:
     if not data:
         raise ImageError("empty_image", "0 bytes")
     try:
-        image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+        image = Image.open(io.BytesIO(data), formats=_FILE_FORMATS)
+    except Exception as error:  # each decoder has exceptions of its own
         raise ImageError("not_an_image", f"starts with {data[:16]!r}") from error
     if image.width * image.height > max_pixels:
         raise ImageError("too_many_pixels", f"{image.width} x {image.height}")
     try:
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        rgb = _to_rgb(upright)
-    except Exception as error:  # each decoder has exceptions of its own
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image if turn is None else image.transpose(turn))
+    except Exception as error:
         raise ImageError("truncated_image", f"{type(error).__name__}: {error}") from error
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
     digest.update(rgb.tobytes())
     is_clean = (
-        image.format in ("JPEG", "PNG")
+        (image.format == "JPEG" or (image.format == "PNG" and data[_PNG_BIT_DEPTH] == 8))
         and image.mode in ("RGB", "L")
         and "transparency" not in image.info
-        and upright.size == image.size
-        and image.getexif().get(_ORIENTATION, 1) == 1
+        and turn is None
         and getattr(image, "n_frames", 1) == 1
         and max(image.size) <= max_side
     )
@@ -111,15 +133,34 @@ def clean_image(data: bytes, max_pixels: int, max_side: int) -> CleanImage:
     return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, data)
 
 
-_ORIENTATION = 0x0112
+# Where a PNG tells its bits a channel: PIL opens 16-bit RGB as if it had 8.
+_PNG_BIT_DEPTH = 24
+
+# What EXIF calls the orientation → how PIL turns it upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a viewer shows an image whose EXIF block is broken as it is stored
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # PIL would clip 16-bit values at 255; a viewer scales them.
-        values = np.asarray(image, np.float64)
+        values = np.nan_to_num(np.asarray(image, np.float32))
         top = 65535.0 if image.mode != "F" or values.max() > 1 else 1.0
-        return Image.fromarray((values.clip(0, top) / top * 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -137,7 +178,8 @@ def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) 
     dead: list[tuple[str, str, str, bytes]] = []
     for key, data in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
         if not key:
-            dead.append(("missing_image_key", "", "", data or b""))
+            reason = "bad_encoding" if key is None else "missing_image_key"
+            dead.append((reason, "", "in the image key" * (key is None), data or b""))
             continue
         try:
             image = clean_image(data or b"", max_pixels, max_side)
@@ -185,14 +227,12 @@ def plan_units(
       The units, and the files for their content hash.
 
     Raises:
-      PhraseLensError: nothing matches, or a table has not the columns.
+      PhraseLensError: nothing matches, or a table or TFRecord has not the columns.
     """
     files = match(flag, patterns)
-    if format_ == "auto":
-        first = files[0].path
-        is_records = ".tfrecord" in first
-        format_ = "tfrecord" if is_records else "table" if table_format(first) else "files"
     paths = [file.path for file in files]
+    if format_ == "auto":
+        format_ = _format_of(paths[0])
     if format_ == "files":
         keys = [_key_of(path, key) for path in paths]
         units = [
@@ -205,17 +245,33 @@ def plan_units(
             for i in range(0, len(paths), BATCH_IMAGES)
         ]
         return units, files
-    if format_ == "table":
-        check_columns(paths[0], "image_columns", mapping, ("key",))
-        _check_image_column(paths[0], mapping)
+    for path in paths:
+        if format_ == "table":
+            check_columns(path, "image_columns", mapping, ("key",), ("image", "path"))
+        else:
+            _check_features(path, mapping)
     return [ImageUnit(format_, (path,), mapping) for path in paths], files
 
 
-def _check_image_column(path: str, mapping: dict[str, str]) -> None:
+def _format_of(path: str) -> str:
+    if ".tfrecord" in path.rsplit("/", 1)[-1].lower():
+        return "tfrecord"
+    return "table" if table_format(path) else "files"
+
+
+def _check_features(path: str, mapping: dict[str, str]) -> None:
+    """Fails before any work when the first record of a TFRecord file has not the features."""
     try:
-        check_columns(path, "image_columns", mapping, ("image",))
-    except PhraseLensError:
-        check_columns(path, "image_columns", mapping, ("path",))
+        with open_stream(path) as file:
+            record = _TFRecordUtil.read_record(file)
+        if record is not None:
+            _decode_record(record, mapping)
+    except _RECORD_ERRORS as error:
+        raise PhraseLensError(
+            path,
+            f"TFRecord of tf.Example with {mapping['key']!r} and {mapping['image']!r} ({error})",
+            "Name the features with --image_columns key=FEATURE,image=FEATURE.",
+        ) from error
 
 
 def _key_of(path: str, key: str) -> str:
@@ -237,11 +293,16 @@ def _read_files(paths: Sequence[str], keys: Sequence[str]) -> Iterator[pa.Table 
     rows = []
     for path, key in zip(paths, keys, strict=True):
         try:
-            rows.append((key, storage.read_bytes(path)))
-        except OSError as error:
-            yield BadRows("unreadable_file", str(error), [path.encode()])
+            rows.append((_valid(key), storage.read_bytes(path)))
+        except (OSError, UnicodeError) as error:
+            yield BadRows("unreadable_file", path, [str(error)])
     if rows:
         yield _raw_images(rows)
+
+
+def _valid(key: str) -> str | None:
+    """The key, or None where it is the name of a file that is no UTF-8."""
+    return None if any("\ud800" <= character <= "\udfff" for character in key) else key
 
 
 def _raw_images(rows: list[tuple]) -> pa.Table:
@@ -250,62 +311,68 @@ def _raw_images(rows: list[tuple]) -> pa.Table:
 
 
 def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    (path,) = unit.paths
-    folder = path.rsplit("/", 1)[0]
-    for batch in read_table(path, unit.mapping, BATCH_IMAGES):
+    """Takes the bytes of a row where there are any, else the file that its path names."""
+    (table_path,) = unit.paths
+    for batch in read_table(table_path, unit.mapping, BATCH_IMAGES):
         if isinstance(batch, BadRows):
             yield batch
             continue
-        for start in range(0, batch.num_rows, BATCH_IMAGES):
-            piece = batch.slice(start, BATCH_IMAGES)
-            keys = [_text(value) for value in piece["key"].to_pylist()]
-            if "image" in piece.column_names:
-                yield _raw_images(list(zip(keys, piece["image"].to_pylist(), strict=True)))
-            else:
-                names = [_text(value) for value in piece["path"].to_pylist()]
-                yield from _read_files([_resolve(folder, name) for name in names], keys)
+        column = {
+            name: batch[name] if name in batch.column_names else None for name in IMAGE_FIELDS
+        }
+        keys = texts_of(column["key"], batch.num_rows)
+        paths = texts_of(column["path"], batch.num_rows)
+        images = column["image"].to_pylist() if column["image"] else [None] * batch.num_rows
+        rows = []
+        for key, path, image in zip(keys, paths, images, strict=True):
+            try:
+                if path and not image:
+                    image = storage.read_bytes(_resolve(table_path, path))
+                rows.append((key, image))
+            except (OSError, ValueError) as error:
+                yield BadRows("unreadable_image", path or "", [str(error)])
+        if rows:
+            yield _raw_images(rows)
 
 
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
+def _resolve(table_path: str, path: str) -> str:
+    return path if "://" in path else os.path.join(os.path.dirname(table_path), path)
 
 
-def _resolve(folder: str, name: str) -> str:
-    return name if "://" in name or name.startswith("/") else storage.join(folder, name)
+_RECORD_ERRORS = (KeyError, ValueError, RuntimeError, OSError, pa.ArrowException)
+
+
+def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, bytes | None]:
+    """Key and image of a serialised tf.Example; raises one of _RECORD_ERRORS."""
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+    batch = ExamplesToRecordBatchDecoder().DecodeBatch([record])
+    key, image = (batch.column(mapping[field]).flatten() for field in ("key", "image"))
+    return texts_of(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
+        image
+    ) else None
 
 
 def _read_tfrecord(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
-
-    decoder = ExamplesToRecordBatchDecoder()
     (path,) = unit.paths
-    with storage.open_input(path) as file:
-        while True:
-            records: list[bytes] = []
-            try:
-                while len(records) < BATCH_IMAGES:
-                    record = _TFRecordUtil.read_record(file)
-                    if record is None:
-                        break
-                    records.append(record)
-            except ValueError as error:
-                yield BadRows("unreadable_file", str(error), [path.encode()])
-            if not records:
-                return
-            try:
-                batch = decoder.DecodeBatch(records)
-                columns = {name: batch.column(name) for name in batch.schema.names}
-                keys, images = (
-                    [row[0] if row else None for row in columns[unit.mapping[field]].to_pylist()]
-                    for field in ("key", "image")
-                )
-            except (KeyError, ValueError, RuntimeError) as error:
-                yield BadRows("bad_row", f"no such feature or no Example: {error}", records)
-                continue
-            texts = [_text(key) for key in keys]
-            yield _raw_images(list(zip(texts, images, strict=True)))
-            if len(records) < BATCH_IMAGES:
-                return
+    rows: list[tuple] = []
+    try:
+        with open_stream(path) as file:
+            for number in itertools.count(1):
+                record = _TFRecordUtil.read_record(file)
+                if record is None:
+                    break
+                try:
+                    rows.append(_decode_record(record, unit.mapping))
+                except _RECORD_ERRORS as error:
+                    yield BadRows("bad_row", path, [f"record {number}: {error}"])
+                if len(rows) == BATCH_IMAGES:
+                    yield _raw_images(rows)
+                    rows = []
+    except (ValueError, OSError) as error:
+        yield BadRows("unreadable_file", path, [str(error)])
+    if rows:
+        yield _raw_images(rows)
 
 
 class ReadImages(beam.PTransform):
@@ -325,9 +392,11 @@ class _ReadImagesFn(beam.DoFn):
         self._stage, self._max_pixels, self._max_side = stage, max_pixels, max_side
 
     def process(self, unit):
-        for batch in read_unit(unit):
-            if isinstance(batch, BadRows):
-                output = bad_rows(batch, "images", unit.paths[0], self._stage)
-            else:
-                output = clean_images(batch, self._stage, self._max_pixels, self._max_side)
+        clean = functools.partial(
+            clean_images,
+            stage=self._stage,
+            max_pixels=self._max_pixels,
+            max_side=self._max_side,
+        )
+        for output in checked_file(read_unit(unit), "images", clean, self._stage, len(unit.paths)):
             yield from output.tagged()

@@ -127,8 +127,9 @@ def build_images(clean: pa.Table, attributes: pa.Table, shares: SplitShares) -> 
       Table `images` (tables.IMAGES), counts of `unique_images`.
     """
     rows: dict[str, dict] = {}
-    # Equal content may arrive as different files; the smallest key's file is kept.
-    for row in clean.sort_by([("image_id", "ascending"), ("key", "ascending")]).to_pylist():
+    # Equal content may arrive as different files; the first in this order is kept.
+    order = [(name, "ascending") for name in ("image_id", "key", "image")]
+    for row in clean.sort_by(order).to_pylist():
         rows.setdefault(row["image_id"], row | {"keys": set(), "labels": set(), "splits": set()})
         rows[row["image_id"]]["keys"].add(row["key"])
     for row in attributes.to_pylist():
@@ -327,15 +328,15 @@ class BuildImagesAndPairs(beam.PTransform):
             yield beam.pvalue.TaggedOutput(SHARDS, self._write(pairs, "pairs", index, keys))
         train_pairs = pairs.filter(pc.equal(pairs["split"], "train"))
         train_clicks = clicks.join(splits, "image_id")
-        train_clicks = train_clicks.filter(
-            pc.and_(pc.equal(train_clicks["split"], "train"), pc.is_valid(train_clicks["session"]))
-        )
+        train_clicks = train_clicks.filter(pc.equal(train_clicks["split"], "train"))
         yield from dataclasses.replace(
             built,
             tables={
                 "stats": query_stats(pairs),
                 "edges": co_clicks(train_pairs, self._rules.max_queries),
-                "sessions": train_clicks.select(SESSION_CLICKS.names).cast(SESSION_CLICKS),
+                "sessions": train_clicks.select(SESSION_CLICKS.names)
+                .cast(SESSION_CLICKS)
+                .drop_null(),
             },
         ).tagged()
 

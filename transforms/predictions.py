@@ -48,7 +48,7 @@ class ClassifyImages:
 
     def _classify(self, batch: pa.Table | BadRows, unit: ImageUnit, loaded, progress) -> Output:
         if isinstance(batch, BadRows):
-            output = bad_rows(batch, "images", unit.paths[0], self.stage)
+            output = bad_rows(batch, "images", self.stage)
             return dataclasses.replace(
                 output, tables={"predictions": tables.PREDICTIONS.empty_table()}
             )

@@ -4,13 +4,14 @@ Columns are renamed to the names that the jobs use, text stays bytes until a job
 checks it, and rows that are no rows come back beside the batches.
 """
 
+import csv
 import dataclasses
 import io
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from schemas import storage
@@ -28,15 +29,31 @@ _SUFFIXES = {
 }
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _BLOCK_BYTES = 8 << 20
+_MAX_FIELD_CHARS = 4 << 20  # so that an open quotation mark does not swallow a whole file
+_TEXT_TYPES = (
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.large_binary(),
+    pa.binary_view(),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class BadRows:
-    """Rows that could not be read: why, and their bytes."""
+    """Rows that could not be read.
+
+    Their bytes stay behind: the id of a person may stand anywhere in them.
+
+    Attributes:
+      reason: of schemas/dead_letter.py; `unreadable_file` stands for the rest of a file.
+      path: the file.
+      details: for each row its place in the file and what is wrong.
+    """
 
     reason: str
-    detail: str
-    payloads: list[bytes]
+    path: str
+    details: list[str]
 
 
 def _split_name(path: str) -> tuple[str, str | None]:
@@ -72,69 +89,83 @@ def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) 
 
 
 def columns_of(path: str) -> list[str]:
-    """Names of a file's columns; of its first line for JSON lines.
+    """Names of the columns that hold one value a row; those of the first rows for JSON lines.
 
     Raises:
       PhraseLensError: the file is no table, is empty or cannot be read.
     """
     format_ = table_format(path)
     try:
-        if format_ == "parquet":
-            with pq.ParquetFile(storage.open_input(path)) as file:
-                return file.schema_arrow.names
-        with _open_stream(path) as stream:
-            line = stream.readline().rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
-        if format_ == "jsonl":
-            return list(json.loads(line or b"{}"))
         if format_ is None:
             raise ValueError("its name ends in none of " + ", ".join(_SUFFIXES))
-        return _csv_header(line, format_)
+        if format_ == "parquet":
+            with pq.ParquetFile(storage.open_input(path)) as file:
+                return _flat_names(file.schema_arrow)
+        with open_stream(path) as stream:
+            if format_ == "jsonl":
+                rows = [_json_object(line) or {} for line in itertools.islice(stream, 100)]
+                return list(dict.fromkeys(name for row in rows for name in row))
+            return next(_csv_rows(stream, format_), (1, []))[1]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise PhraseLensError(
             path, "a readable " + "/".join(FORMATS) + f" file ({error})", "Check the path."
         ) from error
 
 
-def _csv_header(line: bytes, format_: str) -> list[str]:
-    if not line:
-        return []
-    options = _parse_options(format_)
-    return pacsv.read_csv(pa.BufferReader(line + b"\n"), parse_options=options).column_names
+def _flat_names(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
 
 
-def check_columns(path: str, flag: str, mapping: Mapping[str, str], required: tuple[str, ...]):
+def check_columns(
+    path: str,
+    flag: str,
+    mapping: Mapping[str, str],
+    required: tuple[str, ...],
+    one_of: tuple[str, ...] = (),
+) -> None:
     """Fails before any work when a file has not the columns that are needed.
 
+    Args:
+      path: the file.
+      flag: the flag that maps columns.
+      mapping: field → column; a column with another name than its field was asked for.
+      required: fields that must be there.
+      one_of: fields of which one must be there.
+
     Raises:
-      PhraseLensError: names the file, the column and the flag that maps it.
+      PhraseLensError: names the file, the column and the flag.
     """
     columns = columns_of(path)
-    for field in required:
+    found = ", ".join(columns) or "none"
+    asked_for = (field for field, column in mapping.items() if column != field)
+    for field in dict.fromkeys((*required, *asked_for)):
         if mapping[field] not in columns:
             raise PhraseLensError(
                 f"column {mapping[field]!r} of {path}",
-                f"a column for {field!r}, found {', '.join(columns) or 'none'}",
+                f"a column for {field!r}, found {found}",
                 f"Name it with --{flag} {field}=COLUMN.",
+            )
+    if one_of and not any(mapping[field] in columns for field in one_of):
+        raise PhraseLensError(
+            f"columns {' and '.join(repr(mapping[field]) for field in one_of)} of {path}",
+            f"one of them, found {found}",
+            f"Name it with --{flag} {one_of[0]}=COLUMN.",
+        )
+    for field, column in mapping.items():
+        if columns.count(column) > 1:
+            raise PhraseLensError(
+                f"column {column!r} of {path}",
+                f"one column for {field!r}, found {columns.count(column)}",
+                "Rename all but one.",
             )
 
 
-def _open_stream(path: str):
+def open_stream(path: str) -> io.BufferedReader:
+    """A reader of a file's bytes, decompressed where its name says that they are compressed."""
     _, compression = _split_name(path)
     raw = storage.open_input(path)
     stream = pa.CompressedInputStream(raw, compression) if compression else raw
     return io.BufferedReader(stream, _BLOCK_BYTES)  # Arrow's streams have no readline
-
-
-def _parse_options(format_: str, bad: list[bytes] | None = None) -> pacsv.ParseOptions:
-    def skip(row: pacsv.InvalidRow) -> str:
-        if bad is not None:
-            bad.append((row.text or "").encode("utf-8", "replace"))
-        return "skip"
-
-    if format_ == "csv":
-        return pacsv.ParseOptions(delimiter=",", newlines_in_values=True, invalid_row_handler=skip)
-    # Exports of logs as TSV do not quote: a quotation mark is part of the query.
-    return pacsv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip)
 
 
 def read_table(
@@ -145,11 +176,12 @@ def read_table(
     Args:
       path: the file; its name tells its format and compression.
       mapping: field → column; a column that the file has not is left out.
-      batch_size: rows of a batch at most (Parquet, JSON lines).
+      batch_size: rows of a batch at most.
 
     Yields:
       Tables whose columns are the mapped fields that exist. Text columns are binary, so
-      that bytes which are no text reach the job's own checks. And `BadRows`.
+      that bytes which are no text reach the job's own checks. And `BadRows`; where the
+      file cannot be read any further, a last one with the reason `unreadable_file`.
     """
     try:
         format_ = table_format(path)
@@ -158,9 +190,9 @@ def read_table(
         elif format_ == "jsonl":
             yield from _read_jsonl(path, mapping, batch_size)
         else:
-            yield from _read_csv(path, mapping, format_ or "csv")
+            yield from _read_csv(path, mapping, format_ or "csv", batch_size)
     except (OSError, pa.ArrowException) as error:
-        yield BadRows("unreadable_file", str(error), [path.encode()])
+        yield BadRows("unreadable_file", path, [str(error)])
 
 
 def _present(mapping: Mapping[str, str], columns: list[str]) -> dict[str, str]:
@@ -169,7 +201,7 @@ def _present(mapping: Mapping[str, str], columns: list[str]) -> dict[str, str]:
 
 def _read_parquet(path, mapping, batch_size):
     with pq.ParquetFile(storage.open_input(path)) as file:
-        present = _present(mapping, file.schema_arrow.names)
+        present = _present(mapping, _flat_names(file.schema_arrow))
         for batch in file.iter_batches(batch_size, columns=list(set(present.values()))):
             table = pa.table({field: batch.column(column) for field, column in present.items()})
             yield _text_to_binary(table)
@@ -181,75 +213,110 @@ def _text_to_binary(table: pa.Table) -> pa.Table:
         column = table[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if column.type in (pa.string(), pa.large_string(), pa.large_binary()):
+        if column.type in _TEXT_TYPES:
             column = column.cast(pa.binary())
         columns[name] = column
     return pa.table(columns)
 
 
-def _read_csv(path, mapping, format_):
-    with _open_stream(path) as stream:
-        header = stream.readline().rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
-    names = _csv_header(header, format_)
-    if not names:
-        return
-    present = _present(mapping, names)
-    bad: list[bytes] = []
-    with _open_stream(path) as stream:
-        reader = pacsv.open_csv(
-            stream,
-            read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-            parse_options=_parse_options(format_, bad),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=list(dict.fromkeys(present.values())),
-                column_types={name: pa.binary() for name in names},
-                strings_can_be_null=False,
-            ),
-        )
-        for batch in reader:
-            yield pa.table({field: batch.column(column) for field, column in present.items()})
-            if bad:
-                yield BadRows("bad_row", f"not {len(names)} columns", bad[:])
-                bad.clear()
+def _csv_rows(stream: io.BufferedReader, format_: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of every row but the blank ones; [] for what is no row."""
+    csv.field_size_limit(_MAX_FIELD_CHARS)
+    # Bytes that are no UTF-8 pass as surrogates and come out as they were.
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n")
+    # Exports of logs as TSV do not quote: a quotation mark is part of the query.
+    rows = (
+        csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if format_ == "tsv"
+        else csv.reader(text)
+    )
+    while True:
+        try:
+            if row := next(rows):
+                yield rows.line_num, row
+        except StopIteration:
+            return
+        except csv.Error:
+            yield rows.line_num, []
+
+
+def _read_csv(path, mapping, format_, batch_size):
+    with open_stream(path) as stream:
+        lines = _csv_rows(stream, format_)
+        _, names = next(lines, (1, []))
+        places = {f: names.index(c) for f, c in mapping.items() if c in names}
+        rows: list[list[str]] = []
+        bad: list[str] = []
+        for number, row in lines:
+            if len(row) != len(names):
+                bad.append(f"line {number}: {len(row)} columns, not {len(names)}")
+            else:
+                rows.append(row)
+            if len(rows) >= batch_size:
+                yield _csv_table(rows, places)
+                rows = []
+            if len(bad) >= batch_size:
+                yield BadRows("bad_row", path, bad)
+                bad = []
+    if rows:
+        yield _csv_table(rows, places)
     if bad:
-        yield BadRows("bad_row", f"not {len(names)} columns", bad)
+        yield BadRows("bad_row", path, bad)
+
+
+def _csv_table(rows: list[list[str]], places: Mapping[str, int]) -> pa.Table:
+    columns = list(zip(*rows, strict=True))
+    return pa.table(
+        {field: _binary(columns[place], "surrogateescape") for field, place in places.items()}
+    )
+
+
+def _binary(values: Sequence[str | None], errors: str) -> pa.Array:
+    """Text as UTF-8; surrogates become bytes that are none, which the job's own check finds."""
+    try:
+        return pa.array(values, pa.string()).cast(pa.binary())
+    except UnicodeEncodeError:
+        encoded = [value if value is None else value.encode("utf-8", errors) for value in values]
+        return pa.array(encoded, pa.binary())
+
+
+def _json_object(line: bytes) -> dict | None:
+    try:
+        value = json.loads(line.decode("utf-8-sig", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read_jsonl(path, mapping, batch_size):
-    rows: dict[str, list[bytes | None]] = {field: [] for field in mapping}
-    bad: list[bytes] = []
-    with _open_stream(path) as stream:
-        for line in stream:
+    rows: list[dict] = []
+    bad: list[str] = []
+    with open_stream(path) as stream:
+        for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("no object")
-            except (ValueError, RecursionError):
-                bad.append(line)
-                continue
-            for field, column in mapping.items():
-                rows[field].append(_json_bytes(row.get(column)))
-            if len(next(iter(rows.values()))) >= batch_size:
-                yield _jsonl_table(rows)
-                rows = {field: [] for field in mapping}
+            row = _json_object(line)
+            if row is None:
+                bad.append(f"line {number}: no JSON object")
+            else:
+                rows.append(row)
+            if len(rows) >= batch_size:
+                yield _jsonl_table(rows, mapping)
+                rows = []
             if len(bad) >= batch_size:
-                yield BadRows("bad_row", "no JSON object", bad)
+                yield BadRows("bad_row", path, bad)
                 bad = []
-    if next(iter(rows.values()), None):
-        yield _jsonl_table(rows)
+    if rows:
+        yield _jsonl_table(rows, mapping)
     if bad:
-        yield BadRows("bad_row", "no JSON object", bad)
+        yield BadRows("bad_row", path, bad)
 
 
-def _json_bytes(value: object) -> bytes | None:
-    if value is None:
-        return None
-    # A lone surrogate passes here and dies in the job's check of the text.
-    return str(value).encode("utf-8", "surrogatepass")
+def _jsonl_table(rows: list[dict], mapping: Mapping[str, str]) -> pa.Table:
+    def texts(column: str) -> list[str | None]:
+        values = (row.get(column) for row in rows)
+        return [value if value is None else str(value) for value in values]
 
-
-def _jsonl_table(rows: Mapping[str, list[bytes | None]]) -> pa.Table:
-    columns = {field: pa.array(values, pa.binary()) for field, values in rows.items()}
-    return pa.table({f: column for f, column in columns.items() if column.null_count < len(column)})
+    return pa.table(
+        {field: _binary(texts(column), "surrogatepass") for field, column in mapping.items()}
+    )
