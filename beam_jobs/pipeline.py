@@ -12,7 +12,6 @@ every night does only what new data needs.
 """
 
 import dataclasses
-import json
 import re
 import shlex
 import subprocess
@@ -21,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from model_code.progress import duration
+from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
 from schemas import manifest, storage
 from schemas.config import flag
@@ -28,10 +28,19 @@ from schemas.errors import PhraseLensError
 
 # Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
 # small enough for the sample data on two cores.
-PRESETS: dict[str, dict[str, dict[str, str]]] = {"standard": {}, "quickstart": {}}
-
-ABLATIONS = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
-METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+PRESETS: dict[str, dict[str, dict[str, str]]] = {
+    "standard": {},
+    "quickstart": {
+        "make_samples": {"images": "3000", "workers": "2"},
+        "train_text_generator": {
+            "backbone": "small_resnet",
+            "image_size": "64",
+            "epochs": "15",
+            "batch_size": "64",
+        },
+        "train_pixel_embedder": {"backbone": "small_resnet", "image_size": "64"},
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,10 +234,7 @@ def ablation_table(evaluation: Mapping) -> str:
 
 def results(config: Config) -> str:
     """What people want to see at the end: the ablation table, the report, the next command."""
-    fusion = manifest.Dataset(storage.join(config.workdir, "fusion"))
-    evaluation = json.loads(
-        storage.read_bytes(storage.join(fusion.folder("evaluation"), "evaluation.json"))
-    )
+    evaluation = read_evaluation(manifest.Dataset(storage.join(config.workdir, "fusion")))
     report = manifest.Dataset(storage.join(config.workdir, "report")).folder("report")
     if config.samples:
         following = "now your own data:\n  ./run.sh all --log 'LOG/*.parquet' --images 'IMAGES/**'"

@@ -51,25 +51,26 @@ def _svg(name: str, figure: Figure) -> str:
 
 
 def curves(name: str, epochs: Sequence[Mapping[str, float]], best_epoch: int) -> str:
-    """The loss of a training run, and beside it the metrics on held-out rows.
+    """The losses of a training run, and beside them the metrics on held-out rows.
 
     Args:
       name: of the chart.
       epochs: a mapping an epoch: `epoch`, `loss` and metrics.
       best_epoch: the epoch that was kept, marked by a line.
     """
-    metrics = [key for key in epochs[0] if key not in ("epoch", "loss")]
+    keys = [key for key in epochs[0] if key != "epoch"]
+    losses = [key for key in keys if "loss" in key]
+    metrics = [key for key in keys if key not in losses]
     x = [row["epoch"] for row in epochs]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.4))
         left, right = figure.subplots(1, 2)
-        left.plot(x, [row["loss"] for row in epochs], color=CYCLE[0], marker=".")
-        left.set_title("training loss")
-        for colour, metric in zip(CYCLE, metrics, strict=False):
-            right.plot(x, [row[metric] for row in epochs], color=colour, marker=".", label=metric)
-        right.set_title("held-out rows")
-        if metrics:
-            right.legend(fontsize=8)
+        for axes, shown, title in ((left, losses, "loss"), (right, metrics, "held-out rows")):
+            for colour, key in zip(CYCLE, shown, strict=False):
+                axes.plot(x, [row[key] for row in epochs], color=colour, marker=".", label=key)
+            axes.set_title(title)
+            if shown:
+                axes.legend(fontsize=8)
         for axes in (left, right):
             axes.axvline(best_epoch, color=_INK, linewidth=0.6, linestyle=":")
             axes.set_xlabel("epoch")

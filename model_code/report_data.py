@@ -137,7 +137,8 @@ def row_counts(counters: Mapping[str, int]) -> list[dict]:
     """Good and dead rows by kind, from the counters of a manifest.
 
     Returns:
-      For each kind of row: `kind`, `rows_in`, `rows_out`, `dropped` (reason → rows).
+      For each kind of row: `kind`, `rows_in`, `rows_out`, `dead` (reason → rows), and `left_out`
+      (reason → rows that were dropped on purpose, such as duplicates).
     """
     counts = []
     for key, rows_in in sorted(counters.items()):
@@ -145,9 +146,14 @@ def row_counts(counters: Mapping[str, int]) -> list[dict]:
         if what == "in":
             prefix = f"{kind}.dropped_"
             dropped = {k[len(prefix) :]: v for k, v in counters.items() if k.startswith(prefix)}
-            rows_out = counters.get(f"{kind}.out", 0)
             counts.append(
-                {"kind": kind, "rows_in": rows_in, "rows_out": rows_out, "dropped": dropped}
+                {
+                    "kind": kind,
+                    "rows_in": rows_in,
+                    "rows_out": counters.get(f"{kind}.out", 0),
+                    "dead": {k: v for k, v in dropped.items() if k in REASONS},
+                    "left_out": {k: v for k, v in dropped.items() if k not in REASONS},
+                }
             )
     return counts
 
