@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,7 @@ def _work(config: Config, stage: Stage) -> int:
     everything = load_associations(Dataset(config.mined))
     held = everything.keys < np.uint64(int(config.held_out_share * (2**64 - 1)))
     train, held_out = everything.select(~held), everything.select(held)
-    bag = {
+    bag: dict[str, Any] = {
         "buckets": config.buckets,
         "max_tokens": config.max_tokens,
         "char_trigrams": config.char_trigrams,
@@ -336,9 +337,9 @@ def _evaluation(model, ids, train: Associations, held_out: Associations, everyth
             np.asarray(model(anchor_ids)), np.asarray(model(ids[candidates])), targets, excluded
         )
         return {
-            "recall_at_1": np.mean(found <= 1),
-            "recall_at_10": np.mean(found <= 10),
-            "mrr": np.mean(1 / found),
+            "recall_at_1": float(np.mean(found <= 1)),
+            "recall_at_10": float(np.mean(found <= 10)),
+            "mrr": float(np.mean(1 / found)),
         }
 
     return evaluate

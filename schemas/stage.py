@@ -92,9 +92,20 @@ class Stage:
         Returns:
           False when a rival has committed the same work already.
         """
-        names = storage.upload_dir(local, self.absolute(self.folder(table)))
-        shards = manifest.describe_files(self.output, self.folder(table), names)
-        tables = {table: manifest.Table("files", "", tuple(shards))}
+        return self.commit_tables({table: local}, counters, model_fingerprint)
+
+    def commit_tables(
+        self,
+        local: Mapping[str, str],
+        counters: Mapping[str, int],
+        model_fingerprint: str = "",
+    ) -> bool:
+        """As `commit_files`, for several tables: name → local folder."""
+        tables = {}
+        for table, folder in local.items():
+            names = storage.upload_dir(folder, self.absolute(self.folder(table)))
+            shards = manifest.describe_files(self.output, self.folder(table), names)
+            tables[table] = manifest.Table("files", "", tuple(shards))
         done = self.manifest(tables, counters, model_fingerprint=model_fingerprint)
         won = manifest.commit(self.output, done, self.seen)
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,0 +1,170 @@
+"""Trains and measures pixel-only, text-only and fused alike: settings, budget, splits, seeds."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from model_code import evaluation, fusion, training
+from model_code.example_reader import ExampleReader
+from model_code.fusion import Settings
+from schemas import fingerprint
+from schemas.tables import SPLITS
+
+TITLES = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
+SHOWN = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One classifier trained with one setting from one seed.
+
+    Attributes:
+      settings: what was tried.
+      folder: its checkpoints and logs.
+      model: with its best weights.
+      history: its epochs.
+    """
+
+    settings: Settings
+    folder: str
+    model: keras.Model
+    history: training.History
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        """The metrics on the validation split that chose its epoch."""
+        return self.history.epochs[self.history.best_epoch - 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Trains and measures classifiers of one examples dataset, all alike.
+
+    Attributes:
+      reader: the examples.
+      scratch: a local folder; each trial has one of its own in it.
+      budget: the arguments of `fusion.train` that all trials share.
+    """
+
+    reader: ExampleReader
+    scratch: str
+    budget: Mapping[str, Any]
+
+    def train(self, name: str, settings: Settings, seed: int, label: str) -> Trial:
+        identity = [name, dataclasses.asdict(settings), seed]
+        folder = os.path.join(self.scratch, fingerprint.of_json(identity)[:12])
+        model, history = fusion.train(
+            f"{TITLES[name]}, {label}",
+            name,
+            folder,
+            self.reader,
+            settings,
+            seed=seed,
+            **self.budget,
+        )
+        return Trial(settings, folder, model, history)
+
+    def tune(self, name: str, choices: Sequence[Settings], seed: int) -> tuple[Trial, list[Trial]]:
+        """The trial with the best score on the validation split, the first of equals, and all."""
+        trials = [
+            self.train(name, settings, seed, f"setting {n} of {len(choices)}")
+            for n, settings in enumerate(choices, start=1)
+        ]
+        return max(trials, key=lambda trial: trial.best["score"]), trials
+
+    def probabilities(self, name: str, trial: Trial, split: str) -> np.ndarray:
+        """[rows, labels] float32."""
+        return fusion.predictor(trial.model, fusion.PARTS[name], self.reader)(split)
+
+
+def describe(
+    trainer: Trainer,
+    tuned: Mapping[str, tuple[Trial, list[Trial]]],
+    truth: Mapping[str, np.ndarray],
+    tested: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """The contents of evaluation.json, but for the seeds.
+
+    Args:
+      trainer: which trained them.
+      tuned: classifier → its best trial, and all.
+      truth: "validation" and "test" → [rows, labels] bool.
+      tested: classifier → [test rows, labels] float32 probabilities.
+    """
+    reader = trainer.reader
+    main = "map" if reader.multi else "top1"
+    result: dict[str, Any] = {
+        "labels": reader.labels,
+        "task": "multi" if reader.multi else "single",
+        "rows": {split: reader.rows(split) for split in SPLITS},
+    }
+    result |= {key: {} for key in ("test", "validation", "tuning", "chosen", "curves")}
+    for name, (chosen, trials) in tuned.items():
+        result["test"][name] = evaluation.evaluate(
+            tested[name], truth["test"], reader.multi
+        ) | evaluation.evaluate_classes(tested[name], truth["test"], reader.multi, reader.labels)
+        result["validation"][name] = evaluation.evaluate(
+            trainer.probabilities(name, chosen, "validation"), truth["validation"], reader.multi
+        )
+        result["tuning"][name] = [
+            {
+                "settings": dataclasses.asdict(trial.settings),
+                "metric": trial.best[main],
+                "nll": trial.best["nll"],
+            }
+            for trial in trials
+        ]
+        result["chosen"][name] = dataclasses.asdict(chosen.settings)
+        result["curves"][name] = chosen.history.epochs
+    return result
+
+
+def measure_seeds(
+    trainer: Trainer,
+    chosen: Mapping[str, Trial],
+    truth: np.ndarray,
+    first: Mapping[str, Any],
+    seeds: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The metrics on the test split of the chosen settings, from each seed.
+
+    Args:
+      trainer: trains them.
+      chosen: classifier → its best trial, trained from the first seed.
+      truth: [test rows, labels] bool.
+      first: classifier → its metrics on the test split.
+      seeds: the first one, and those to train from again.
+    """
+    found = []
+    for seed in seeds:
+        row: dict[str, Any] = {"seed": seed}
+        for name, trial in chosen.items():
+            scores = first[name]
+            if seed != seeds[0]:
+                again = trainer.train(name, trial.settings, seed, f"seed {seed}")
+                probabilities = trainer.probabilities(name, again, "test")
+                scores = evaluation.evaluate(probabilities, truth, trainer.reader.multi)
+            row[name] = {metric: scores[metric] for metric in SHOWN}
+        found.append(row)
+    return found
+
+
+def write_models(folder: str, chosen: Mapping[str, Trial], description: Mapping[str, Any]) -> None:
+    """Writes the contents of the table "model"."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, trial in chosen.items():
+        logs = os.path.join(folder, "tensorboard", name)
+        shutil.copytree(os.path.join(trial.folder, "tensorboard"), logs)
+        trial.model.save(os.path.join(folder, f"{name}.keras"))
+    for name, text in (
+        ("config.json", json.dumps(description, indent=1, ensure_ascii=False)),
+        ("history.json", chosen["fused"].history.to_json()),
+    ):
+        with open(os.path.join(folder, name), "w") as f:
+            f.write(text)

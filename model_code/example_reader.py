@@ -1,0 +1,168 @@
+"""Reads the TFRecord examples of prepare_examples through tf.data."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from model_code.training import epoch_order
+from schemas import storage
+from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
+
+_SHUFFLE_BUFFER = 20_000
+
+
+class ExampleReader:
+    """The splits of an examples dataset, as batches.
+
+    Attributes:
+      labels: names of the labels, in the order of their ids.
+      multi: whether an example has any number of labels.
+      widths: width of each vector, by name.
+      batch_size: examples of a batch.
+
+    Args:
+      dataset: the examples.
+      folder: a local folder with the files of its table "examples".
+      batch_size: examples of a batch.
+      cache_bytes: a split whose vectors are not larger is read once and kept in memory.
+
+    Raises:
+      PhraseLensError: there are fewer than two labels.
+    """
+
+    def __init__(self, dataset: Dataset, folder: str, batch_size: int, cache_bytes: int):
+        self._dataset, self._folder = dataset, folder
+        self.batch_size, self._cache_bytes = batch_size, cache_bytes
+        metadata = dataset.folder("metadata")
+        config = json.loads(storage.read_bytes(storage.join(metadata, "config.json")))
+        self.multi: bool = config["task"] == "multi"
+        self.widths = {"text_emb": config["text_width"], "pixel_emb": config["pixel_width"]}
+        text = storage.read_bytes(storage.join(metadata, "labels.txt")).decode()
+        self.labels = text.removesuffix("\n").split("\n")
+        if len(self.labels) < 2:
+            raise PhraseLensError(
+                f"labels of {dataset.root}", "at least two labels", "Label more images."
+            )
+        self._kept: dict[str, tuple[tf.Tensor, ...]] = {}
+
+    def rows(self, split: str) -> int:
+        return sum(shard.rows for shard in self._dataset.shards("examples", split))
+
+    def require(self, splits: tuple[str, ...]) -> None:
+        """Raises PhraseLensError for a split without a single example."""
+        for split in splits:
+            if not self.rows(split):
+                raise PhraseLensError(
+                    f"split {split!r} of {self._dataset.root}",
+                    "at least one labelled example",
+                    "Label images of every split, or mine with other --split shares.",
+                )
+
+    def batches(self, split: str) -> tf.data.Dataset:
+        """A split in the order of its shards.
+
+        Yields:
+          text_emb [batch, T] float32, pixel_emb [batch, P] float32, label_ids [batch, any]
+          int64 filled up with −1.
+        """
+        if self._fits(split):
+            return tf.data.Dataset.from_tensor_slices(self._memory(split)).batch(self.batch_size)
+        return self._parsed(self._records(self._paths(split)))
+
+    def shuffled(self, split: str, seed: int, epoch: int, passes: int = 1) -> tf.data.Dataset:
+        """A split `passes` times over, in an order that depends on seed and epoch alone.
+
+        From memory the order is a random permutation; from disk the shards are shuffled,
+        and rows within a window of them.
+
+        Yields:
+          As `batches`.
+        """
+        if self._fits(split):
+            rows, first = self.rows(split), epoch * passes
+            order = np.concatenate([epoch_order(seed, first + p, rows) for p in range(passes)])
+            kept = self._memory(split)
+            return (
+                tf.data.Dataset.from_tensor_slices(order)
+                .batch(self.batch_size)
+                .map(lambda places: tuple(tf.gather(values, places) for values in kept))
+                .prefetch(2)
+            )
+        paths = self._paths(split)
+        order = epoch_order(seed, epoch, len(paths))
+        records = self._records([paths[place] for place in order]).repeat(passes)
+        window_seed = np.random.default_rng([seed, epoch]).integers(1, 2**31)
+        shuffled = records.shuffle(
+            _SHUFFLE_BUFFER, seed=int(window_seed), reshuffle_each_iteration=False
+        )
+        return self._parsed(shuffled)
+
+    def names(self, split: str) -> tuple[list[str], list[list[str]]]:
+        """Image ids [rows] and phrases [rows][any] of a split, in the order of `batches`."""
+        spec = {
+            "image_id": tf.io.FixedLenFeature([], tf.string),
+            "phrases": tf.io.RaggedFeature(tf.string),
+        }
+        ids: list[str] = []
+        phrases: list[list[str]] = []
+        for batch in self._records(self._paths(split)).batch(self.batch_size):
+            parsed = tf.io.parse_example(batch, spec)
+            ids += [value.decode() for value in parsed["image_id"].numpy()]
+            phrases += [[p.decode() for p in row] for row in parsed["phrases"].to_list()]
+        return ids, phrases
+
+    def _paths(self, split: str) -> list[str]:
+        shards = self._dataset.shards("examples", split)
+        below = self._dataset.folder("examples")
+        return [
+            storage.join(self._folder, self._dataset.path(shard).removeprefix(f"{below}/"))
+            for shard in shards
+            if shard.rows
+        ]
+
+    def _records(self, paths: list[str]) -> tf.data.Dataset:
+        files = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
+        return files.interleave(tf.data.TFRecordDataset, cycle_length=4)
+
+    def _parsed(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        vectors = {
+            name: tf.io.FixedLenFeature([width], tf.float32) for name, width in self.widths.items()
+        }
+        spec = vectors | {"label_ids": tf.io.VarLenFeature(tf.int64)}
+
+        def parse(batch):
+            parsed = tf.io.parse_example(batch, spec)
+            label_ids = tf.sparse.to_dense(parsed["label_ids"], default_value=-1)
+            return parsed["text_emb"], parsed["pixel_emb"], label_ids
+
+        return records.batch(self.batch_size).map(parse, tf.data.AUTOTUNE).prefetch(2)
+
+    def _fits(self, split: str) -> bool:
+        return self.rows(split) * 4 * sum(self.widths.values()) <= self._cache_bytes
+
+    def _memory(self, split: str) -> tuple[tf.Tensor, ...]:
+        if split not in self._kept:
+            batches = list(self._parsed(self._records(self._paths(split))))
+            longest = max(batch[2].shape[1] for batch in batches)
+            label_ids = [
+                tf.pad(batch[2], [[0, 0], [0, longest - batch[2].shape[1]]], constant_values=-1)
+                for batch in batches
+            ]
+            self._kept[split] = (
+                tf.concat([batch[0] for batch in batches], axis=0),
+                tf.concat([batch[1] for batch in batches], axis=0),
+                tf.concat(label_ids, axis=0),
+            )
+        return self._kept[split]
+
+
+@contextlib.contextmanager
+def open_examples(root: str, batch_size: int, cache_bytes: int) -> Iterator[ExampleReader]:
+    """Opens a committed examples dataset; see `ExampleReader`."""
+    dataset = Dataset(root)
+    with storage.local_copy(dataset.folder("examples")) as folder:
+        yield ExampleReader(dataset, folder, batch_size, cache_bytes)

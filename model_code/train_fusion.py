@@ -1,0 +1,190 @@
+"""Trains the fusion classifier and its two ablations, and evaluates them on the test split.
+
+Reads the examples of prepare_examples. Pixel-only, text-only and fused are trained alike:
+the same split, the same settings to choose from on the validation split, the same budget.
+The classifier of the best setting is then evaluated once on the test split. With several
+seeds the chosen settings are trained again from each, to tell a difference from chance.
+
+Writes a dataset with the tables "model" (fused.keras, text.keras, pixel.keras, config.json,
+history.json, tensorboard/) and "evaluation" (evaluation.json, predictions.parquet).
+
+  python -m model_code.train_fusion --examples work/examples --output work/fusion --seeds 5
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from model_code import command
+from model_code.metrics import mean_and_error
+from schemas import fingerprint
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+from schemas.stage import Stage
+from schemas.tables import SPLITS
+
+MODULES = ("model_code.train_fusion",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    examples: str = flag("Dataset of beam_jobs.prepare_examples.", role="input")
+    output: str = flag("Dataset to write.", role="runtime")
+    heads: tuple[str, ...] = flag(
+        "Heads to try: widths of hidden layers joined by '-', or linear.",
+        default=("512-256", "linear"),
+    )
+    learning_rates: tuple[str, ...] = flag("Of AdamW, to try.", default=("0.001",))
+    dropouts: tuple[str, ...] = flag(
+        "Shares of inputs and hidden units dropped, to try.", default=("0.2", "0.5")
+    )
+    weight_decays: tuple[str, ...] = flag(
+        "Times the learning rate: share of a weight that a step takes away, to try.",
+        default=("0.1", "1.0"),
+    )
+    part_dropouts: tuple[str, ...] = flag(
+        "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
+        default=("0",),
+    )
+    class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
+    epochs: int = flag("At most this many epochs.", default=40)
+    patience: int = flag("Epochs without a better one before stopping.", default=6)
+    min_steps: int = flag(
+        "An epoch goes over few examples again until it has about this many batches.", default=30
+    )
+    batch_size: int = flag("Examples in a batch.", default=128)
+    seed: int = flag("Of weights, order and dropout.", default=0)
+    seeds: int = flag("Train the chosen settings from this many seeds.", default=1)
+    cache_bytes: int = flag("A split that is not larger is kept in memory.", default=2 * 10**9)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+def grid(config: Config) -> list:
+    """The `fusion.Settings` to try.
+
+    Raises:
+      PhraseLensError: a flag holds no number.
+    """
+    from model_code.fusion import Settings
+
+    def hidden(text: str) -> tuple[int, ...]:
+        return () if text == "linear" else tuple(int(width) for width in text.split("-"))
+
+    return [
+        Settings(*choice)
+        for choice in itertools.product(
+            _numbers("heads", config.heads, hidden),
+            _numbers("learning_rates", config.learning_rates, float),
+            _numbers("dropouts", config.dropouts, float),
+            _numbers("weight_decays", config.weight_decays, float),
+            _numbers("part_dropouts", config.part_dropouts, float),
+        )
+    ]
+
+
+def _numbers(name: str, texts: Sequence[str], of: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [of(text) for text in texts]
+    except ValueError as error:
+        raise PhraseLensError(
+            f"--{name}={','.join(texts)}", "numbers separated by commas", "See --help."
+        ) from error
+
+
+def _work(config: Config, stage: Stage) -> int:
+    import pyarrow.parquet as pq
+
+    from model_code import ablations, evaluation, fusion
+    from model_code.example_reader import open_examples
+
+    choices = grid(config)
+    with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
+        reader.require(SPLITS)
+        budget = {
+            "epochs": config.epochs,
+            "patience": config.patience,
+            "min_steps": config.min_steps,
+            "class_weights": fusion.class_weights(reader, config.class_weights),
+        }
+        trainer = ablations.Trainer(reader, stage.scratch, budget)
+        tuned = {name: trainer.tune(name, choices, config.seed) for name in fusion.PARTS}
+        chosen = {name: trial for name, (trial, _) in tuned.items()}
+        truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
+        tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
+        result = ablations.describe(trainer, tuned, truth, tested)
+        seeds = range(config.seed, config.seed + config.seeds)
+        result["seeds"] = ablations.measure_seeds(
+            trainer, chosen, truth["test"], result["test"], seeds
+        )
+        predictions = evaluation.predictions_table(
+            *reader.names("test"), truth["test"], reader.labels, tested
+        )
+    local = {table: os.path.join(stage.scratch, table) for table in ("model", "evaluation")}
+    description = {
+        "labels": result["labels"],
+        "task": result["task"],
+        "widths": reader.widths,
+        "settings": result["chosen"],
+    }
+    ablations.write_models(local["model"], chosen, description)
+    os.makedirs(local["evaluation"], exist_ok=True)
+    pq.write_table(predictions, os.path.join(local["evaluation"], "predictions.parquet"))
+    with open(os.path.join(local["evaluation"], "evaluation.json"), "w") as f:
+        json.dump(evaluation.without_nan(result), f, indent=1, ensure_ascii=False)
+    weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
+    counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
+    stage.commit_tables(local, counters, fingerprint.of_arrays(description, weights))
+    unknown = int((~truth["test"].any(axis=1)).sum())
+    if unknown:
+        print(f"{unknown} test images have no label that training has: they count as wrong")
+    print("\n".join(report_lines(result)))
+    print(f"next: python -m model_code.export_model --fusion {config.output} …  (see its --help)")
+    return 0
+
+
+def report_lines(result: Mapping[str, Any]) -> list[str]:
+    """The ablation table on the test split, and with several seeds the differences."""
+    from model_code.ablations import SHOWN, TITLES
+
+    rows, seeds = result["rows"], result["seeds"]
+    lines = [
+        f"{len(result['labels'])} labels; {rows['train']:,} train, {rows['validation']:,} "
+        f"validation, {rows['test']:,} test examples",
+        f"{'test split':<12}" + "".join(f"{title:>16}" for title in SHOWN.values()),
+    ]
+    for name, title in TITLES.items():
+        cells = [[seed[name][metric] for seed in seeds] for metric in SHOWN]
+        lines.append(f"{title:<12}" + "".join(f"{_cell(values):>16}" for values in cells))
+    if len(seeds) > 1:
+        gains = [[s["fused"][metric] - s["pixel"][metric] for s in seeds] for metric in SHOWN]
+        line = "".join(f"{_cell(values, '+'):>16}" for values in gains)
+        lines += [f"{'gain':<12}{line}", f"mean ± standard error over {len(seeds)} seeds"]
+    return lines
+
+
+def _cell(values: Sequence[float], sign: str = "") -> str:
+    mean, error = mean_and_error(np.array(values))
+    text = f"{mean:{sign}.3f}"
+    return text if len(values) == 1 else f"{text} ± {error:.3f}"
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return command.main(
+        "train_fusion",
+        Config,
+        __doc__,
+        argv,
+        _work,
+        lambda config: {"examples": config.examples},
+        MODULES,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,89 @@
+"""Tiny examples datasets for tests, as beam_jobs.prepare_examples writes them."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from schemas import fingerprint, manifest, stage, storage
+from schemas.config import flag
+
+NUM_SHARDS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    output: str = flag("Dataset.", role="runtime")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The examples of a split.
+
+    Attributes:
+      text_emb: [rows, T] float32.
+      pixel_emb: [rows, P] float32.
+      label_ids: [rows][any] int.
+    """
+
+    text_emb: np.ndarray
+    pixel_emb: np.ndarray
+    label_ids: Sequence[Sequence[int]]
+
+
+def _example(split: str, index: int, rows: Rows) -> bytes:
+    def floats(values):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    def texts(values):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values]))
+
+    features = {
+        "image_id": texts([f"{split}-{index}"]),
+        "phrases": texts(["eins", f"Nr. {index}"]),
+        "text_emb": floats(rows.text_emb[index]),
+        "pixel_emb": floats(rows.pixel_emb[index]),
+        "label_ids": tf.train.Feature(int64_list=tf.train.Int64List(value=rows.label_ids[index])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def write_examples(
+    root: str, splits: Mapping[str, Rows], labels: Sequence[str], task: str = "single"
+) -> manifest.Dataset:
+    """Writes and commits an examples dataset without a transform_fn."""
+    raw = {
+        split: fingerprint.of_arrays([list(map(list, rows.label_ids))], [rows.text_emb])
+        for split, rows in splits.items()
+    }
+    planned = stage.plan("prepare_examples", _Config(root), [], {}, raw)
+    shards = []
+    for split, rows in splits.items():
+        for index in range(NUM_SHARDS):
+            name = planned.shard_path(f"examples/{split}", index, NUM_SHARDS, "tfrecord")
+            os.makedirs(os.path.dirname(planned.absolute(name)), exist_ok=True)
+            places = range(index, len(rows.label_ids), NUM_SHARDS)
+            with tf.io.TFRecordWriter(planned.absolute(name)) as writer:
+                for place in places:
+                    writer.write(_example(split, place, rows))
+            data = storage.read_bytes(planned.absolute(name))
+            shards.append(manifest.write_shard(root, name, index, len(places), data, split))
+    any_rows = next(iter(splits.values()))
+    config = {
+        "task": task,
+        "text_width": any_rows.text_emb.shape[1],
+        "pixel_width": any_rows.pixel_emb.shape[1],
+    }
+    files = {"labels.txt": "".join(f"{v}\n" for v in labels), "config.json": json.dumps(config)}
+    for name, text in files.items():
+        storage.write_bytes(planned.absolute(f"{planned.folder('metadata')}/{name}"), text.encode())
+    described = manifest.describe_files(root, planned.folder("metadata"), list(files))
+    tables = {
+        "examples": manifest.Table("tfrecord", "", tuple(shards)),
+        "metadata": manifest.Table("files", "", tuple(described)),
+    }
+    manifest.commit(root, planned.manifest(tables, {}, NUM_SHARDS), planned.seen)
+    return manifest.Dataset(root)
