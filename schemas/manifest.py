@@ -330,12 +330,10 @@ def count_tfrecords(path: str) -> int:
     Raises:
       ValueError: a record is cut or its checksum is wrong.
     """
-    import crcmod.predefined
-
-    crc32c = crcmod.predefined.mkPredefinedCrcFun("crc-32c")
+    import google_crc32c
 
     def masked(data: bytes) -> bytes:
-        crc = crc32c(data)
+        crc = google_crc32c.value(data)
         return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
     records = 0

@@ -1,6 +1,7 @@
 import pytest
+import tensorflow as tf
 
-from schemas import verify
+from schemas import manifest, verify
 from tests import mined_dataset
 
 
@@ -37,3 +38,16 @@ def test_every_problem_is_named(work, capsys):
 def test_no_dataset(tmp_path, capsys):
     assert verify.run([str(tmp_path)]) == 2
     assert "expected a dataset (manifest.json)" in capsys.readouterr().err
+
+
+def test_tfrecords_are_counted_as_tensorflow_writes_them(tmp_path):
+    path = str(tmp_path / "examples.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for n in range(5):
+            writer.write(b"x" * n * 1000)
+    assert manifest.count_tfrecords(path) == 5
+    whole = (tmp_path / "examples.tfrecord").read_bytes()
+    for broken in (whole[:-1], whole[:-40] + b"?" + whole[-39:], b"\1" + whole[1:]):
+        (tmp_path / "examples.tfrecord").write_bytes(broken)
+        with pytest.raises(ValueError, match="record"):
+            manifest.count_tfrecords(path)
