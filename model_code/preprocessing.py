@@ -3,12 +3,15 @@
 Training and serving run this same graph, so that they cannot drift apart.
 """
 
+import os
+import shutil
 from importlib import resources
 
 import tensorflow as tf
 import tensorflow_transform as tft
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
 # A dimension that is nearly constant in training may be far out in a new image.
 MAX_Z_SCORE = 8.0
@@ -54,3 +57,23 @@ def _z_scores(vectors: tf.Tensor) -> tf.Tensor:
     # A constant dimension comes out as its distance from the mean: 0 in training.
     scores = tft.scale_to_z_score(vectors, elementwise=True)
     return tf.clip_by_value(scores, -MAX_Z_SCORE, MAX_Z_SCORE)
+
+
+def write_output(saved_model: str, metadata: dataset_metadata.DatasetMetadata, folder: str) -> None:
+    """Lays out what tf.Transform learned as `tft.TFTransformOutput` reads it.
+
+    Args:
+      saved_model: the local folder of its graph.
+      metadata: of the transformed examples.
+      folder: a local folder, filled.
+    """
+    shutil.copytree(saved_model, os.path.join(folder, tft.TFTransformOutput.TRANSFORM_FN_DIR))
+    metadata_io.write_metadata(
+        metadata, os.path.join(folder, tft.TFTransformOutput.TRANSFORMED_METADATA_DIR)
+    )
+
+
+def read_labels(folder: str) -> list[str]:
+    """The labels in the order of their ids, from what `write_output` wrote."""
+    vocabulary = tft.TFTransformOutput(folder).vocabulary_by_name(VOCABULARY)
+    return [label.decode() for label in vocabulary]

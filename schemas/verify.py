@@ -43,8 +43,10 @@ def describe(dataset: str, problems: Sequence[str]) -> str:
     lines = [f"{dataset}: {found.stage}, run {found.run_id}"]
     for name, table in found.tables.items():
         size = sum(shard.bytes for shard in table.shards)
-        rows = f"{table.rows:,} rows in " if table.format != "files" else ""
-        lines.append(f"  {name}: {rows}{len(table.shards):,} {table.format} files, {size:,} bytes")
+        files = f"{len(table.shards):,} files"
+        if table.format != "files":
+            files = f"{table.rows:,} rows in {len(table.shards):,} {table.format} files"
+        lines.append(f"  {name}: {files}, {size:,} bytes")
     lines += [f"  problem: {problem}" for problem in problems] or ["  ok"]
     return "\n".join(lines)
 

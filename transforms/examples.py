@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -266,18 +265,12 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
     Raises:
       PhraseLensError: no training row has a label.
     """
-    import tensorflow_transform as tft
-    from tensorflow_transform.tf_metadata import metadata_io
+    from model_code import preprocessing
 
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         with storage.local_copy(saved_model) as source:
-            storage.upload_dir(source, os.path.join(folder, tft.TFTransformOutput.TRANSFORM_FN_DIR))
-        metadata_io.write_metadata(
-            metadata, os.path.join(folder, tft.TFTransformOutput.TRANSFORMED_METADATA_DIR)
-        )
-        labels = [
-            label.decode() for label in tft.TFTransformOutput(folder).vocabulary_by_name("labels")
-        ]
+            preprocessing.write_output(source, metadata, folder)
+        labels = preprocessing.read_labels(folder)
         yield from _publish(folder, stage, "transform_fn")
     if not labels or labels == [""]:
         raise PhraseLensError(

@@ -1,0 +1,108 @@
+"""Makes one model of all: image bytes in, labels and the phrases that led to them out.
+
+Reads the models of every stage, and checks that they belong together. The export holds the
+image networks, the phrases with both their vectors, the normalisation that tf.Transform
+learned, and the fused classifier; it needs TensorFlow and nothing else.
+
+Writes a dataset with the table "model": saved_model/ (images [batch] string → labels and
+probabilities [batch, k], phrases and phrase_scores [batch, N]) and config.json.
+
+  python -m model_code.export_model --generator work/text_generator \\
+    --pixel_embedder work/pixel_embedder --phrases work/phrases \\
+    --examples work/examples --fusion work/fusion --output work/model
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from model_code import command
+from schemas import fingerprint, storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
+from schemas.stage import Stage
+
+MODULES = ("model_code.export_model", "model_code.classifier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    generator: str = flag("Text generator (train_text_generator).", role="input")
+    pixel_embedder: str = flag("Pixel embedder (train_pixel_embedder).", role="input")
+    phrases: str = flag("Phrases (beam_jobs.embed_phrases).", role="input")
+    examples: str = flag("Examples (beam_jobs.prepare_examples).", role="input")
+    fusion: str = flag("Classifier (train_fusion), trained on the examples.", role="input")
+    output: str = flag("Dataset to write.", role="runtime")
+    num_phrases: int = flag("Phrases of an image, the same as in embed_images.", default=3)
+    top_labels: int = flag("Labels returned, most probable first.", default=5)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+def _datasets(config: Config) -> Mapping[str, str]:
+    """The inputs.
+
+    Raises:
+      PhraseLensError: the classifier was trained on other examples.
+    """
+    trained_on = Dataset(config.fusion).manifest.inputs.get("examples")
+    if trained_on != Dataset(config.examples).manifest.content_hash:
+        raise PhraseLensError(
+            f"--fusion={config.fusion}",
+            f"a classifier trained on {config.examples}",
+            "Give the examples that it was trained on, or train it again.",
+        )
+    return {
+        name: getattr(config, name)
+        for name in ("generator", "pixel_embedder", "phrases", "examples", "fusion")
+    }
+
+
+def _work(config: Config, stage: Stage) -> int:
+    import contextlib
+
+    from model_code import classifier
+
+    tables = {
+        "generator": (config.generator, "model"),
+        "pixel_embedder": (config.pixel_embedder, "model"),
+        "index": (config.phrases, "index"),
+        "transform": (config.examples, "transform_fn"),
+        "metadata": (config.examples, "metadata"),
+        "fusion": (config.fusion, "model"),
+    }
+    local = os.path.join(stage.scratch, "model")
+    with contextlib.ExitStack() as stack:
+        folders = {
+            name: stack.enter_context(storage.local_copy(Dataset(path).folder(table)))
+            for name, (path, table) in tables.items()
+        }
+        sizes = classifier.export(folders, local, config.num_phrases, config.top_labels)
+    description = sizes | {"inputs": stage.inputs}
+    with open(os.path.join(local, "config.json"), "w") as f:
+        json.dump(description, f, indent=1)
+    stage.commit_files("model", local, {}, fingerprint.of_json(description))
+    size = sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(stage.absolute(stage.folder("model")))
+        for name in names
+    )
+    print(
+        f"export_model: {sizes['labels']:,} labels, {sizes['phrases']:,} phrases, "
+        f"{size / 1e6:,.0f} MB"
+    )
+    print(
+        f"next: python -m beam_jobs.classify_images --model {config.output} "
+        "--images … --output …  (see its --help)"
+    )
+    return 0
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return command.main("export_model", Config, __doc__, argv, _work, _datasets, MODULES)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
