@@ -48,19 +48,8 @@ CLEAN_IMAGES = pa.schema(
 )
 
 # What viewers show. PIL opens more, PostScript among it, which runs a program.
-_FILE_FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "GIF",
-    "WEBP",
-    "AVIF",
-    "BMP",
-    "TIFF",
-    "ICO",
-    "JPEG2000",
-    "PPM",
-)
+# (Photos of several pictures, MPO, open as JPEG.)
+_FILE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PPM")
 
 # A limit of ours is checked before any pixel is decoded; PIL's would only warn at first.
 Image.MAX_IMAGE_PIXELS = None

@@ -162,7 +162,7 @@ def check_columns(
 
 def open_stream(path: str) -> io.BufferedReader:
     """A reader of a file's bytes, decompressed where its name says that they are compressed."""
-    _, compression = _split_name(path)
+    _, compression = _split_name(path.lower())
     raw = storage.open_input(path)
     stream = pa.CompressedInputStream(raw, compression) if compression else raw
     return io.BufferedReader(stream, _BLOCK_BYTES)  # Arrow's streams have no readline

@@ -1,0 +1,65 @@
+"""Image files as people have them, good and bad, for tests."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def photo(seed: int = 0, width: int = 24, height: int = 16) -> Image.Image:
+    """A smooth picture, another for each seed."""
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def png(
+    pixels: bytes, width: int, height: int, depth: int, colour: int, extra: bytes = b""
+) -> bytes:
+    """A PNG made by hand, with the header that one likes and `extra` chunks behind it."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def huge_png() -> bytes:
+    """Some hundred bytes that claim 60,000 x 60,000 pixels."""
+    return png(b"\0" * 100, 60_000, 60_000, 8, 2)
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A 16-bit PNG of [height, width] (grey) or [height, width, 3] uint16."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(rows, values.shape[1], values.shape[0], 16, 0 if values.ndim == 2 else 2)
+
+
+def animation(format: str) -> bytes:
+    """Red, then green, then blue."""
+    frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    return encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
+
+
+def rotated_jpeg(image: Image.Image, orientation: int) -> bytes:
+    """A JPEG whose EXIF block says how it has to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, "JPEG", quality=95, subsampling=0, exif=exif)
