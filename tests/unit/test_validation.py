@@ -1,0 +1,101 @@
+"""Rows against the TFMD schema, and the selection of examples."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model_code.preprocessing import raw_schema
+from schemas import stage as stage_lib
+from schemas import tables
+from transforms.examples import LABELLED, Selection, select, select_rows
+from transforms.validation import anomalies, validate
+
+STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
+
+
+def _features(rows: int = 3, **changes) -> pa.Table:
+    columns = {
+        "image_id": pa.array([f"{i:032x}" for i in range(rows)]),
+        "split": pa.array(["train", "validation", "test"][:rows]),
+        "labels": pa.array([["a"]] * rows, pa.list_(pa.string())),
+        "phrases": pa.array([["p"]] * rows, pa.list_(pa.string())),
+        "text_emb": tables.vectors_to_arrow(np.zeros((rows, 2), np.float32), tables.vector(2)),
+        "pixel_emb": tables.vectors_to_arrow(np.ones((rows, 3), np.float32), tables.vector(3)),
+    }
+    return pa.table(columns | changes)
+
+
+def test_good_rows_pass():
+    assert validate(_features(), raw_schema(2, 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "row", "says"),
+    [
+        ("image_id", pa.array(["a", None, "c"]), 1, "missing"),
+        ("split", pa.array(["train", "dev", "test"]), 1, "not one of"),
+        ("phrases", pa.array([["a"], ["b"], []], pa.list_(pa.string())), 2, "0 values"),
+        ("pixel_emb", pa.array([[1.0] * 3, [1.0] * 2, [1.0] * 3]), 1, "2 values, expected 3"),
+        ("pixel_emb", pa.array([[1.0] * 3, [1.0] * 3, [np.nan] * 3]), 2, "not finite"),
+        ("text_emb", pa.array([[0.0, 7.0], [0.0, 0.0], [0.0, 0.0]]), 0, "above 1.01"),
+        ("text_emb", pa.array([[0.0, np.inf], [0.0, 0.0], [0.0, 0.0]]), 0, "not finite"),
+    ],
+)
+def test_a_broken_field_is_named_with_its_row(field, column, row, says):
+    findings = validate(_features(**{field: column}), raw_schema(2, 3))
+    assert [(r, f) for r, f, _ in findings] == [(row, field)]
+    assert says in findings[0][2]
+
+
+def test_a_missing_column_is_named_for_every_row():
+    findings = validate(_features().drop_columns("pixel_emb"), raw_schema(2, 3))
+    assert findings == [(row, "pixel_emb", "missing") for row in range(3)]
+
+
+def test_anomalies_count_rows_by_field():
+    text = anomalies([(("pixel_emb", "not finite"), 2)])
+    assert "pixel_emb" in text
+    assert "2 rows" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "selection", "counts"),
+    [
+        ("single", [["a"], ["a"], ["a"]], Selection(frozenset("a"), None), {"out": 3}),
+        (
+            "single",
+            [["a"], [], ["b"]],
+            Selection(frozenset("a"), None),
+            {"out": 1, "dropped_unlabelled": 1, "dropped_rare_label": 1},
+        ),
+        (
+            "single",
+            [["a", "b"], ["a"], ["a"]],
+            Selection(frozenset("ab"), None),
+            {"out": 2, "dropped_schema_anomaly": 1},
+        ),
+        ("multi", [["a", "b"], ["a"], ["a"]], Selection(frozenset("ab"), None), {"out": 3}),
+        (
+            "single",
+            [["a"], ["a"], ["a"]],
+            Selection(frozenset("a"), frozenset()),
+            {"out": 2, "dropped_surplus_label": 1},
+        ),
+    ],
+)
+def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
+    table = _features(labels=pa.array(labels, pa.list_(pa.string())))
+    output, _ = select_rows(table, selection, task, raw_schema(2, 3), STAGE)
+    found = {k.removeprefix("features."): v for k, v in output.counts.items() if "features" in k}
+    assert found == {"in": 3} | counts
+    assert sum(part.num_rows for part in output.tables.values()) == counts["out"]
+    assert sum(t.num_rows for t in output.dead) == counts.get("dropped_schema_anomaly", 0)
+
+
+def test_few_labels_keep_the_first_training_images_of_each_label():
+    rows = [(f"{i:02d}", "train" if i < 8 else "test", [("a", "b")[i % 2]]) for i in range(10)]
+    ids, splits, labels = zip(*rows, strict=True)
+    labelled = pa.table([list(ids), list(splits), list(labels)], LABELLED)
+    chosen = select([labelled.slice(5), labelled.slice(0, 5)], 1, 2)
+    assert chosen == Selection(frozenset("ab"), frozenset({"00", "01", "02", "03"}))
+    assert select([labelled], 6, 0) == Selection(frozenset(), None)
