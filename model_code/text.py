@@ -46,6 +46,20 @@ def _normalize_once(text: str) -> str:
     return " ".join("".join(kept).split()).strip(_KEPT_FORMAT_CHARACTERS + " ")
 
 
+def words(query: str) -> set[str]:
+    """The words of a normalised query; single characters in scripts written without spaces."""
+    found: set[str] = set()
+    for part in query.split():
+        spaced = [character for character in part if ord(character) < _FIRST_CJK]
+        found |= set(part) - set(spaced) if len(spaced) < len(part) else set()
+        found |= {"".join(spaced)} - {""}
+    return found
+
+
+# From here on Unicode has the radicals, kana and ideographs.
+_FIRST_CJK = 0x2E80
+
+
 def detect_language(query: str) -> str:
     """ISO 639-1 code of a query, or "und" when it is too short to tell.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model_code.clicked_queries import ClickedQueries
 from model_code.sparse_adagrad import SparseAdagrad
+from model_code.text import words
 
 _SCORES = 1 << 26  # scores in memory at once while ranking
 _FIRST_TEMPERATURE = 0.1
@@ -236,6 +237,51 @@ def best_ranks(image_embs: np.ndarray, vectors: np.ndarray, clicked: ClickedQuer
         best = tf.math.segment_max(tf.gather_nd(scores, np.stack([batch, queries], 1)), batch)
         ranks.append(1 + tf.math.count_nonzero(scores > best[:, None], 1).numpy())
     return np.concatenate(ranks)
+
+
+def top_queries(image_embs: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
+    """The n nearest queries of each image, nearest first.
+
+    Args:
+      image_embs: [rows, M] float32 unit rows.
+      vectors: [K, M] float32 unit rows.
+      n: how many; K at most.
+
+    Returns:
+      [rows, n] int64, places in `vectors`.
+    """
+    table, step = tf.constant(vectors), max(1, _SCORES // len(vectors))
+    return np.concatenate(
+        [
+            tf.math.top_k(
+                tf.matmul(image_embs[start : start + step], table, transpose_b=True),
+                min(n, len(vectors)),
+                index_type=tf.int64,
+            ).indices.numpy()
+            for start in range(0, len(image_embs), step)
+        ]
+    )
+
+
+def word_f1(predicted: Sequence[Sequence[str]], clicked: Sequence[Sequence[str]]) -> float:
+    """How far predicted phrases speak of what people searched for, word by word.
+
+    Unlike retrieval it needs no held-out image to share a whole query with a training
+    image, which long queries such as product titles hardly ever do.
+
+    Args:
+      predicted: [rows] phrases of each image.
+      clicked: [rows] its clicked queries.
+
+    Returns:
+      Mean over images of the F1 of the two sets of words.
+    """
+    scores = []
+    for phrases, queries in zip(predicted, clicked, strict=True):
+        ours: set[str] = set().union(*map(words, phrases))
+        theirs: set[str] = set().union(*map(words, queries))
+        scores.append(2 * len(ours & theirs) / max(len(ours) + len(theirs), 1))
+    return float(np.mean(scores)) if scores else 0.0
 
 
 def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:

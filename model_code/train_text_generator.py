@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from model_code import command
 from model_code.clicked_queries import ClickedQueries, head_queries
@@ -85,15 +87,23 @@ class Clicks:
 
     Attributes:
       query_ids: [K] int64 head queries.
-      train, held_out: their clicks on training and on validation images.
-      in_train, in_held_out: [rows of the images table] bool, which images those are.
+      queries: [K] their texts.
+      train: their clicks on training images.
+      held_out: their clicks on those validation images of `in_held_out` that have any.
+      in_train, in_held_out: [rows of the images table] bool, which images are trained on, and
+        which validation images were clicked at all.
+      has_head: [validation images] bool, which of them are rows of `held_out`.
+      searched: [validation images] the texts of all their clicked queries.
     """
 
     query_ids: np.ndarray
+    queries: list[str]
     train: ClickedQueries
     held_out: ClickedQueries
     in_train: np.ndarray
     in_held_out: np.ndarray
+    has_head: np.ndarray
+    searched: list[list[str]]
 
 
 def load_clicks(config: Config) -> Clicks:
@@ -103,23 +113,36 @@ def load_clicks(config: Config) -> Clicks:
       PhraseLensError: there is no training image with a clicked head query.
     """
     dataset = Dataset(config.mined)
-    columns = ["query_id", "train_clicks", "train_images"]
-    query_ids = head_queries(
-        dataset.table("queries", columns), config.head_queries, config.min_query_images
-    )
+    table = dataset.table("queries", ["query_id", "query", "train_clicks", "train_images"])
+    query_ids = head_queries(table, config.head_queries, config.min_query_images)
+    texts = table["query"].to_pylist()
     image_ids = dataset.table("images", ["image_id"])["image_id"]
     pairs = dataset.table("pairs", ["image_id", "query_id", "split", "weight"])
     train, in_train = ClickedQueries.from_pairs(pairs, "train", image_ids, query_ids)
-    held_out, in_held_out = ClickedQueries.from_pairs(
-        pairs, "validation", image_ids, query_ids, config.validation_images
+    every, in_held_out = ClickedQueries.from_pairs(
+        pairs, "validation", image_ids, table["query_id"].to_numpy(), config.validation_images
     )
+    chosen = image_ids.filter(pa.array(in_held_out))
+    pairs = pairs.filter(pc.is_in(pairs["image_id"], value_set=chosen))
+    held_out, in_head = ClickedQueries.from_pairs(pairs, "validation", image_ids, query_ids)
     if not train.rows:
         raise PhraseLensError(
             f"table 'pairs' of {config.mined}",
             "training images with clicked queries",
             "Check the click log, its image keys, and --min_query_images.",
         )
-    return Clicks(query_ids, train, held_out, in_train, in_held_out)
+    searched = [[texts[i] for i in every.of(np.array([row]))[1]] for row in range(every.rows)]
+    places = pc.index_in(pa.array(query_ids), table["query_id"]).to_pylist()
+    return Clicks(
+        query_ids,
+        [texts[place] for place in places],
+        train,
+        held_out,
+        in_train,
+        in_held_out,
+        in_head[in_held_out],
+        searched,
+    )
 
 
 def work(config: Config, stage: Stage) -> int:
@@ -134,7 +157,7 @@ def work(config: Config, stage: Stage) -> int:
     clicks, mined = load_clicks(config), Dataset(config.mined)
     print(
         f"{len(clicks.query_ids):,} head queries on {clicks.train.rows:,} training and "
-        f"{clicks.held_out.rows:,} validation images",
+        f"{len(clicks.searched):,} validation images",
         flush=True,
     )
     size = config.image_size or spec.image_size
@@ -195,8 +218,15 @@ def work(config: Config, stage: Stage) -> int:
         if not held_out.rows:
             return {"temperature": trainer.temperature}
         embs = np.concatenate([trainer.embed(x).numpy() for x in held_out.in_order(256)])
-        ranks = text_generator.best_ranks(embs, trainer.vectors(), clicks.held_out)
-        return text_generator.retrieval_metrics(ranks) | {"temperature": trainer.temperature}
+        top = text_generator.top_queries(embs, trainer.vectors(), 3)
+        phrases = [[clicks.queries[query] for query in row] for row in top]
+        metrics = {"word_f1": text_generator.word_f1(phrases, clicks.searched)}
+        if clicks.held_out.rows:
+            ranks = text_generator.best_ranks(
+                embs[clicks.has_head], trainer.vectors(), clicks.held_out
+            )
+            metrics |= text_generator.retrieval_metrics(ranks)
+        return metrics | {"temperature": trainer.temperature}
 
     history = training.fit(
         NAME,
@@ -207,7 +237,7 @@ def work(config: Config, stage: Stage) -> int:
         evaluate,
         epochs=config.epochs,
         steps_per_epoch=steps,
-        monitor="mrr" if held_out.rows else "loss",
+        monitor="word_f1" if held_out.rows else "loss",
         maximize=held_out.rows > 0,
         patience=config.patience,
     )
@@ -234,7 +264,7 @@ def work(config: Config, stage: Stage) -> int:
         "queries": len(clicks.query_ids),
         "training_images": clicks.train.rows,
         "training_pairs": len(clicks.train.queries),
-        "validation_images": clicks.held_out.rows,
+        "validation_images": len(clicks.searched),
     }
     stage.commit_files("model", local, counters, fingerprint.of_arrays(description, arrays))
     best = history.epochs[history.best_epoch - 1]

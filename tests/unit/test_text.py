@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code.text import LANGUAGES, detect_language, normalize_query
+from model_code.text import LANGUAGES, detect_language, normalize_query, words
 
 # Characters whose neighbours compose, shrink or vanish in one form or another.
 TRICKY = st.text(
@@ -74,3 +74,17 @@ def test_detect_language(query, language):
 def test_language_that_cannot_be_told():
     assert detect_language("x7") == "und"
     assert "und" not in LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("big red car", {"big", "red", "car"}),
+        ("красная машина", {"красная", "машина"}),
+        ("赤い車", set("赤い車")),
+        ("iphone手机 case", {"iphone", "手", "机", "case"}),
+        ("", set()),
+    ],
+)
+def test_words_are_what_a_script_separates(query, expected):
+    assert words(query) == expected

@@ -306,3 +306,19 @@ def test_no_training_pairs_is_an_error(mined, tmp_path, capsys):
     assert train_text_generator.run([*argv, "--backbone=resnet"]) == 2
     assert "resnet101" in capsys.readouterr().err
     assert manifest.read(str(tmp_path / "out")) is None
+
+
+def test_word_f1_compares_sets_of_words():
+    predicted = [["red car", "fast car"], ["cat"], ["赤い"]]
+    clicked = [["red bus"], ["dog"], ["赤い"]]
+    # {red, car, fast} and {red, bus}: 2 · 1 / 5; nothing in common; the same.
+    assert text_generator.word_f1(predicted, clicked) == pytest.approx((0.4 + 0 + 1) / 3)
+    assert text_generator.word_f1([], []) == 0
+
+
+def test_top_queries_are_those_of_a_full_scan():
+    rng = np.random.default_rng(0)
+    embs, vectors = rng.normal(size=(7, 5)), rng.normal(size=(11, 5))
+    expected = np.argsort(-(embs @ vectors.T), axis=1)[:, :3]
+    found = text_generator.top_queries(np.float32(embs), np.float32(vectors), 3)
+    np.testing.assert_array_equal(found, expected)
