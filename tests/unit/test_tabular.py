@@ -202,5 +202,5 @@ def test_check_columns_with_a_choice(tmp_path):
     path = write(tmp_path, "images.csv", b"key,path\n")
     mapping = {name: name for name in ("key", "image", "path", "url")}
     check_columns(path, "image_columns", mapping, ("key",), ("image", "path"))
-    with pytest.raises(PhraseLensError, match="columns 'image' and 'url' of .*--image_columns"):
+    with pytest.raises(PhraseLensError, match=r"columns 'image' and 'url' of .*--image_columns"):
         check_columns(path, "image_columns", mapping, ("key",), ("image", "url"))
