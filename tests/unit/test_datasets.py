@@ -1,0 +1,106 @@
+import io
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import fingerprint
+from schemas.errors import AccountingError, DeadShareError
+from transforms.datasets import (
+    COUNTS,
+    DEAD,
+    Output,
+    check_counters,
+    dead_share,
+    from_blocks,
+    split_by_shard,
+    to_block,
+)
+
+SCHEMA = pa.schema([("id", pa.string()), ("place", pa.int64())])
+
+
+def table(ids):
+    return pa.table({"id": ids, "place": np.arange(len(ids))}, SCHEMA)
+
+
+@given(st.lists(st.text(max_size=3), max_size=30), st.integers(1, 7))
+def test_a_split_loses_no_row_and_keeps_their_order(ids, num_shards):
+    blocks = list(split_by_shard(table(ids), "id", num_shards))
+    assert len({shard for shard, _ in blocks}) == len(blocks)
+    rows = []
+    for shard, block in blocks:
+        part = from_blocks([block], SCHEMA)
+        assert part.num_rows
+        assert part["place"].to_pylist() == sorted(part["place"].to_pylist())
+        assert set(fingerprint.shard_of(part["id"], num_shards)) == {shard}
+        rows += part.to_pylist()
+    assert sorted(rows, key=lambda row: row["place"]) == table(ids).to_pylist()
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(1, 1000))
+def test_the_shard_of_a_row_follows_from_its_id_alone(ids, num_shards):
+    shards = fingerprint.shard_of(pa.array(ids), num_shards)
+    assert all(0 <= shard < num_shards for shard in shards)
+    alone = [fingerprint.shard_of(pa.array([i]), num_shards)[0] for i in ids]
+    assert shards.tolist() == alone == [i % 2**64 % num_shards for i in ids]
+
+
+def test_blocks_carry_tables():
+    blocks = [to_block(table(["a", "b"])), to_block(table([])), to_block(table(["c"]))]
+    assert from_blocks(blocks, SCHEMA)["id"].to_pylist() == ["a", "b", "c"]
+    assert from_blocks([], SCHEMA).equals(SCHEMA.empty_table())
+    assert pa.ipc.open_stream(io.BytesIO(blocks[0])).schema == SCHEMA
+
+
+def test_output_is_tagged_and_empty_tables_stay_behind():
+    output = Output(
+        {"rows": table(["a"]), "none": table([])}, (table(["b"]), table([])), {"rows.in": 1}
+    )
+    tags = Counter(item.tag for item in output.tagged())
+    assert tags == {"rows": 1, DEAD: 1, COUNTS: 1}
+
+
+def counters(dead, harmless=0, rows=1000):
+    return {
+        "rows.in": rows,
+        "rows.out": rows - dead - harmless,
+        "rows.dropped_bad_row": dead,
+        "rows.dropped_no_click": harmless,
+    }
+
+
+@pytest.mark.parametrize(("dead", "fails"), [(0, False), (49, False), (50, False), (51, True)])
+def test_more_dead_rows_than_allowed_fail(dead, fails):
+    assert dead_share(counters(dead)) == {"rows": dead / 1000}
+    if fails:
+        with pytest.raises(DeadShareError, match=r"5\.1% of rows died.*bad_row.*max_dead_fraction"):
+            check_counters(counters(dead), 0.05)
+    else:
+        check_counters(counters(dead), 0.05)
+
+
+def test_rows_dropped_as_a_matter_of_course_are_not_dead():
+    check_counters(counters(0, harmless=1000), 0.0)
+
+
+def test_each_kind_of_row_has_its_own_share():
+    others = {"others.in": 1, "others.out": 0, "others.dropped_bad_row": 1}
+    with pytest.raises(DeadShareError, match=r"100\.0% of others"):
+        check_counters(counters(0) | others, 0.05)
+
+
+@pytest.mark.parametrize("name", ["rows.in", "rows.out", "rows.dropped_bad_row"])
+def test_rows_that_vanish_are_a_bug(name):
+    wrong = counters(1)
+    wrong[name] += 1
+    with pytest.raises(AccountingError, match="rows were lost"):
+        check_counters(wrong, 1.0)
+
+
+def test_nothing_at_all_is_in_order():
+    check_counters({}, 0.0)
+    check_counters({"rows.in": 0}, 0.0)
