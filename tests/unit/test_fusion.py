@@ -1,0 +1,242 @@
+import json
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sklearn.metrics as oracle
+import tensorflow as tf
+
+from model_code import fusion, train_fusion, training
+from model_code.classifier import nearest
+from model_code.example_reader import open_examples
+from schemas.manifest import Dataset
+from tests.examples_dataset import Rows, write_examples
+
+TEXT, PIXEL = 4, 6
+FLAGS = ["--heads=32,linear", "--dropouts=0.1", "--weight_decays=0.01", "--epochs=8"]
+
+
+def _xor(rows: int, seed: int) -> Rows:
+    """A label that neither the text nor the pixels know alone."""
+    rng = np.random.default_rng(seed)
+    text, pixels = rng.choice([-1, 1], (2, rows))
+    text_emb = rng.normal(0, 0.3, (rows, TEXT)).astype(np.float32)
+    pixel_emb = rng.normal(0, 0.3, (rows, PIXEL)).astype(np.float32)
+    text_emb[:, 0] += text
+    pixel_emb[:, 0] += pixels
+    return Rows(text_emb, pixel_emb, [[int(same)] for same in text == pixels])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("fusion"))
+    splits = {"train": _xor(400, 0), "validation": _xor(100, 1), "test": _xor(200, 2)}
+    write_examples(f"{root}/examples", splits, ["differ", "same"])
+    argv = [f"--examples={root}/examples", f"--output={root}/fusion", *FLAGS, "--seeds=2"]
+    assert train_fusion.run(argv) == 0
+    return root, argv, splits
+
+
+def _evaluation(root: str) -> tuple[dict, list[dict]]:
+    folder = Dataset(root).folder("evaluation")
+    with open(f"{folder}/evaluation.json") as f:
+        return json.load(f), pq.read_table(f"{folder}/predictions.parquet").to_pylist()
+
+
+def test_fused_knows_what_neither_part_knows(trained):
+    result, _ = _evaluation(f"{trained[0]}/fusion")
+    assert result["test"]["fused"]["top1"] > 0.95
+    assert result["test"]["pixel"]["top1"] < 0.65
+    assert result["test"]["text"]["top1"] < 0.65
+    assert result["rows"] == {"train": 400, "validation": 100, "test": 200}
+    assert result["chosen"]["fused"]["hidden"] == [32], "a line cannot tell equal from different"
+
+
+def test_every_classifier_has_the_same_budget(trained):
+    result, _ = _evaluation(f"{trained[0]}/fusion")
+    tried = [[trial["settings"] for trial in trials] for trials in result["tuning"].values()]
+    assert len(tried[0]) == 2
+    assert tried[0] == tried[1] == tried[2]
+    for name, trials in result["tuning"].items():
+        best = max(trials, key=lambda trial: (trial["metric"], -trial["nll"]))
+        assert result["chosen"][name] == best["settings"]
+        assert result["validation"][name]["top1"] == pytest.approx(best["metric"])
+
+
+def test_the_evaluation_equals_what_the_predictions_say(trained):
+    root, _, splits = trained
+    result, rows = _evaluation(f"{root}/fusion")
+    truth = {f"test-{i}": ids[0] for i, ids in enumerate(splits["test"].label_ids)}
+    labels = result["labels"]
+    for name in fusion.PARTS:
+        found = result["test"][name]
+        true = [row["true"][0] for row in rows]
+        best = [row[f"{name}_labels"][0] for row in rows]
+        same = [
+            dict(zip(row[f"{name}_labels"], row[f"{name}_probabilities"], strict=True))["same"]
+            for row in rows
+        ]
+        assert true == [labels[truth[row["image_id"]]] for row in rows]
+        assert found["top1"] == pytest.approx(oracle.accuracy_score(true, best))
+        assert found["nll"] == pytest.approx(
+            oracle.log_loss([t == "same" for t in true], same), rel=1e-4
+        )
+        matrix = oracle.confusion_matrix(true, best, labels=labels)
+        np.testing.assert_array_equal(found["confusion"], matrix)
+        assert [c["support"] for c in found["per_class"]] == matrix.sum(axis=1).tolist()
+    assert rows[0]["phrases"][0] == "eins"
+    assert result["seeds"][0]["fused"]["top1"] == result["test"]["fused"]["top1"]
+    assert [row["seed"] for row in result["seeds"]] == [0, 1]
+
+
+def test_the_saved_models_say_what_was_evaluated(trained):
+    root, _, splits = trained
+    _, rows = _evaluation(f"{root}/fusion")
+    folder = Dataset(f"{root}/fusion").folder("model")
+    order = [int(row["image_id"].removeprefix("test-")) for row in rows]
+    vectors = {
+        "text_emb": splits["test"].text_emb[order],
+        "pixel_emb": splits["test"].pixel_emb[order],
+    }
+    for name, parts in fusion.PARTS.items():
+        model = keras.models.load_model(f"{folder}/{name}.keras")
+        found = model({part: vectors[part] for part in parts}).numpy().max(axis=1)
+        expected = [row[f"{name}_probabilities"][0] for row in rows]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_killed_run_ends_with_the_same_models(trained, tmp_path, monkeypatch):
+    root, argv, _ = trained
+
+    class Killed(BaseException):
+        pass
+
+    fits, fit = [], training.fit
+
+    def die_in_the_fourth(*args, **kwargs):
+        fits.append(args[0])
+
+        def after_epoch(epoch):
+            if len(fits) == 4 and epoch == 3:
+                raise Killed
+
+        return fit(*args, **kwargs, after_epoch=after_epoch)
+
+    argv = [argv[0], f"--output={tmp_path}/fusion", *argv[2:]]
+    monkeypatch.setattr(training, "fit", die_in_the_fourth)
+    with pytest.raises(Killed):
+        train_fusion.run(argv)
+    monkeypatch.setattr(training, "fit", fit)
+    assert train_fusion.run(argv) == 0
+    again, undisturbed = Dataset(f"{tmp_path}/fusion"), Dataset(f"{root}/fusion")
+    assert again.manifest.model_fingerprint == undisturbed.manifest.model_fingerprint
+    assert _evaluation(again.root) == _evaluation(undisturbed.root)
+
+
+def test_a_second_run_does_nothing_and_the_table_shows_the_gain(trained, capsys):
+    root, argv, _ = trained
+    assert train_fusion.run(argv) == 0
+    assert "already done" in capsys.readouterr().out
+    result, _ = _evaluation(f"{root}/fusion")
+    lines = train_fusion.report_lines(result)
+    gains = [seed["fused"]["top1"] - seed["pixel"]["top1"] for seed in result["seeds"]]
+    error = np.std(gains, ddof=1) / np.sqrt(2)
+    assert f"{np.mean(gains):+.3f} ± {error:.3f}" in lines[-2]
+
+
+def test_many_labels_an_example_and_a_label_that_training_has_not(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def rows(n: int) -> Rows:
+        pixels = rng.normal(size=(n, PIXEL)).astype(np.float32)
+        ids = [[c for c in range(3) if row[c] > 0] for row in pixels]
+        return Rows(rng.normal(size=(n, TEXT)).astype(np.float32), pixels, ids)
+
+    splits = {"train": rows(300), "validation": rows(60), "test": rows(100)}
+    write_examples(f"{tmp_path}/examples", splits, ["a", "b", "c"], task="multi")
+    argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/fusion", *FLAGS]
+    assert train_fusion.run([*argv, "--class_weights"]) == 0
+    result, predictions = _evaluation(f"{tmp_path}/fusion")
+    assert result["task"] == "multi"
+    assert result["test"]["pixel"]["map"] > 0.95
+    assert result["test"]["text"]["map"] < 0.75
+    assert "confusion" not in result["test"]["fused"]
+    assert any(row["true"] == [] for row in predictions)
+
+
+def test_an_empty_split_is_an_error_that_names_it(tmp_path, capsys):
+    nothing = Rows(np.zeros((0, TEXT), np.float32), np.zeros((0, PIXEL), np.float32), [])
+    splits = {"train": _xor(10, 0), "validation": nothing, "test": _xor(10, 1)}
+    write_examples(f"{tmp_path}/examples", splits, ["a", "b"])
+    argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/fusion"]
+    assert train_fusion.run(argv) == 2
+    assert "validation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--heads=wide", "--dropouts=0.1,much"])
+def test_a_setting_that_is_no_number_is_an_error(trained, tmp_path, flag, capsys):
+    assert train_fusion.run([trained[1][0], f"--output={tmp_path}/fusion", flag]) == 2
+    assert flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**9])
+def test_every_example_comes_once_a_pass_in_an_order_of_its_own(trained, cache_bytes):
+    with open_examples(f"{trained[0]}/examples", 64, cache_bytes) as reader:
+
+        def order(epoch: int, passes: int = 1) -> np.ndarray:
+            batches = list(reader.shuffled("train", 7, epoch, passes))
+            assert {len(batch[0]) for batch in batches[:-1]} == {64}
+            return np.concatenate([batch[1][:, 1] for batch in batches])
+
+        expected = np.sort(trained[2]["train"].pixel_emb[:, 1])
+        np.testing.assert_array_equal(np.sort(order(1)), expected)
+        np.testing.assert_array_equal(order(1), order(1))
+        assert not np.array_equal(order(1), order(2))
+        np.testing.assert_array_equal(np.sort(order(1, 2)), np.repeat(expected, 2))
+
+
+def test_loss_equals_numpy():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 3)).astype(np.float32)
+    weights = np.array([1, 2, 0.5], np.float32)
+    one = np.eye(3, dtype=np.float32)[[0, 2, 1, 1, 0]]
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    found = fusion.loss(tf.constant(logits), tf.constant(one), False, tf.constant(weights))
+    assert float(found) == pytest.approx(-(log_p * one * weights).sum() / 5, rel=1e-5)
+    many = (rng.random((5, 3)) < 0.5).astype(np.float32)
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(many * weights * np.log(p) + (1 - many) * np.log(1 - p)).mean()
+    found = fusion.loss(tf.constant(logits), tf.constant(many), True, tf.constant(weights))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_targets_ignore_the_filling():
+    found = fusion.targets_of(tf.constant([[2, -1], [0, 1], [-1, -1]], tf.int64), 3)
+    np.testing.assert_array_equal(found, [[0, 0, 1], [1, 1, 0], [0, 0, 0]])
+
+
+def test_part_dropout_drops_all_of_a_part():
+    settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout=0.5)
+    model = fusion.build(
+        ("text_emb", "pixel_emb"), {"text_emb": 3, "pixel_emb": 2}, 2, False, settings
+    )
+    parts = keras.Model(model.input, model.get_layer("parts").output)
+    seen = parts({"text_emb": np.ones((100, 3)), "pixel_emb": np.ones((100, 2))}, training=True)
+    dropped = seen.numpy() == 0
+    assert (dropped[:, :3].all(axis=1) == dropped[:, :3].any(axis=1)).all()
+    assert 0.3 < dropped[:, 0].mean() < 0.7
+    assert (dropped[:, 0] != dropped[:, 3]).any()
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 100])
+def test_nearest_phrases_in_chunks_equal_numpy(chunk):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 4)).astype(np.float32)
+    queries = rng.normal(size=(5, 4)).astype(np.float32)
+    scores, rows = nearest(tf.constant(queries), tf.Variable(vectors), 4, chunk)
+    expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :4]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(queries @ vectors.T, expected, axis=1), rtol=1e-5
+    )
