@@ -1,0 +1,136 @@
+"""mine_pairs from gs:// to gs://, and the manifest there, against a local emulator."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+
+import google.auth
+import google.cloud.storage
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError
+
+from beam_jobs import mine_pairs
+from schemas import manifest, storage
+from tests.image_files import encode, photo
+from tests.unit.test_manifest import plan, work
+
+BUCKET = "gs://bucket"
+
+
+def no_credentials(*args, **options):
+    raise DefaultCredentialsError("none: tests look for no credentials")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An empty bucket, which google-cloud-storage, Arrow and Beam all find under gs://."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    # A process of its own: Arrow holds the interpreter's lock while it waits for an answer.
+    command = [sys.executable, "-c", "from gcp_storage_emulator.__main__ import main; main()"]
+    command += ["start", "--host=localhost", f"--port={port}", "--in-memory"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+            break
+        time.sleep(0.1)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    patch.setenv("GOOGLE_CLOUD_PROJECT", "emulated")
+    # Beam asks for default credentials first, for 20 seconds; without any it goes on anonymously.
+    patch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
+    patch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials", None)
+    patch.setattr(google.auth, "default", no_credentials)
+    client = google.cloud.storage.Client(project="emulated", credentials=AnonymousCredentials())
+    client.create_bucket("bucket")
+    yield BUCKET
+    patch.undo()
+    server.terminate()
+    server.wait()
+
+
+def test_storage(bucket):
+    path = f"{bucket}/folder/a b.txt"
+    assert storage.size(path) is None
+    assert storage.list_files(f"{bucket}/folder") == []
+    storage.write_bytes(path, b"data")
+    storage.write_bytes(f"{bucket}/folder/deep/c.txt", b"")
+    assert storage.read_bytes(path) == b"data"
+    assert storage.size(path) == 4
+    assert storage.exists(path)
+    assert storage.is_folder(f"{bucket}/folder")
+    assert not storage.is_folder(path)
+    assert storage.list_files(f"{bucket}/folder") == ["a b.txt", "deep/c.txt"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{bucket}/nothing")
+
+
+def test_folders_go_up_and_come_down(bucket, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").write_bytes(b"1")
+    assert storage.upload_dir(str(tmp_path), f"{bucket}/up") == ["deep/a"]
+    with storage.local_copy(f"{bucket}/up") as folder:
+        assert storage.list_files(folder) == ["deep/a"]
+        assert storage.sha256(f"{folder}/deep/a") == storage.sha256(f"{bucket}/up/deep/a")
+
+
+def test_manifest(bucket):
+    root = f"{bucket}/dataset"
+    assert manifest.read(root) is None
+    assert manifest.token(root) == ""
+    planned = plan(root)
+    done = work(planned)
+    assert manifest.commit(root, done, planned.seen)
+    assert manifest.read(root) == done
+    assert manifest.verify(root) == []
+    assert manifest.token(root) not in ("", "0")
+    assert plan(root).done
+    storage.write_bytes(manifest.Dataset(root).path(done.tables["rows"].shards[0]), b"cut")
+    assert len(manifest.verify(root)) == 1
+
+
+def test_a_refused_precondition_loses_to_the_rival(bucket, monkeypatch):
+    """The emulator takes every write, so the refusal of Cloud Storage is played here."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    root = f"{bucket}/rivals"
+    rival, ours, other = plan(root), plan(root), plan(root, size=2)
+    assert manifest.commit(root, work(rival), rival.seen)
+    asked = []
+
+    def refuse(blob, data, if_generation_match):
+        asked.append(if_generation_match)
+        raise PreconditionFailed("412")
+
+    monkeypatch.setattr(google.cloud.storage.Blob, "upload_from_string", refuse)
+    assert manifest.commit(root, work(ours), ours.seen) is False
+    with pytest.raises(manifest.RivalCommitError):
+        manifest.commit(root, work(other), other.seen)
+    assert asked == [0, 0]
+
+
+def test_mine_pairs_reads_and_writes_there(bucket, capsys):
+    storage.write_bytes(
+        f"{bucket}/log/log.csv",
+        b"query,image\n" + b"".join(b"red,p%d\nrot,p%d\n" % (i, i) for i in range(8)),
+    )
+    for i in range(8):
+        storage.write_bytes(f"{bucket}/photos/p{i}.png", encode(photo(i), "PNG"))
+    root = f"{bucket}/mined"
+    argv = ["--log", f"{bucket}/log/*.csv", "--images", f"{bucket}/photos", "--output", root]
+    assert mine_pairs.run(argv) == 0
+    assert manifest.verify(root) == []
+    mined = manifest.Dataset(root)
+    assert mined.table("images").num_rows == 8
+    assert mined.table("pairs").num_rows == 16
+    capsys.readouterr()
+    assert mine_pairs.run(argv) == 0
+    assert "already done" in capsys.readouterr().out
+    argv[1] = f"{bucket}/nothing/*.csv"
+    assert mine_pairs.run(argv) == 2
+    assert "--log gs://bucket/nothing/*.csv: expected at least one" in capsys.readouterr().err
