@@ -31,14 +31,30 @@ from schemas.errors import PhraseLensError
 PRESETS: dict[str, dict[str, dict[str, str]]] = {
     "standard": {},
     "quickstart": {
-        "make_samples": {"images": "3000", "workers": "2"},
+        "make_samples": {"images": "4000", "workers": "2"},
         "train_text_generator": {
             "backbone": "small_resnet",
             "image_size": "64",
-            "epochs": "15",
-            "batch_size": "64",
+            "min_query_images": "3",
+            "epochs": "40",
+            "patience": "12",
+            "batch_size": "32",
+            "learning_rate": "0.002",
+            "query_learning_rate": "0.3",
         },
-        "train_pixel_embedder": {"backbone": "small_resnet", "image_size": "64"},
+        "train_text_embedder": {
+            "buckets": "16384",
+            "epochs": "6",
+            "max_steps_per_epoch": "100",
+        },
+        "train_pixel_embedder": {
+            "backbone": "small_resnet",
+            "image_size": "64",
+            "epochs": "60",
+            "patience": "15",
+            "batch_size": "32",
+            "learning_rate": "0.002",
+        },
     },
 }
 
@@ -59,6 +75,7 @@ class Config:
     samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
     preset: str = flag("Settings of all stages.", default="standard", choices=tuple(PRESETS))
     set: str = flag("Settings over the preset's: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…", default="")
+    until: str = flag("Stop after this stage.", default="", role="runtime")
     beam: str = flag("Pipeline options for every Beam job, in one word.", default="")
     dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
 
@@ -268,6 +285,21 @@ def check(config: Config) -> None:
     parse_overrides(config.set, [step.name for step in (SAMPLES, *STEPS)])
 
 
+def steps_of(config: Config) -> tuple[Step, ...]:
+    """The stages to run.
+
+    Raises:
+      PhraseLensError: `--until` names none of them.
+    """
+    steps = (SAMPLES, *STEPS) if config.samples else STEPS
+    names = [step.name for step in steps]
+    if config.until and config.until not in names:
+        raise PhraseLensError(
+            f"--until={config.until}", f"one of {', '.join(names)}", "Correct it."
+        )
+    return steps[: names.index(config.until) + 1] if config.until else steps
+
+
 def run_steps(config: Config, steps: Sequence[Step]) -> int:
     """Runs the stages one after the other; returns the exit status of the first that fails."""
     for n, step in enumerate(steps, 1):
@@ -292,7 +324,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_lib.parse(Config, "python -m beam_jobs.pipeline", __doc__ or "", argv)
         check(config)
-        steps = (SAMPLES, *STEPS) if config.samples else STEPS
+        steps = steps_of(config)
         if config.dry_run:
             for step in steps:
                 print(shlex.join(["python", *command_of(step, config)[1:]]))
@@ -301,7 +333,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         status = run_steps(config, steps)
         if not status:
             print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
-            print(results(config))
+            if not config.until:
+                print(results(config))
         return status
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
