@@ -1,0 +1,147 @@
+"""The work folder of a whole tiny run: what the real driver makes of 500 drawn images.
+
+And how two runs of a stage are compared: row by row, whatever the files that hold them.
+"""
+
+import dataclasses
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from beam_jobs import pipeline
+from schemas import storage
+from schemas.manifest import Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SMALL_NETWORK = {"backbone": "small_resnet", "small_resnet_width": "4", "image_size": "32"}
+SETTINGS: dict[str, dict[str, str]] = {
+    "make_samples": {
+        "images": "500",
+        "image_size": "48",
+        "images_per_shard": "125",
+        "labelled_share": "0.6",
+    },
+    "mine_pairs": {"num_shards": "3"},
+    "train_text_generator": SMALL_NETWORK | {"epochs": "2", "batch_size": "64", "width": "16"},
+    "train_text_embedder": {
+        "width": "24",
+        "buckets": "4096",
+        "epochs": "2",
+        "batch_size": "64",
+        "max_steps_per_epoch": "10",
+    },
+    "train_pixel_embedder": SMALL_NETWORK | {"epochs": "2", "pixel_width": "32"},
+    "prepare_examples": {"num_shards": "2"},
+    "train_fusion": {
+        "heads": "16",
+        "dropouts": "0.2",
+        "weight_decays": "0.1",
+        "epochs": "2",
+        "min_steps": "4",
+    },
+}
+STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
+
+
+def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) -> pipeline.Config:
+    """The driver's config of the tiny run, with `more` settings over its own."""
+    settings = {name: dict(flags) for name, flags in SETTINGS.items()}
+    for name, flags in (more or {}).items():
+        settings.setdefault(name, {}).update(flags)
+    text = ",".join(
+        f"{stage}.{name}={value}"
+        for stage, flags in settings.items()
+        for name, value in flags.items()
+    )
+    return pipeline.Config(workdir=workdir, samples=True, set=text)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which modules come from this repository."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def drive(of: pipeline.Config, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs the driver as people do; its output is text."""
+    command = [sys.executable, "-m", "beam_jobs.pipeline", "--samples"]
+    command += [f"--workdir={of.workdir}", f"--set={of.set}", *flags]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True)
+
+
+def command_into(name: str, of: pipeline.Config, output: str, *more: str) -> list[str]:
+    """The command of one stage on the inputs of a work folder, but with another output."""
+    elsewhere = dataclasses.replace(STEPS[name], output=os.path.relpath(output, of.workdir))
+    return [*pipeline.command_of(elsewhere, of), *more]
+
+
+def run(command: Sequence[str]) -> str:
+    """Runs a command that must succeed; returns what it printed."""
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyRun:
+    """What the driver made.
+
+    Attributes:
+      config: its config.
+      printed: its standard output.
+      seconds: how long it took.
+    """
+
+    config: pipeline.Config
+    printed: str
+    seconds: float
+
+    def dataset(self, stage: str) -> str:
+        """The folder of a stage's dataset."""
+        return storage.join(self.config.workdir, STEPS[stage].output)
+
+
+# These files hold dates or names that a process makes up; what they mean is compared by the
+# fingerprint of the model's weights.
+DATED = (".keras", "saved_model.pb", "fingerprint.pb")
+
+
+def rows_of(root: str) -> dict[str, list[str]]:
+    """The rows of a committed dataset, to be compared with those of another run.
+
+    Returns:
+      table → sorted hex SHA-256 of its rows. A row of a table of files is a file with its name;
+      "model" also holds the fingerprint of the weights.
+    """
+    dataset = Dataset(root)
+    found = {}
+    for name, table in dataset.manifest.tables.items():
+        rows: list[bytes] = []
+        for shard in table.shards:
+            path = dataset.path(shard)
+            if table.format == "parquet":
+                rows += [repr(row).encode() for row in pq.read_table(path).to_pylist()]
+            elif table.format == "tfrecord":
+                rows += [shard.group.encode() + record for record in tfrecords(path)]
+            elif not path.endswith(DATED) and "tfevents" not in path:
+                rows.append(
+                    path.removeprefix(dataset.folder(name)).encode() + Path(path).read_bytes()
+                )
+        found[name] = sorted(hashlib.sha256(row).hexdigest() for row in rows)
+    found["model_fingerprint"] = [dataset.manifest.model_fingerprint]
+    return found
+
+
+def tfrecords(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file: length (8 bytes), its CRC (4), the record, its CRC (4)."""
+    data, start = Path(path).read_bytes(), 0
+    while start < len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield data[start + 12 : start + 12 + length]
+        start += length + 16
