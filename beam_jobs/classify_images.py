@@ -19,7 +19,7 @@ from schemas import tables
 from schemas.config import flag
 from transforms import datasets
 from transforms.files import content_hash
-from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, plan_units
+from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.models import ModelFolder
 from transforms.predictions import ClassifyImages, group_units
 from transforms.shards import MapShards
@@ -67,14 +67,14 @@ def preflight(config: Config) -> job.Inputs:
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    units, files = _units(config)
+    units, _ = _units(config)
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     worker = ClassifyImages(
         stage,
         ModelFolder.of(config.model),
         config.max_image_pixels,
         config.max_image_side,
-        len(files) if units[0].format == "files" else None,
+        count_images(units),
     )
     classified = (
         pipeline

@@ -29,7 +29,7 @@ from schemas.errors import PhraseLensError
 from transforms import datasets, events, mining
 from transforms.datasets import COUNTS, DEAD, SHARDS
 from transforms.files import content_hash, match
-from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, ReadImages, plan_units
+from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, ReadImages, count_images, plan_units
 from transforms.tabular import check_columns, column_mapping
 
 
@@ -160,7 +160,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     read = (
         pipeline
         | "ImageUnits" >> beam.Create(units)
-        | ReadImages(stage, config.max_image_pixels, config.max_image_side)
+        | ReadImages(stage, config.max_image_pixels, config.max_image_side, count_images(units))
     )
     keys = read.clean | "ImageKeys" >> beam.Map(lambda t: t.select(mining.IMAGE_KEYS.names))
     joined = (

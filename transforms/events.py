@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model_code.progress import Progress
 from model_code.text import normalize_query
 from schemas import fingerprint
 from schemas.dead_letter import dead_letters
@@ -344,10 +345,14 @@ class _ReadRowsFn(beam.DoFn):
     def __init__(self, kind, mapping, parse, stage):
         self._kind, self._mapping, self._parse, self._stage = kind, mapping, parse, stage
 
+    def setup(self):
+        self._progress = Progress(f"read {self._kind}", None, "rows")
+
     def process(self, path):
         for output in checked_file(
             read_table(path, self._mapping), self._kind, self._parse, self._stage
         ):
+            self._progress.add(output.counts.get(f"{self._kind}.in", 0))
             yield from output.tagged()
 
 

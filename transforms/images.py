@@ -18,6 +18,7 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.tfrecordio import _TFRecordUtil
 from PIL import ExifTags, Image
 
+from model_code.progress import Progress
 from schemas import storage
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
@@ -263,6 +264,11 @@ def _check_features(path: str, mapping: dict[str, str]) -> None:
         ) from error
 
 
+def count_images(units: Sequence[ImageUnit]) -> int | None:
+    """How many images some units hold, or None for tables, which would have to be read."""
+    return sum(len(u.paths) for u in units) if units and units[0].format == "files" else None
+
+
 def _key_of(path: str, key: str) -> str:
     name = path.rsplit("/", 1)[-1]
     return {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key]
@@ -365,11 +371,17 @@ def _read_tfrecord(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
 
 
 class ReadImages(beam.PTransform):
-    """PCollection[ImageUnit] → tagged `clean` (tables of CLEAN_IMAGES), `dead`, `counts`."""
+    """PCollection[ImageUnit] → tagged `clean` (tables of CLEAN_IMAGES), `dead`, `counts`.
 
-    def __init__(self, stage: Stage, max_pixels: int, max_side: int):
+    Args:
+      stage: the run.
+      max_pixels, max_side: see `clean_image`.
+      total: images in all, for the time left, or None.
+    """
+
+    def __init__(self, stage: Stage, max_pixels: int, max_side: int, total: int | None):
         super().__init__()
-        self._args = stage, max_pixels, max_side
+        self._args = stage, max_pixels, max_side, total
 
     def expand(self, units):
         fn = _ReadImagesFn(*self._args)
@@ -377,8 +389,12 @@ class ReadImages(beam.PTransform):
 
 
 class _ReadImagesFn(beam.DoFn):
-    def __init__(self, stage, max_pixels, max_side):
+    def __init__(self, stage, max_pixels, max_side, total):
         self._stage, self._max_pixels, self._max_side = stage, max_pixels, max_side
+        self._total = total
+
+    def setup(self):
+        self._progress = Progress("read images", self._total, "images")
 
     def process(self, unit):
         clean = functools.partial(
@@ -388,4 +404,5 @@ class _ReadImagesFn(beam.DoFn):
             max_side=self._max_side,
         )
         for output in checked_file(read_unit(unit), "images", clean, self._stage, len(unit.paths)):
+            self._progress.add(output.counts.get("images.in", 0))
             yield from output.tagged()
