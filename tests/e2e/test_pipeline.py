@@ -82,14 +82,14 @@ def test_every_click_is_a_pair_or_counted(datasets, counters):
 def test_every_image_arrives_at_the_end_or_is_counted(datasets, counters):
     images = datasets["make_samples"].table("images")["image"].to_pylist()
     planted, mined = counters["make_samples"], counters["mine_pairs"]
-    broken = sum(not opens(image) for image in images)
-    duplicates = len(images) - len(set(images))
+    good = [image for image in images if opens(image)]
+    broken, duplicates = len(images) - len(good), len(good) - len(set(good))
     assert len(images) == mined["images.in"] == planted["images.out"]
     assert broken == dead(mined, "images") == planted["images.broken"] > 0
     # A broken copy of an image is planted as both, and is found as broken alone.
     assert mined["unique_images.dropped_duplicate"] > 0
     assert duplicates == mined["unique_images.dropped_duplicate"] <= planted["images.duplicate"]
-    unique = len(images) - broken - duplicates
+    unique = len(set(good))
     assert unique == mined["unique_images.out"] == datasets["mine_pairs"].table("images").num_rows
     assert unique == counters["embed_images"]["images.in"]
     assert (
