@@ -42,11 +42,11 @@ class Config:
     )
     learning_rates: tuple[str, ...] = flag("Of AdamW, to try.", default=("0.001",))
     dropouts: tuple[str, ...] = flag(
-        "Shares of inputs and hidden units dropped, to try.", default=("0.2", "0.5")
+        "Shares of inputs and hidden units dropped, to try.", default=("0.5",)
     )
     weight_decays: tuple[str, ...] = flag(
         "Times the learning rate: share of a weight that a step takes away, to try.",
-        default=("0.1", "1.0"),
+        default=("0.1", "3"),
     )
     part_dropouts: tuple[str, ...] = flag(
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
