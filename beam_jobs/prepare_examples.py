@@ -18,6 +18,7 @@ import apache_beam as beam
 from beam_jobs import job
 from schemas import tables
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
 from transforms import datasets, examples
 from transforms.datasets import COUNTS, DEAD, SHARDS
@@ -45,6 +46,10 @@ class Config:
 
 def preflight(config: Config) -> job.Inputs:
     rows = sum(shard.rows for shard in Dataset(config.features).shards("features"))
+    if not rows:
+        raise PhraseLensError(
+            config.features, "rows of features", "See why its images died in its dead_letters."
+        )
     return job.Inputs({"features": config.features}, facts=(f"{rows:,} rows of features",))
 
 
