@@ -107,7 +107,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         examples.write_transform_fn,
         beam.pvalue.AsSingleton(metadata.deferred_metadata),
         stage,
-        {"task": config.task} | widths,
+        # The exported model predicts as many phrases as the classifier was trained with.
+        {"task": config.task, "num_phrases": dataset.manifest.config["num_phrases"]} | widths,
     )
     found = selected[ANOMALIES] | "CountAnomalies" >> beam.CombinePerKey(sum)
     report = (

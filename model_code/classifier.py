@@ -47,7 +47,7 @@ def nearest(
 class _ImageClassifier(tf.Module):
     """The parts in a row; see `export` for the folders."""
 
-    def __init__(self, folders: Mapping[str, str], num_phrases: int, top_labels: int):
+    def __init__(self, folders: Mapping[str, str], top_labels: int):
         import tensorflow_transform as tft
 
         super().__init__()
@@ -63,7 +63,8 @@ class _ImageClassifier(tf.Module):
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
             labels = f.read().removesuffix("\n").split("\n")
         self.labels = tf.Variable(labels, trainable=False)
-        self.num_phrases = min(num_phrases, len(queries))
+        with open(os.path.join(folders["metadata"], "config.json")) as f:
+            self.num_phrases = min(json.load(f)["num_phrases"], len(queries))
         self.top_labels = min(top_labels, len(labels))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
@@ -84,22 +85,19 @@ class _ImageClassifier(tf.Module):
         }
 
 
-def export(
-    folders: Mapping[str, str], output: str, num_phrases: int, top_labels: int
-) -> dict[str, int]:
+def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str, int]:
     """Writes the SavedModel.
 
     Args:
       folders: local folders: generator, pixel_embedder and fusion (their tables "model"),
         index (of phrases), transform and metadata (of examples).
       output: local folder; gets saved_model/.
-      num_phrases: N, phrases of an image.
       top_labels: k, labels of an image.
 
     Returns:
       Numbers of labels, phrases, num_phrases and top_labels in the model.
     """
-    module = _ImageClassifier(folders, num_phrases, top_labels)
+    module = _ImageClassifier(folders, top_labels)
     tf.saved_model.save(
         module, os.path.join(output, "saved_model"), {"serving_default": module.classify}
     )

@@ -36,7 +36,6 @@ class Config:
     examples: str = flag("Examples (beam_jobs.prepare_examples).", role="input")
     fusion: str = flag("Classifier (train_fusion), trained on the examples.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
-    num_phrases: int = flag("Phrases of an image, the same as in embed_images.", default=3)
     top_labels: int = flag("Labels returned, most probable first.", default=5)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -79,7 +78,7 @@ def _work(config: Config, stage: Stage) -> int:
             name: stack.enter_context(storage.local_copy(Dataset(path).folder(table)))
             for name, (path, table) in tables.items()
         }
-        sizes = classifier.export(folders, local, config.num_phrases, config.top_labels)
+        sizes = classifier.export(folders, local, config.top_labels)
     description = sizes | {"inputs": stage.inputs}
     with open(os.path.join(local, "config.json"), "w") as f:
         json.dump(description, f, indent=1)

@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "max_steps_per_epoch": "10",
     },
     "train_pixel_embedder": SMALL_NETWORK | {"epochs": "2", "pixel_width": "32"},
+    "embed_images": {"num_phrases": "4"},  # not the default: the export must follow
     "prepare_examples": {"num_shards": "2"},
     "train_fusion": {
         "heads": "16",
