@@ -72,7 +72,7 @@ def _work(config: Config, stage: Stage) -> int:
         "metadata": (config.examples, "metadata"),
         "fusion": (config.fusion, "model"),
     }
-    local = os.path.join(stage.scratch, "model")
+    local = stage.empty_folder("model")
     with contextlib.ExitStack() as stack:
         folders = {
             name: stack.enter_context(storage.local_copy(Dataset(path).folder(table)))

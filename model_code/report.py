@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,8 +202,7 @@ def render(context: Mapping) -> dict[str, str]:
 def work(config: Config, planned: Stage) -> int:
     datasets = {name: Dataset(path) for name, path in folders(config).items()}
     context = describe(datasets, config.gallery)
-    local = os.path.join(planned.scratch, "report")
-    os.makedirs(local, exist_ok=True)
+    local = planned.empty_folder("report")
     for name, text in render(context).items():
         Path(local, name).write_text(text, encoding="utf-8")
     planned.commit_files("report", local, {"datasets.out": len(datasets)})

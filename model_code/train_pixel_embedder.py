@@ -199,8 +199,7 @@ def work(config: Config, stage: Stage) -> int:
     embedder = backbones.pretrained(
         config.backbone, size, config.weights, "--weights", config.small_resnet_width
     )
-    local = os.path.join(stage.scratch, "model")
-    os.makedirs(local, exist_ok=True)
+    local = stage.empty_folder("model")
     name = config.backbone
     if not config.weights:
         embedder, history = train_bottleneck(config, stage.scratch, embedder, size)

@@ -241,7 +241,7 @@ def _work(config: Config, stage: Stage) -> int:
         monitor="score",
         patience=config.patience,
     )
-    local = os.path.join(stage.scratch, "model")
+    local = stage.empty_folder("model")
     text_embedder.export(model, os.path.join(local, "saved_model"), **bag)
     description = bag | {
         "width": config.width,

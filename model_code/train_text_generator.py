@@ -251,7 +251,7 @@ def work(config: Config, stage: Stage) -> int:
         "temperature": trainer.temperature,
     }
     vectors = trainer.vectors()
-    local = os.path.join(stage.scratch, "model")
+    local = stage.empty_folder("model")
     training.write_logs(history, stage.scratch, local)
     backbone.save(os.path.join(local, "backbone.keras"))
     head.save(os.path.join(local, "head.keras"))

@@ -180,7 +180,7 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
     with _lock(dataset):
         if token(dataset) != seen:
             return _lose(dataset, manifest)
-        partial = f"{path}.partial-{uuid.uuid4().hex}"
+        partial = f"{path}{storage.PARTIAL}{uuid.uuid4().hex}"
         with open(partial, "wb") as f:
             f.write(data)
             f.flush()
@@ -201,8 +201,8 @@ def _lose(dataset: str, manifest: Manifest) -> bool:
 
 
 def _blob(path: str):
-    from google.auth.credentials import AnonymousCredentials
     import google.cloud.storage as gcs
+    from google.auth.credentials import AnonymousCredentials
 
     emulated = os.environ.get("STORAGE_EMULATOR_HOST")
     client = (
@@ -365,7 +365,8 @@ def verify(dataset: str) -> list[str]:
     named = {shard.path for shard in shards_of(manifest)}
     for file in storage.list_files(storage.join(dataset, "runs", manifest.run_id)):
         path = f"runs/{manifest.run_id}/{file}"
-        if path not in named and not file.endswith(Record.SUFFIX):
+        ours = file.endswith(Record.SUFFIX) or storage.PARTIAL in file
+        if path not in named and not ours:
             problems.append(f"{path}: foreign file, the manifest does not name it")
     problems += unbalanced(manifest.counters)
     return problems

@@ -80,6 +80,13 @@ class Stage:
         base = tempfile.gettempdir() if self.output.startswith(storage.GCS_PREFIX) else self.output
         return os.path.join(base, "scratch", self.run_id)
 
+    def empty_folder(self, table: str) -> str:
+        """An empty local folder for a table's files: what a killed run left in it is gone."""
+        folder = os.path.join(self.scratch, table)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        return folder
+
     def commit_files(
         self,
         table: str,

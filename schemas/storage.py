@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 GCS_PREFIX = "gs://"
+# In the name of a file that is being written; a process that was killed leaves one behind.
+PARTIAL = ".partial-"
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -85,7 +87,7 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
     fs, inner = filesystem(path)
     if isinstance(fs, pafs.LocalFileSystem):
         os.makedirs(os.path.dirname(inner), exist_ok=True)
-        partial = f"{inner}.partial-{uuid.uuid4().hex}"
+        partial = f"{inner}{PARTIAL}{uuid.uuid4().hex}"
         try:
             with fs.open_output_stream(partial) as f:
                 yield f
