@@ -1,0 +1,46 @@
+"""One worker or several processes: the same shards, to the byte."""
+
+import pytest
+
+from schemas.manifest import Dataset, shards_of
+from tests import work_folder
+from tests.work_folder import STEPS, TinyRun
+
+WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+SLOW = {"embed_phrases", "prepare_examples", "classify_images"}
+JOBS = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name, step in STEPS.items()
+    if step.module.startswith("beam_jobs.")
+]
+
+
+def checksums(root: str) -> dict[str, str]:
+    """Path → checksum of every shard, the run's folder left out.
+
+    tf.Transform's graph and vocabulary are compared by the examples that they made: a
+    SavedModel's own file names its functions by a counter of the process.
+    """
+    dataset = Dataset(root)
+    prefix = f"runs/{dataset.manifest.run_id}/"
+    return {
+        shard.path.removeprefix(prefix): shard.sha256
+        for shard in shards_of(dataset.manifest)
+        if not shard.path.endswith(work_folder.DATED)
+    }
+
+
+def run_with(stage: str, tiny_run: TinyRun, output: str, *flags: str) -> str:
+    return work_folder.run(work_folder.command_into(stage, tiny_run.config, output, *flags))
+
+
+@pytest.mark.parametrize("stage", JOBS)
+def test_two_processes_write_the_same_shards(stage, tiny_run, tmp_path):
+    run_with(stage, tiny_run, str(tmp_path / "two"), *WORKERS)
+    assert checksums(str(tmp_path / "two")) == checksums(tiny_run.dataset(stage))
+
+
+def test_direct_runner_by_name_writes_the_same_shards(tiny_run, tmp_path):
+    printed = run_with("mine_pairs", tiny_run, str(tmp_path / "direct"), "--runner=DirectRunner")
+    assert "on DirectRunner" in printed
+    assert checksums(str(tmp_path / "direct")) == checksums(tiny_run.dataset("mine_pairs"))
