@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 
 jobs="mine_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs train export report samples verify doctor bench lock"
+commands="setup quickstart all test $jobs train export report samples submit verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -37,6 +37,9 @@ Stages, in the order of `all`
   classify_images     images → labels with their phrases
   report              every result → one HTML page, a model card and a data card
 
+Elsewhere
+  submit JOB          send one of the Beam jobs to Dataflow, with this code
+
 Care
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
@@ -50,6 +53,7 @@ Examples
   ./run.sh all … --dry_run                          the commands, without running them
   ./run.sh train fusion --examples work/mine/examples --output work/mine/fusion
   ./run.sh classify_images --model work/mine/model --images 'new/*.jpg' --output work/mine/new
+  ./run.sh submit embed_images … --project P --region R --temp_location gs://BUCKET/tmp
   ./run.sh test tests/unit -k manifest
 
 Environment
@@ -157,6 +161,11 @@ case $command in
     [[ " $models " == *" ${1:-} "* ]] ||
       fail "train ${1:-}" "one of: ${models// /, }" "$(nearest "${1:-}" $models)"
     module "model_code.train_$1" "${@:2}"
+    ;;
+  submit)
+    [[ " $jobs " == *" ${1:-} "* ]] ||
+      fail "submit ${1:-}" "one of: ${jobs// /, }" "$(nearest "${1:-}" $jobs)"
+    module "beam_jobs.$1" --runner=DataflowRunner --setup_file="$root/setup.py" "${@:2}"
     ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
