@@ -15,6 +15,8 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
 # A dimension that is nearly constant in training may be far out in a new image.
 MAX_Z_SCORE = 8.0
+# A deviation below this share of the mean is what rounding makes of a constant.
+CONSTANT = 1e-7
 
 VOCABULARY = "labels"
 
@@ -54,8 +56,14 @@ def preprocessing_fn(inputs: dict) -> dict:
 
 
 def _z_scores(vectors: tf.Tensor) -> tf.Tensor:
+    # Workers add up in any order. In float64 that shows in the last digits only, and not at all
+    # once the sums are rounded to float32, so that one worker or many give the same rows.
+    wide = tf.cast(vectors, tf.float64)
+    mean = tf.cast(tft.mean(wide, reduce_instance_dims=False), tf.float32)
+    deviation = tf.sqrt(tf.cast(tft.var(wide, reduce_instance_dims=False), tf.float32))
     # A constant dimension comes out as its distance from the mean: 0 in training.
-    scores = tft.scale_to_z_score(vectors, elementwise=True)
+    varies = deviation > CONSTANT * tf.abs(mean)
+    scores = (vectors - mean) / tf.where(varies, deviation, tf.ones_like(deviation))
     return tf.clip_by_value(scores, -MAX_Z_SCORE, MAX_Z_SCORE)
 
 
@@ -77,3 +85,12 @@ def read_labels(folder: str) -> list[str]:
     """The labels in the order of their ids, from what `write_output` wrote."""
     vocabulary = tft.TFTransformOutput(folder).vocabulary_by_name(VOCABULARY)
     return [label.decode() for label in vocabulary]
+
+
+def canonical_example(serialized: bytes) -> bytes:
+    """The same tf.Example with its features in the order of their names.
+
+    They are a map, which protobuf writes in an order of the moment: equal rows would be
+    different bytes in every run.
+    """
+    return tf.train.Example.FromString(serialized).SerializeToString(deterministic=True)

@@ -200,11 +200,14 @@ def encode_examples(blocks: Iterable[bytes]) -> list[bytes]:
     """Serialised tf.Examples of transformed record batches, in the order of their image ids."""
     from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
+    from model_code.preprocessing import canonical_example
+
     tables_ = [pa.ipc.open_stream(block).read_all() for block in blocks]
     table = pa.concat_tables(tables_).combine_chunks()
     table = table.take(pc.sort_indices(_image_ids(table)))
     encoder = RecordBatchToExamplesEncoder()
-    return [row for batch in table.to_batches() for row in encoder.encode(batch)]
+    rows = [row for batch in table.to_batches() for row in encoder.encode(batch)]
+    return [canonical_example(row) for row in rows]
 
 
 def _image_ids(table: pa.Table) -> pa.Array:
