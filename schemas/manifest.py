@@ -23,6 +23,7 @@ from schemas.records import Record
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+GRAPH_FILES = ("/saved_model.pb", "/fingerprint.pb")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -94,12 +95,16 @@ class Manifest:
     def content_hash(self) -> str:
         """Equal for equal content: what a later stage takes as its input's identity.
 
-        Model files hold dates, so a model is known by its weights.
+        Model files hold dates, so a model is known by its weights. The graph of a SavedModel
+        holds temporary paths; what tf.Transform learned is known by the examples it made.
         """
         if self.model_fingerprint:
             return self.model_fingerprint
         return fingerprint.of_json(
-            {name: sorted(s.sha256 for s in table.shards) for name, table in self.tables.items()}
+            {
+                name: sorted(s.sha256 for s in table.shards if not s.path.endswith(GRAPH_FILES))
+                for name, table in self.tables.items()
+            }
         )
 
     def to_json(self) -> str:

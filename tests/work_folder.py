@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs import pipeline
 from schemas import storage
-from schemas.manifest import Dataset
+from schemas.manifest import GRAPH_FILES, Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,17 +108,17 @@ class TinyRun:
         return storage.join(self.config.workdir, STEPS[stage].output)
 
 
-# These files hold dates or names that a process makes up; what they mean is compared by the
-# fingerprint of the model's weights.
-DATED = (".keras", "saved_model.pb", "fingerprint.pb")
+# These files hold dates or temporary paths; what they mean is compared by the dataset's content
+# hash, which is the fingerprint of a model's weights.
+DATED = (".keras", *GRAPH_FILES)
 
 
 def rows_of(root: str) -> dict[str, list[str]]:
     """The rows of a committed dataset, to be compared with those of another run.
 
     Returns:
-      table → sorted hex SHA-256 of its rows. A row of a table of files is a file with its name;
-      "model" also holds the fingerprint of the weights.
+      table → sorted hex SHA-256 of its rows. A row of a table of files is a file with its name.
+      "content_hash" is that of the dataset.
     """
     dataset = Dataset(root)
     found = {}
@@ -135,7 +135,7 @@ def rows_of(root: str) -> dict[str, list[str]]:
                     path.removeprefix(dataset.folder(name)).encode() + Path(path).read_bytes()
                 )
         found[name] = sorted(hashlib.sha256(row).hexdigest() for row in rows)
-    found["model_fingerprint"] = [dataset.manifest.model_fingerprint]
+    found["content_hash"] = [dataset.manifest.content_hash]
     return found
 
 

@@ -16,18 +16,15 @@ JOBS = [
 
 
 def checksums(root: str) -> dict[str, str]:
-    """Path → checksum of every shard, the run's folder left out.
-
-    tf.Transform's graph and vocabulary are compared by the examples that they made: a
-    SavedModel's own file names its functions by a counter of the process.
-    """
-    dataset = Dataset(root)
-    prefix = f"runs/{dataset.manifest.run_id}/"
-    return {
+    """Path → checksum of every shard, the run's folder and dated files left out."""
+    manifest = Dataset(root).manifest
+    prefix = f"runs/{manifest.run_id}/"
+    sums = {
         shard.path.removeprefix(prefix): shard.sha256
-        for shard in shards_of(dataset.manifest)
+        for shard in shards_of(manifest)
         if not shard.path.endswith(work_folder.DATED)
     }
+    return sums | {"content_hash": manifest.content_hash}
 
 
 def run_with(stage: str, tiny_run: TinyRun, output: str, *flags: str) -> str:
