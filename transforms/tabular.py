@@ -1,21 +1,35 @@
 """Tables that people have (Parquet, TSV, CSV, JSON lines) as Arrow batches.
 
 Columns are renamed to the names that the jobs use, text stays bytes until a job
-checks it, and rows that are no rows come back beside the batches.
+checks it, and rows that are no rows come back beside the batches. What a row is, and the
+parsing of blocks of text, is in transforms/text_blocks.py and json_blocks.py.
 """
 
 import csv
 import dataclasses
 import io
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import storage
 from schemas.errors import PhraseLensError
+from transforms.compression import open_stream, split_name
+from transforms.json_blocks import json_object, json_rows
+from transforms.text_blocks import (
+    BLOCK_BYTES,
+    CSV,
+    MAX_FIELD_BYTES,
+    QUOTED_BLOCK_BYTES,
+    TSV,
+    Dialect,
+    Rows,
+    count_lines,
+    delimited_rows,
+    line_blocks,
+)
 
 FORMATS = ("parquet", "tsv", "csv", "jsonl")
 _SUFFIXES = {
@@ -27,9 +41,9 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-_BLOCK_BYTES = 8 << 20
-_MAX_FIELD_CHARS = 4 << 20  # so that an open quotation mark does not swallow a whole file
+DIALECTS = {"tsv": TSV, "csv": CSV}
+_PARQUET_ROWS = 65536
+_PROBE_BYTES = 64 << 10
 _TEXT_TYPES = (
     pa.string(),
     pa.large_string(),
@@ -56,21 +70,16 @@ class BadRows:
     details: list[str]
 
 
-def _split_name(path: str) -> tuple[str, str | None]:
-    for suffix, compression in _COMPRESSIONS.items():
-        if path.endswith(suffix):
-            return path.removesuffix(suffix), compression
-    return path, None
-
-
 def table_format(path: str) -> str | None:
     """The format that a file's name tells, or None when it tells of no table."""
-    name, _ = _split_name(path.lower())
+    name, _ = split_name(path)
     return next((f for suffix, f in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) -> dict[str, str]:
     """Parses `query=q,image=img` into field → column; other fields keep their own names.
+
+    `image_id` is another name of the field that names an image: `key`, or `image` in a log.
 
     Raises:
       PhraseLensError: a part is no `field=column`, or names a field that is none.
@@ -78,6 +87,8 @@ def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) 
     mapping = {field: field for field in fields}
     for value in values:
         field, equals, column = value.partition("=")
+        if field == "image_id" and field not in fields:
+            field = "key" if "key" in fields else "image"
         if not equals or field not in fields:
             raise PhraseLensError(
                 f"--{flag} {value}",
@@ -103,9 +114,9 @@ def columns_of(path: str) -> list[str]:
                 return _flat_names(file.schema_arrow)
         with open_stream(path) as stream:
             if format_ == "jsonl":
-                rows = [_json_object(line) or {} for line in itertools.islice(stream, 100)]
+                rows = [json_object(line) or {} for line in itertools.islice(stream, 100)]
                 return list(dict.fromkeys(name for row in rows for name in row))
-            return next(_csv_rows(stream, format_), (1, []))[1]
+            return read_header(stream, DIALECTS[format_])[0]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise PhraseLensError(
             path, "a readable " + "/".join(FORMATS) + f" file ({error})", "Check the path."
@@ -160,14 +171,6 @@ def check_columns(
             )
 
 
-def open_stream(path: str) -> io.BufferedReader:
-    """A reader of a file's bytes, decompressed where its name says that they are compressed."""
-    _, compression = _split_name(path.lower())
-    raw = storage.open_input(path)
-    stream = pa.CompressedInputStream(raw, compression) if compression else raw
-    return io.BufferedReader(stream, _BLOCK_BYTES)  # Arrow's streams have no readline
-
-
 def read_table(
     path: str, mapping: Mapping[str, str], batch_size: int = 65536
 ) -> Iterator[pa.Table | BadRows]:
@@ -183,26 +186,64 @@ def read_table(
       that bytes which are no text reach the job's own checks. And `BadRows`; where the
       file cannot be read any further, a last one with the reason `unreadable_file`.
     """
-    try:
-        format_ = table_format(path)
-        if format_ == "parquet":
-            yield from _read_parquet(path, mapping, batch_size)
-        elif format_ == "jsonl":
-            yield from _read_jsonl(path, mapping, batch_size)
+    for batch in read_part(path, table_format(path) or "csv", mapping):
+        if isinstance(batch, BadRows) or batch.num_rows <= batch_size:
+            yield batch
         else:
-            yield from _read_csv(path, mapping, format_ or "csv", batch_size)
+            for start in range(0, batch.num_rows, batch_size):
+                yield batch.slice(start, batch_size)
+
+
+def read_part(
+    path: str,
+    format_: str | Dialect,
+    mapping: Mapping[str, str],
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[pa.Table | BadRows]:
+    """Streams a part of a file; the rows of parts that join are those of the whole.
+
+    Args:
+      path: the file; its name tells its compression.
+      format_: of FORMATS, or the dialect of a delimited file.
+      mapping: field → column; a column that the file has not is left out.
+      start, stop: row groups of Parquet, or bytes of uncompressed text: a line belongs to the
+        part that its first byte is in. Quoted text has no parts, as a line end may stand
+        inside of a field.
+
+    Yields:
+      As `read_table`, in batches of any size.
+    """
+    try:
+        if format_ == "parquet":
+            yield from _read_parquet(path, mapping, start, stop)
+        elif format_ == "jsonl":
+            yield from _read_jsonl(path, mapping, start, stop)
+        else:
+            dialect = format_ if isinstance(format_, Dialect) else DIALECTS[format_]
+            yield from _read_delimited(path, dialect, mapping, start, stop)
     except (OSError, pa.ArrowException) as error:
         yield BadRows("unreadable_file", path, [str(error)])
+
+
+def is_splittable(path: str, format_: str | Dialect) -> bool:
+    """Whether `read_part` can read a part of a file."""
+    if format_ == "parquet":
+        return True
+    dialect = DIALECTS.get(format_) if isinstance(format_, str) else format_
+    return split_name(path)[1] is None and not (dialect is not None and dialect.quoted)
 
 
 def _present(mapping: Mapping[str, str], columns: list[str]) -> dict[str, str]:
     return {field: column for field, column in mapping.items() if column in columns}
 
 
-def _read_parquet(path, mapping, batch_size):
+def _read_parquet(path, mapping, start, stop):
     with pq.ParquetFile(storage.open_input(path)) as file:
         present = _present(mapping, _flat_names(file.schema_arrow))
-        for batch in file.iter_batches(batch_size, columns=list(set(present.values()))):
+        groups = range(file.num_row_groups)[start:stop]
+        columns = list(set(present.values()))
+        for batch in file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=columns):
             table = pa.table({field: batch.column(column) for field, column in present.items()})
             yield _text_to_binary(table)
 
@@ -219,104 +260,88 @@ def _text_to_binary(table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _csv_rows(stream: io.BufferedReader, format_: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of every row but the blank ones; [] for what is no row."""
-    csv.field_size_limit(_MAX_FIELD_CHARS)
-    # Bytes that are no UTF-8 pass as surrogates and come out as they were.
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n")
-    # Exports of logs as TSV do not quote: a quotation mark is part of the query.
-    rows = (
-        csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if format_ == "tsv"
-        else csv.reader(text)
-    )
-    while True:
-        try:
-            if row := next(rows):
-                yield rows.line_num, row
-        except StopIteration:
-            return
-        except csv.Error:
-            yield rows.line_num, []
+def read_header(stream: io.BufferedReader, dialect: Dialect) -> tuple[list[str], int, int]:
+    """Names of the columns, and the lines and bytes before the first row.
+
+    Raises:
+      OSError: no header can be read.
+    """
+    if dialect.names is not None:
+        return list(dialect.names), 0, 0
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    lines: list[bytes] = []
+
+    def texts() -> Iterator[str]:
+        while line := stream.readline():
+            lines.append(line)
+            yield line.decode("utf-8-sig" if len(lines) == 1 else "utf-8", "surrogateescape")
+
+    try:
+        rows = (
+            csv.reader(texts(), delimiter=dialect.delimiter)
+            if dialect.quoted
+            else csv.reader(texts(), delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
+        )
+        names = next((row for row in rows if row), [])
+    except csv.Error as error:
+        raise OSError(f"its first line names no columns ({error})") from error
+    return names, len(lines), sum(map(len, lines))
 
 
-def _read_csv(path, mapping, format_, batch_size):
+def _read_delimited(path, dialect, mapping, start, stop):
     with open_stream(path) as stream:
-        lines = _csv_rows(stream, format_)
-        _, names = next(lines, (1, []))
+        names, lines, offset = read_header(stream, dialect)
         places = {f: names.index(c) for f, c in mapping.items() if c in names}
-        rows: list[list[str]] = []
-        bad: list[str] = []
-        for number, row in lines:
-            if len(row) != len(names):
-                bad.append(f"line {number}: {len(row)} columns, not {len(names)}")
-            else:
-                rows.append(row)
-            if len(rows) >= batch_size:
-                yield _csv_table(rows, places)
-                rows = []
-            if len(bad) >= batch_size:
-                yield BadRows("bad_row", path, bad)
-                bad = []
-    if rows:
-        yield _csv_table(rows, places)
-    if bad:
-        yield BadRows("bad_row", path, bad)
+        size = QUOTED_BLOCK_BYTES if dialect.quoted else BLOCK_BYTES
+        blocks = _part(stream, size, offset, start, stop)
+        rows = delimited_rows(blocks, dialect, len(names), places)
+        yield from _with_places(rows, path, lines, start)
 
 
-def _csv_table(rows: list[list[str]], places: Mapping[str, int]) -> pa.Table:
-    columns = list(zip(*rows, strict=True))
-    return pa.table(
-        {field: _binary(columns[place], "surrogateescape") for field, place in places.items()}
-    )
-
-
-def _binary(values: Sequence[str | None], errors: str) -> pa.Array:
-    """Text as UTF-8; surrogates become bytes that are none, which the job's own check finds."""
-    try:
-        return pa.array(values, pa.string()).cast(pa.binary())
-    except UnicodeEncodeError:
-        encoded = [value if value is None else value.encode("utf-8", errors) for value in values]
-        return pa.array(encoded, pa.binary())
-
-
-def _json_object(line: bytes) -> dict | None:
-    try:
-        value = json.loads(line.decode("utf-8-sig", "surrogateescape"))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _read_jsonl(path, mapping, batch_size):
-    rows: list[dict] = []
-    bad: list[str] = []
+def _read_jsonl(path, mapping, start, stop):
     with open_stream(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            row = _json_object(line)
-            if row is None:
-                bad.append(f"line {number}: no JSON object")
-            else:
-                rows.append(row)
-            if len(rows) >= batch_size:
-                yield _jsonl_table(rows, mapping)
-                rows = []
-            if len(bad) >= batch_size:
-                yield BadRows("bad_row", path, bad)
-                bad = []
-    if rows:
-        yield _jsonl_table(rows, mapping)
-    if bad:
-        yield BadRows("bad_row", path, bad)
+        blocks = _part(stream, BLOCK_BYTES, 0, start, stop)
+        rows = ((json_rows(block, mapping), count_lines(block)) for block in blocks)
+        yield from _with_places(rows, path, 0, start)
 
 
-def _jsonl_table(rows: list[dict], mapping: Mapping[str, str]) -> pa.Table:
-    def texts(column: str) -> list[str | None]:
-        values = (row.get(column) for row in rows)
-        return [value if value is None else str(value) for value in values]
+def _part(
+    stream: io.BufferedReader, size: int, offset: int, start: int, stop: int | None
+) -> Iterator[bytes]:
+    """Blocks of the lines that begin in bytes start to stop, behind a header of `offset` bytes."""
+    if start == 0 and stop is None:
+        blocks = line_blocks(stream, size)
+    else:
+        end = None if stop is None else _line_start(stream, stop)
+        begin = max(offset, _line_start(stream, start))
+        stream.seek(begin)
+        blocks = line_blocks(stream, size, None if end is None else max(0, end - begin))
+    for number, block in enumerate(blocks):
+        is_first = number == 0 and start == 0 and offset == 0
+        yield block.removeprefix(b"\xef\xbb\xbf") if is_first else block
 
-    return pa.table(
-        {field: _binary(texts(column), "surrogatepass") for field, column in mapping.items()}
-    )
+
+def _line_start(stream: io.BufferedReader, place: int) -> int:
+    """The first byte at or behind a place that begins a line."""
+    if place == 0:
+        return 0
+    stream.seek(place - 1)
+    while piece := stream.read(_PROBE_BYTES):
+        newline = piece.find(b"\n")
+        if newline >= 0:
+            return stream.tell() - len(piece) + newline + 1
+    return stream.tell()
+
+
+def _with_places(
+    parts: Iterator[tuple[Rows, int]], path: str, lines: int, start: int
+) -> Iterator[pa.Table | BadRows]:
+    """Tables, and bad rows by their place; no part knows how many lines there are before it."""
+    behind = f" behind byte {start}" if start else ""
+    for rows, count in parts:
+        if rows.table is not None and rows.table.num_rows:
+            yield rows.table
+        if rows.bad:
+            details = [f"line {lines + line}{behind}: {what}" for line, what in rows.bad]
+            yield BadRows("bad_row", path, details)
+        lines += count

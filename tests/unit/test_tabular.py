@@ -1,13 +1,27 @@
 import bz2
+import csv
 import gzip
+import io
 import json
+import pathlib
+import tempfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from schemas.errors import PhraseLensError
-from transforms.tabular import BadRows, check_columns, column_mapping, columns_of, read_table
+from transforms import tabular, text_blocks
+from transforms.tabular import (
+    BadRows,
+    check_columns,
+    column_mapping,
+    columns_of,
+    read_part,
+    read_table,
+)
 
 ROWS = [("red shoe", "a", 1), ('6" pan', "b", 2), ("赤い, 靴", "c", 3)]
 MAPPING = {"query": "q", "image": "img", "clicks": "n", "user": "user"}
@@ -170,6 +184,13 @@ def test_column_mapping():
     assert mapping == {"query": "q", "image": "a=b", "clicks": "clicks"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"), [(("query", "image"), "image"), (("key", "image"), "key")]
+)
+def test_image_id_names_the_image(fields, field):
+    assert column_mapping("columns", ("image_id=img",), fields)[field] == "img"
+
+
 @pytest.mark.parametrize("value", ["q", "quarry=q"])
 def test_column_mapping_names_the_fields(value):
     with pytest.raises(PhraseLensError, match=f"--log_columns {value}.*query, image"):
@@ -204,3 +225,167 @@ def test_check_columns_with_a_choice(tmp_path):
     check_columns(path, "image_columns", mapping, ("key",), ("image", "path"))
     with pytest.raises(PhraseLensError, match=r"columns 'image' and 'url' of .*--image_columns"):
         check_columns(path, "image_columns", mapping, ("key",), ("image", "url"))
+
+
+# Whole files through Python's csv and json, a row at a time, say what the rows of a file are.
+
+
+def csv_oracle(data, dialect):
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="surrogateescape", newline="\n")
+    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
+    reader = csv.reader(text, delimiter=dialect.delimiter, quoting=quoting)
+    names, rows, bad = None, [], []
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return rows, bad
+        except csv.Error:
+            if names is None:
+                return rows, bad
+            bad.append(f"line {reader.line_num}: 0 columns, not {len(names)}")
+            continue
+        if names is None:
+            names = row or None
+        elif len(row) == len(names):
+            rows.append(tuple(value.encode("utf-8", "surrogateescape") for value in row))
+        elif row:
+            bad.append(f"line {reader.line_num}: {len(row)} columns, not {len(names)}")
+
+
+def json_oracle(data, names):
+    rows, bad = [], []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig", "surrogateescape"))
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(tuple(row.get(name) for name in names))
+        else:
+            bad.append(f"line {number}: no JSON object")
+    return rows, bad
+
+
+def parts(data, format_, mapping, name, block_bytes, cuts=()):
+    """Rows and bad rows of a file that is read in parts and blocks of a few bytes."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(tabular, "BLOCK_BYTES", block_bytes)
+        patch.setattr(tabular, "QUOTED_BLOCK_BYTES", block_bytes)
+        path = str(pathlib.Path(folder, name))
+        pathlib.Path(path).write_bytes(data)
+        rows, bad = [], []
+        for start, stop in zip((0, *cuts), (*cuts, None), strict=True):
+            for batch in read_part(path, format_, mapping, start, stop):
+                if isinstance(batch, BadRows):
+                    bad += batch.details
+                else:
+                    rows += [tuple(row.values()) for row in batch.to_pylist()]
+        return rows, bad
+
+
+PIECES = [b"a", b"b", b"\xff", b"\xef\xbb\xbf", b"\x00", b" ", "é".encode(), b"\r\n", b"\n", b"\n"]
+TSV_LINES = st.lists(st.sampled_from([*PIECES, b"\t", b"\t", b"\r", b'"', b","])).map(b"".join)
+CSV_LINES = st.lists(st.sampled_from([*PIECES, b",", b",", b'"', b'"', b'""', b"\r"])).map(b"".join)
+CSV_ROWS = st.lists(
+    st.lists(
+        st.sampled_from([b"a", b"", b"\xff", b'"a,b"', b'"a""b"', b'"a\nb"', b'"\r\n"', b'""']),
+        min_size=1,
+        max_size=3,
+    ).map(b",".join)
+).map(lambda rows: b"".join(row + b"\n" for row in rows))
+JSON_LINES = st.lists(
+    st.sampled_from(
+        [
+            *(b'{"q": %s, "n": %s}' % (q, n) for q in (b'"a"', b"7") for n in (b"1", b"1.5")),
+            b'{"q": "b"}',
+            b'{"q": "\xff", "n": 2}',
+            b'{"q": "\\ud800"}',
+            b'{"q": {"deep": [1]}}',
+            b'{"n": "text"}{"n": 2}',
+            b'{"q":',
+            b'"a"}',
+            b'{"q": true, "q": null}',
+            b' {"n": null}\r',
+            b"",
+            b"[1]",
+            b"\xef\xbb\xbf{}",
+        ]
+    )
+).map(b"\n".join)
+FEW = settings(max_examples=150, deadline=None)
+
+
+@FEW
+@given(TSV_LINES, st.integers(1, 40), st.lists(st.integers(1, 60)).map(sorted))
+@example(b"\xff\n\xff\ta\n", 8, [])
+def test_tsv_in_any_parts_has_the_rows_of_the_csv_module(lines, block_bytes, cuts):
+    data = b"x\ty\n" + lines
+    mapping = {"x": "x", "y": "y"}
+    rows, bad = csv_oracle(data, text_blocks.TSV)
+    found, found_bad = parts(data, "tsv", mapping, "log.tsv", block_bytes, cuts)
+    assert found == rows
+    assert len(found_bad) == len(bad)
+    assert parts(data, "tsv", mapping, "log.tsv", block_bytes) == (rows, bad)
+
+
+@FEW
+@given(st.one_of(CSV_LINES, CSV_ROWS), st.integers(1, 40))
+@example(b'"a\nb",c\rd,"e\nf"\n', 60)
+def test_csv_in_any_blocks_has_the_rows_of_the_csv_module(lines, block_bytes):
+    data = b"x,y\n" + lines
+    oracle = csv_oracle(data, text_blocks.CSV)
+    assert parts(data, "csv", {"x": "x", "y": "y"}, "log.csv", block_bytes) == oracle
+
+
+@FEW
+@given(JSON_LINES, st.integers(1, 200), st.lists(st.integers(1, 200)).map(sorted))
+def test_json_in_any_parts_has_the_rows_of_the_json_module(data, block_bytes, cuts):
+    def text(value):
+        if value is None or isinstance(value, bytes):
+            return value
+        if not isinstance(value, str):
+            return json.dumps(value).encode()
+        if value == "\ud800":
+            return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "surrogateescape")
+
+    mapping = {"query": "q", "clicks": "n"}
+    rows, bad = json_oracle(data, ("q", "n"))
+    found, found_bad = parts(data, "jsonl", mapping, "log.jsonl", block_bytes, cuts)
+    assert [text(query) for query, _ in found] == [text(query) for query, _ in rows]
+    for (_, clicks), (_, expected) in zip(found, rows, strict=True):
+        if isinstance(expected, int | float) and not isinstance(expected, bool):
+            assert float(clicks) == expected
+        else:
+            assert text(clicks) == text(expected)
+    assert len(found_bad) == len(bad)
+    assert parts(data, "jsonl", mapping, "log.jsonl", block_bytes)[1] == bad
+
+
+def test_one_bad_line_of_json_leaves_the_others_as_they_are(tmp_path):
+    lines = [b'{"q": "red", "n": 1.5}'] * 20_000
+    lines[12_345] = b'{"q": "red'
+    table, bad = read_part(
+        write(tmp_path, "log.jsonl", b"\n".join(lines)), "jsonl", {"query": "q", "clicks": "n"}
+    )
+    assert bad.details == ["line 12346: no JSON object"]
+    assert table.num_rows == 19_999
+    assert {float(value) for value in table["clicks"].unique().to_pylist()} == {1.5}
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_parts_of_parquet_are_row_groups(tmp_path, start):
+    path = str(tmp_path / "log.parquet")
+    pq.write_table(pa.table({"q": list("abcdef")}), path, row_group_size=2)
+    rows = [
+        row["query"]
+        for table in read_part(path, "parquet", {"query": "q"}, start, start + 1)
+        for row in table.to_pylist()
+    ]
+    assert rows == [value.encode() for value in "abcdef"[2 * start : 2 * start + 2]]
