@@ -1,0 +1,252 @@
+-- Mining as SQL: the statements of tests/mining_sql.py, which runs them step by step and puts
+-- the tables log, texts, files and variants between them.
+
+-- step: checks
+create macro number_of(text) as try_cast(nullif(trim(text), '') as double);
+create macro is_count(number) as number is not null and isfinite(number) and number <= 1e9;
+create table numbered as
+select id, query, query_id, fault, image,
+  case when raw_clicks = '' then 1 else number_of(raw_clicks) end as clicks_given,
+  raw_impressions <> '' as has_impressions, number_of(raw_impressions) as impressions_given,
+  raw_position <> '' as has_position, number_of(raw_position) as position_given,
+  raw_timestamp <> '' as has_time, number_of(raw_timestamp) as moment,
+  epoch_ms(try_cast(nullif(trim(raw_timestamp), '') as timestamptz)) as iso,
+  nullif(raw_session, '') as session, nullif(raw_user, '') as "user",
+  nullif(trim(raw_language), '') as language
+from log join texts using (raw_query);
+
+create table valued as
+select *, try(trim(decode(image))) as key,
+  round_even(clicks_given * 1024, 0)::bigint as clicks,
+  coalesce(impressions_given, greatest(1, ceil(round_even(clicks_given * 1024, 0) / 1024)))::bigint
+    as impressions,
+  case when has_position then least(position_given, 100)::int else 0 end as position,
+  case when moment is null then iso
+    when abs(moment) < 1e11 then floor(moment * 1000)
+    when abs(moment) < 1e14 then floor(moment)
+    else floor(moment / 1000) end::bigint as time
+from numbered where is_count(clicks_given)
+  and (not has_impressions or is_count(impressions_given) and impressions_given >= 0)
+  and (not has_position or position_given between 1 and 1e6)
+  and (not has_time or isfinite(coalesce(moment, iso::double)));
+
+create table checked as
+select n.id, v.* exclude (id, fault, has_time),
+  case
+    when n.fault is not null then n.fault
+    when try(decode(n.image)) is null then 'bad_encoding'
+    when trim(decode(n.image)) = '' then 'missing_image_key'
+    when not is_count(n.clicks_given) then 'bad_clicks'
+    when n.clicks_given < 0 then 'negative_clicks'
+    when n.has_impressions
+      and not (is_count(n.impressions_given) and n.impressions_given >= 0) then 'bad_impressions'
+    when n.has_position and not coalesce(n.position_given between 1 and 1e6
+      and n.position_given = floor(n.position_given), false) then 'bad_position'
+    when n.has_time and not coalesce(isfinite(coalesce(n.moment, n.iso::double)), false)
+      then 'bad_timestamp'
+    when v.key in (from forgotten) or v."user" in (from forgotten_users) then 'forgotten'
+    when getvariable('partition') <> ''
+      and coalesce(epoch_ms(v.time)::date::varchar, '') <> getvariable('partition')
+      then 'other_day'
+    when v.clicks = 0 and v.impressions = 0 then 'no_click'
+  end as reason
+from numbered n left join valued v using (id);
+
+-- step: days
+create table events as
+select distinct key, query_id, clicks, impressions, position, "user", session, time, language,
+  case when "user" is not null then 'user ' || "user"
+    when session is not null then 'session ' || session end as person,
+  floor(time / 86400000.0)::bigint as day
+from checked where reason is null;
+
+create table robots as
+select person, day from events where person is not null
+group by person, day having count(*) > getvariable('max_person_events');
+
+create table kept as
+select * from events e where not exists (
+  from robots r where r.person = e.person and r.day is not distinct from e.day);
+
+create table evidence as
+select person, day, query_id, key,
+  least(sum(clicks), getvariable('max_person_clicks') * 1024)::bigint as clicks,
+  least(sum(impressions), getvariable('max_person_clicks'))::bigint as impressions,
+  coalesce(min(nullif(position, 0)), 0) as position
+from kept where person is not null group by person, day, query_id, key
+union all
+select null, day, query_id, key, sum(clicks)::bigint, sum(impressions)::bigint, position
+from kept where person is null group by day, query_id, key, position;
+
+create table all_steps as
+select least(query_id, later) as query_a, greatest(query_id, later) as query_b, count(*) as n
+from (
+  select query_id, time, lead(query_id) over w as later, lead(time) over w as later_time
+  from kept where time is not null and ("user" is not null or session is not null)
+  window w as (partition by "user", session order by time, query_id))
+where query_id <> later and later_time - time <= getvariable('session_gap') * 1000
+group by all;
+
+create table votes as
+select query_id, language, count(*) as n from kept where language is not null group by all;
+
+-- step: merge
+create table rare as
+select query_id from kept group by query_id
+having count(distinct "user") < getvariable('min_users')
+  and exists (from kept where "user" is not null);
+create table all_evidence as from evidence;
+create or replace table evidence as
+from all_evidence where query_id not in (from rare);
+create table steps as
+from all_steps where query_a not in (from rare) and query_b not in (from rare);
+create table mode as
+select case getvariable('evidence') when 'auto' then
+    coalesce(sum(greatest(0, impressions - ceil(clicks / 1024))), 0) > 0
+  else getvariable('evidence') = 'rate' end as is_rate
+from evidence;
+
+-- step: examination
+-- Each position's rate relative to the best place that was clicked, never rising further down:
+-- e_k = max(4096, min over places between of floor(65536 · c_k · i_r / (i_k · c_r))).
+create table places as
+select position, sum(clicks)::hugeint as c, sum(impressions)::hugeint as i
+from evidence where position >= 1 group by position;
+create table examination as
+select p.position, greatest(4096, min(
+    case when p.position <= r.position or p.i = 0 then 65536
+      else least(65536, (65536 * p.c * r.i) // (p.i * r.c)) end
+  ) over (order by p.position))::bigint as examined
+from places p, (from places where c > 0 order by position limit 1) r;
+
+-- step: join
+create table joined as
+select e.*, f.image_id, f.split, e.impressions * coalesce(x.examined, 65536) as examined
+from evidence e
+join (select distinct key, image_id, split from files) f using (key)
+left join examination x using (position);
+create table pooled as
+select image_id, query_id, sum(clicks) as clicks from joined group by all;
+create table query_clicks as
+select query_id, any_value(query) as query, sum(clicks) as clicks
+from pooled join (select distinct query_id, query from texts where fault is null)
+  using (query_id)
+group by query_id;
+
+-- step: pairs
+-- A variant's evidence counts as that of the query it is a variant of.
+create macro canonical(id) as
+  coalesce((select v.query_id from variants v where v.variant = id), id);
+create table sums as
+select image_id, split, canonical(query_id) as query_id, sum(clicks) / 1024 as clicks,
+  sum(impressions)::bigint as impressions,
+  greatest(sum(clicks) / 1024, sum(examined) / 65536) as examined,
+  count(distinct person) filter (clicks > 0) = 1
+    and not bool_or(person is null and clicks > 0) as is_one_person
+from joined group by all;
+create table scored as
+select *, case when (select is_rate from mode) then wilson(clicks, examined) else clicks end
+    as score
+from sums where clicks >= getvariable('min_pair_clicks')
+  and (getvariable('one_person_pairs') or not is_one_person);
+create table pairs_of_queries as
+from scored qualify row_number() over (
+  partition by query_id order by score desc, clicks desc, image_id
+) <= getvariable('max_images_per_query');
+create table pairs as
+select image_id, query_id, split, clicks, impressions, examined, score,
+  row_number() over w as place
+from pairs_of_queries
+window w as (partition by image_id order by score desc, clicks desc, query_id)
+qualify place <= getvariable('max_queries_per_image');
+
+-- step: tables
+create table pairs_table as
+select image_id, query_id, split, clicks, impressions, examined, score,
+  score / sum(score) over (partition by image_id) as weight
+from pairs;
+
+create table query_days_table as
+select canonical(query_id) as query_id, day, sum(clicks) / 1024 as clicks,
+  sum(impressions)::bigint as impressions
+from evidence where day is not null and canonical(query_id) in (select query_id from pairs)
+group by all;
+
+create table languages as
+select query_id, language from (
+  select canonical(query_id) as query_id, language, sum(n) as n from votes group by all)
+qualify row_number() over (partition by query_id order by n desc, language) = 1;
+create table people as
+select canonical(query_id) as query_id, count(distinct "user") as users
+from kept where query_id not in (from rare) group by all;
+create table stats as
+select query_id, sum(clicks) as clicks, count(*) as images,
+  coalesce(sum(clicks) filter (split = 'train'), 0) as train_clicks,
+  count(*) filter (split = 'train') as train_images
+from pairs group by query_id;
+create table queries_table as
+select s.query_id, c.query, l.language, s.clicks, s.images, s.train_clicks, s.train_images,
+  p.users,
+  s.train_images > 0 and (select count(*) from stats t where t.train_images >= s.train_images)
+    <= getvariable('head_queries') as head,
+  (select min(day) from query_days_table d where d.query_id = s.query_id) as first_day,
+  (select max(day) from query_days_table d where d.query_id = s.query_id) as last_day,
+  coalesce((select list(o.query order by o.query)
+    from variants v join query_clicks o on o.query_id = v.variant
+    where v.query_id = s.query_id), []) as variants
+from stats s join query_clicks c using (query_id) join people p using (query_id)
+left join languages l using (query_id);
+
+create table linked as
+from pairs where split = 'train' and place <= getvariable('max_linked_queries');
+create table edges as
+select query_a, query_b, sum(co_clicks) as co_clicks, sum(reformulations)::double as reformulations
+from (
+  select a.query_id as query_a, b.query_id as query_b, least(a.clicks, b.clicks) as co_clicks,
+    0 as reformulations
+  from linked a join linked b on a.image_id = b.image_id and a.query_id < b.query_id
+  union all
+  select least(a, b), greatest(a, b), 0, n
+  from (select canonical(query_a) as a, canonical(query_b) as b, n from steps)
+  where a <> b and a in (select query_id from pairs) and b in (select query_id from pairs))
+group by all;
+create table skips as
+select least(a.query_id, b.query_id) as query_a, greatest(a.query_id, b.query_id) as query_b,
+  count(*) as skips
+from linked a join sums b on a.image_id = b.image_id and b.clicks = 0 and b.examined >= 3
+  and b.query_id in (select query_id from pairs)
+group by all;
+create table degrees as
+select query_id, sum(n) as d from (
+  select query_a as query_id, co_clicks + reformulations as n from edges
+  union all select query_b, co_clicks + reformulations from edges)
+group by query_id;
+create table query_pairs_table as
+select e.query_a, e.query_b, co_clicks, reformulations, coalesce(skips, 0) as skips,
+  (co_clicks + reformulations) / (sqrt(a.d * b.d) + 10) as weight,
+  case when co_clicks = 0 then 'reformulation' when reformulations = 0 then 'co_click'
+    else 'both' end as evidence
+from edges e left join skips using (query_a, query_b)
+join degrees a on a.query_id = query_a join degrees b on b.query_id = query_b
+union all
+select query_a, query_b, 0, 0, skips, 0, 'skip'
+from skips anti join edges using (query_a, query_b) where skips >= 2;
+
+-- step: counts
+create table counts as
+select reason, count(*) as n from checked where reason is not null group by reason
+union all select 'delivered_twice',
+  (select count(*) from checked where reason is null) - (select count(*) from events)
+union all select 'robot', (select count(*) from events) - (select count(*) from kept)
+union all select 'few_users', count(*) from rare
+union all select 'unknown_image', count(distinct key) from evidence
+  where key not in (select key from files)
+union all select 'few_clicks', count(*) from sums
+  where clicks < getvariable('min_pair_clicks')
+union all select 'one_person', count(*) from sums
+  where clicks >= getvariable('min_pair_clicks') and is_one_person
+    and not getvariable('one_person_pairs')
+union all select 'query_cap',
+  (select count(*) from scored) - (select count(*) from pairs_of_queries)
+union all select 'image_cap',
+  (select count(*) from pairs_of_queries) - (select count(*) from pairs);
