@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
@@ -99,13 +100,17 @@ def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) 
     return mapping
 
 
-def columns_of(path: str) -> list[str]:
+def columns_of(path: str, format_: str | None = None) -> list[str]:
     """Names of the columns that hold one value a row; those of the first rows for JSON lines.
+
+    Args:
+      path: the file.
+      format_: of FORMATS, where the file's name does not tell.
 
     Raises:
       PhraseLensError: the file is no table, is empty or cannot be read.
     """
-    format_ = table_format(path)
+    format_ = format_ or table_format(path)
     try:
         if format_ is None:
             raise ValueError("its name ends in none of " + ", ".join(_SUFFIXES))
@@ -124,7 +129,12 @@ def columns_of(path: str) -> list[str]:
 
 
 def _flat_names(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+    return [f.name for f in schema if not pa.types.is_nested(f.type) or _is_image(f.type)]
+
+
+def _is_image(type_: pa.DataType) -> bool:
+    """Whether a column holds images as the datasets library stores them: bytes and path."""
+    return pa.types.is_struct(type_) and {field.name for field in type_} == {"bytes", "path"}
 
 
 def check_columns(
@@ -133,6 +143,7 @@ def check_columns(
     mapping: Mapping[str, str],
     required: tuple[str, ...],
     one_of: tuple[str, ...] = (),
+    format_: str | None = None,
 ) -> None:
     """Fails before any work when a file has not the columns that are needed.
 
@@ -142,11 +153,12 @@ def check_columns(
       mapping: field → column; a column with another name than its field was asked for.
       required: fields that must be there.
       one_of: fields of which one must be there.
+      format_: of FORMATS, where the file's name does not tell.
 
     Raises:
       PhraseLensError: names the file, the column and the flag.
     """
-    columns = columns_of(path)
+    columns = columns_of(path, format_)
     found = ", ".join(columns) or "none"
     asked_for = (field for field, column in mapping.items() if column != field)
     for field in dict.fromkeys((*required, *asked_for)):
@@ -244,14 +256,19 @@ def _read_parquet(path, mapping, start, stop):
         groups = range(file.num_row_groups)[start:stop]
         columns = list(set(present.values()))
         for batch in file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=columns):
-            table = pa.table({field: batch.column(column) for field, column in present.items()})
-            yield _text_to_binary(table)
+            found = {field: batch.column(column) for field, column in present.items()}
+            for column in list(found.values()):
+                if _is_image(column.type):  # of which some have bytes, and some only a path
+                    found.setdefault("path", pc.struct_field(column, "path"))
+            yield _text_to_binary(pa.table(found))
 
 
 def _text_to_binary(table: pa.Table) -> pa.Table:
     columns = {}
     for name in table.column_names:
         column = table[name]
+        if pa.types.is_struct(column.type):
+            column = pc.struct_field(column, "bytes")
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if column.type in _TEXT_TYPES:
