@@ -1,19 +1,24 @@
-"""Mines a click log: which images people chose for which queries.
+"""Mines click logs: which images people chose for which queries, and which queries want the same.
 
-Reads a click log, images and (optionally) labels; Parquet, TSV, CSV or JSON lines, also
-compressed; images as files, as a table with a bytes or path column, or as TFRecord of
-tf.Example. Local paths, globs, folders and gs:// alike.
+Reads a click log in any of the formats of docs/formats.md, or the days that mine_log made of it;
+images as files, as a table with a bytes or path column, as TFRecord of tf.Example or as WebDataset;
+and (optionally) labels. Local paths, globs, folders and gs:// alike.
 
-Writes one dataset with the tables images (checked, one row for each content, with split
-and labels), pairs (query-image pairs with clicks), queries (text, language, support),
-query_pairs (co-click and session reformulation) and dead_letters.
+Writes one dataset with the tables images (checked, one row for each picture and its near
+duplicates, with split and labels), pairs (query-image pairs with clicks and what they are worth),
+queries (text, language, support, spellings), query_days (their history), query_pairs (co-click,
+session reformulation, and negatives) and dead_letters.
 
   ./run.sh mine_pairs --log 'logs/*.parquet' --images photos/ --labels labels.csv \\
-      --log_columns query=q,image=img --output work/mined
+      --columns query=q,image_id=img --output work/mined
+  ./run.sh mine_pairs --days work/days --images photos/ --labels labels.csv --output work/mined
 
-A row of the log is one event: rows that are equal in all columns count once. The column
-`clicks` is 1 where there is none, and without timestamps there are no sessions. Splits
-come from the content of an image; a column `split` in the label file overrules that.
+A row of the log is one event: rows that are equal in all columns count once. A pair's score is the
+lower bound of its click rate, corrected for how likely people look at its position; where the log
+tells only of clicks, their number. A query leaves only if --min_users people typed it, where the
+log tells who did. Splits come from the content of an image; a column `split` in the label file
+overrules that. Without --images each key of the log stands for an image: pairs and associations
+can be looked at, but nothing can be trained on them.
 """
 
 import dataclasses
@@ -22,28 +27,32 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import job
-from schemas import tables
+from beam_jobs import job, mine_log
+from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
-from transforms import datasets, events, mining
-from transforms.datasets import COUNTS, DEAD, SHARDS
+from schemas.manifest import FILE_NAME, Dataset
+from transforms import associations, datasets, evidence, mined_images, pairs, queries, spelling
+from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
+from transforms.duplicates import FindDuplicates
 from transforms.files import content_hash, match
 from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, ReadImages, count_images, plan_units
-from transforms.tabular import check_columns, column_mapping
+from transforms.labels import LABEL_FIELDS, parse_labels
+from transforms.rows import ReadRows
+from transforms.tabular import check_columns, column_mapping, read_table
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    log: tuple[str, ...] = flag("Click log: files, globs or folders.", role="input")
-    images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(mine_log.LogConfig):
     output: str = flag("Dataset to write.", role="runtime")
+    days: str = flag(
+        "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
+    )
+    images: tuple[str, ...] = flag(
+        "Images: files, globs, folders, tables, TFRecord, WebDataset.", default=(), role="input"
+    )
     labels: tuple[str, ...] = flag(
         "Labels of images: tables with key, label and optionally split.", default=(), role="input"
-    )
-    log_columns: tuple[str, ...] = flag(
-        "Columns of the log as field=column; fields are " + ", ".join(events.LOG_FIELDS) + ".",
-        default=(),
     )
     image_columns: tuple[str, ...] = flag(
         "Columns of an image table, or features of a TFRecord, as field=column; fields are key, "
@@ -54,24 +63,37 @@ class Config:
         "Columns of the label file as field=column; fields are key, label and split.", default=()
     )
     image_format: str = flag(
-        "What the images are; auto goes by their names.",
-        default="auto",
-        choices=IMAGE_FORMATS,
+        "What the images are; auto goes by their names.", default="auto", choices=IMAGE_FORMATS
     )
     image_key: str = flag(
         "What the log calls an image file: its name without suffix, its name, or its path.",
         default="stem",
         choices=("stem", "name", "path"),
     )
+    near_duplicates: bool = flag("Take near duplicates for one image.", default=True)
     validation_share: float = flag("Share of images held out to choose settings.", default=0.1)
     test_share: float = flag("Share of images held out for the final figures.", default=0.2)
+    min_users: int = flag("People who must have typed a query, where people are known.", default=5)
     min_pair_clicks: float = flag("Fewest clicks that make a pair.", default=1.0)
-    max_queries_per_image: int = flag("Queries of an image that are associated.", default=32)
+    one_person_pairs: bool = flag("Let the clicks of one person make a pair.", default=False)
+    max_images_per_query: int = flag("Best images of a query that are kept.", default=10_000)
+    max_queries_per_image: int = flag("Best queries of an image that are kept.", default=256)
+    evidence: str = flag(
+        "What a pair's score is: the lower bound of its corrected click rate, or its clicks; auto "
+        "is rate where the log tells of images that were shown and not clicked.",
+        default="auto",
+        choices=("auto", "rate", "count"),
+    )
+    max_linked_queries: int = flag("Queries of an image that are associated.", default=32)
+    variant_steps: int = flag(
+        "Times that people must have gone from one spelling to another to merge them.",
+        default=3,
+    )
+    head_queries: int = flag("Best supported queries that are head.", default=4_000_000)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
-    max_query_chars: int = flag("Longer queries die.", default=1000)
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
-    num_shards: int = flag("Shards of every table.", default=4)
+    num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -80,20 +102,53 @@ TABLES = {
     "images": datasets.parquet(tables.IMAGES),
     "pairs": datasets.parquet(tables.PAIRS),
     "queries": datasets.parquet(tables.QUERIES),
+    "query_days": datasets.parquet(tables.QUERY_DAYS),
     "query_pairs": datasets.parquet(tables.QUERY_PAIRS),
 }
+SHARD_BYTES = 128 << 20  # of log and images for each shard
 
 
-def _mappings(config: Config) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    return (
-        column_mapping("log_columns", config.log_columns, events.LOG_FIELDS),
-        column_mapping("image_columns", config.image_columns, IMAGE_FIELDS),
-        column_mapping("label_columns", config.label_columns, events.LABEL_FIELDS),
+def rules_of(config: Config) -> pairs.PairRules:
+    return pairs.PairRules(
+        min_users=config.min_users,
+        min_pair_clicks=config.min_pair_clicks,
+        one_person_pairs=config.one_person_pairs,
+        max_images_per_query=config.max_images_per_query,
+        max_queries_per_image=config.max_queries_per_image,
+        evidence=config.evidence,
+        max_linked_queries=config.max_linked_queries,
     )
 
 
-def _units(config: Config):
-    _, mapping, _ = _mappings(config)
+def find_days(folder: str) -> dict[str, Dataset]:
+    """The committed days below a folder, by name.
+
+    Raises:
+      PhraseLensError: there is none, or a dataset there is no day.
+    """
+    ends = f"/{FILE_NAME}"
+    names = [
+        file.removesuffix(ends)
+        for file in storage.list_files(folder)
+        if file.endswith(ends) and file.count("/") == 1
+    ]
+    days = {name: Dataset(storage.join(folder, name)) for name in sorted(names)}
+    for name, day in days.items():
+        if day.manifest.stage != "mine_log":
+            raise PhraseLensError(
+                f"{storage.join(folder, name)}, written by {day.manifest.stage}",
+                "a day that mine_log wrote",
+                "Keep days in a folder of their own.",
+            )
+    if not days:
+        raise PhraseLensError(
+            f"--days {folder}", "days that mine_log wrote", "Run mine_log for each day."
+        )
+    return days
+
+
+def _image_units(config: Config):
+    mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     return plan_units("images", config.images, config.image_format, mapping, config.image_key)
 
 
@@ -105,99 +160,231 @@ def preflight(config: Config) -> job.Inputs:
             "shares of at least 0 that leave some images to train on",
             "Give shares whose sum is below 1.",
         )
-    if config.num_shards < 1:
+    if config.num_shards < 0:
         raise PhraseLensError(
-            f"--num_shards {config.num_shards}", "at least 1", "Leave it out for 4."
+            f"--num_shards {config.num_shards}", "at least 1", "Leave it out for what suits."
         )
-    log_mapping, _, label_mapping = _mappings(config)
-    log = match("log", config.log)
-    for file in log:
-        check_columns(file.path, "log_columns", log_mapping, ("query", "image"))
-    units, image_files = _units(config)
-    labels = match("labels", config.labels) if config.labels else []
-    for file in labels:
-        check_columns(file.path, "label_columns", label_mapping, ("key",), ("label", "split"))
-    return job.Inputs(
-        raw={
-            name: content_hash(f)
-            for name, f in {"log": log, "images": image_files, "labels": labels}.items()
-        },
-        facts=(
-            f"log: {len(log)} files, {sum(f.size_in_bytes for f in log):,} bytes",
-            f"images: {len(image_files)} files ({units[0].format})",
-            f"labels: {len(labels)} files",
-        ),
-    )
+    if bool(config.log) == bool(config.days):
+        raise PhraseLensError(
+            "--log and --days" if config.log else "neither --log nor --days",
+            "one of them",
+            "Name a log, or the folder of days that mine_log made of it.",
+        )
+    if config.labels and not config.images:
+        raise PhraseLensError("--labels", "images that they are of", "Name them with --images.")
+    mine_log.log_rules(config, None)
+    raw, found, facts = mine_log.raw_inputs(config), {}, []
+    if config.log:
+        units, files = mine_log.plan(config)
+        raw["log"] = content_hash(files)
+        size = sum(file.size_in_bytes for file in files)
+        facts.append(f"log: {len(files)} files, {size:,} bytes ({units[0].format})")
+    else:
+        found = {f"day {name}": day.root for name, day in find_days(config.days).items()}
+        facts.append(f"days: {len(found)}")
+    if config.images:
+        image_units, image_files = _image_units(config)
+        raw["images"] = content_hash(image_files)
+        facts.append(f"images: {len(image_files)} files ({image_units[0].format})")
+    if config.labels:
+        labels = match("labels", config.labels)
+        mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
+        for file in labels:
+            check_columns(file.path, "label_columns", mapping, ("key",), ("label", "split"))
+        raw["labels"] = content_hash(labels)
+        facts.append(f"labels: {len(labels)} files")
+    return job.Inputs(found, raw, tuple(facts))
+
+
+def _size(config: Config) -> tuple[int, int]:
+    """Bytes of the log and of the images."""
+    if config.log:
+        log = sum(file.size_in_bytes for file in mine_log.plan(config)[1])
+    else:
+        days = find_days(config.days).values()
+        log = sum(shard.bytes for day in days for shard in day.shards("evidence"))
+    images = sum(f.size_in_bytes for f in _image_units(config)[1]) if config.images else 0
+    return log, images
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    log_mapping, _, label_mapping = _mappings(config)
-    units, _ = _units(config)
-    num_shards = config.num_shards
-    rules = mining.MiningRules(
-        mining.SplitShares(config.validation_share, config.test_share),
-        config.min_pair_clicks,
-        config.max_queries_per_image,
-        config.session_gap,
-    )
-    parse_log = functools.partial(
-        events.parse_events, stage=stage, max_query_chars=config.max_query_chars
-    )
-    parse_labels = functools.partial(events.parse_labels, stage=stage)
+    log_bytes, image_bytes = _size(config)
+    num_shards = config.num_shards or mine_log.shards_for(log_bytes + image_bytes, SHARD_BYTES)
+    shares = mined_images.SplitShares(config.validation_share, config.test_share)
+    rules = rules_of(config)
 
-    log_paths = [file.path for file in match("log", config.log)]
-    label_paths = [f.path for f in match("labels", config.labels)] if config.labels else []
-    log = (
-        pipeline
-        | "LogFiles" >> beam.Create(log_paths)
-        | "ReadLog" >> events.ReadRows("events", log_mapping, parse_log, stage, ("events", "texts"))
+    def group(**ids: str) -> GroupShards:
+        return GroupShards(ids, num_shards, stage.spill)
+
+    people_shards = mine_log.shards_for(log_bytes, mine_log.EVENT_SHARD_BYTES)
+    merged = (
+        _mine_log(pipeline, config, stage, people_shards)
+        if config.log
+        else _read_days(pipeline, config, stage, people_shards)
     )
-    labels = (
-        pipeline
-        | "LabelFiles" >> beam.Create(label_paths)
-        | "ReadLabels" >> events.ReadRows("labels", label_mapping, parse_labels, stage, ("labels",))
+    log = merged["facts"] | pairs.ReadFacts()
+    if config.images:
+        pictures = _mine_images(pipeline, config, stage, shares, num_shards)
+        joined = (
+            {"evidence": merged["pairs"], "keys": pictures["keys"]}
+            | "ByKey" >> group(evidence="key", keys="key")
+            | pairs.JoinImages(stage)
+        )
+        named, sources = joined.evidence, [joined]
+        splits, shards = pictures["splits"], [pictures[SHARDS]]
+    else:
+        pictures, sources, shards = {DEAD: (), COUNTS: ()}, [], []
+        named = merged["pairs"] | "NameImages" >> beam.Map(pairs.name_images)
+        splits = None
+
+    weighed = (
+        {"evidence": named} | "ByImage" >> group(evidence="image_id") | pairs.Weigh(log, rules)
     )
+    chosen = (
+        {"candidates": weighed.candidates, "users": merged["users"], "texts": merged["texts"]}
+        | "ByCandidate" >> group(candidates="query_id", users="query_id", texts="query_id")
+        | pairs.Choose(log, rules)
+    )
+    by_image = {"chosen": chosen.chosen} | ({"splits": splits} if splits else {})
+    grouped = by_image | "ByChosenImage" >> group(**dict.fromkeys(by_image, "image_id"))
+    spelled = {
+        "steps": merged["steps"],
+        "known": chosen.known,
+        "images": grouped,
+    } | spelling.FindVariants(config.variant_steps, num_shards, stage.spill)
+    variants = beam.pvalue.AsSingleton(spelled.variants)
+    built = grouped | pairs.BuildPairs(
+        stage, log, variants, rules, None if config.images else shares, num_shards
+    )
+    steps = (
+        merged["steps"]
+        | "StepEdges" >> beam.Map(associations.step_edges)
+        | "RenameSteps" >> beam.Map(associations.rename_queries, variants)
+    )
+    query_pairs = (
+        {"edges": (built.edges, steps) | "Edges" >> beam.Flatten(), "stats": built.stats}
+        | associations.KeepKnown(num_shards, stage.spill)
+        | associations.BuildQueryPairs(stage, num_shards)
+    )
+    of_queries = {
+        name: merged[name] | f"Rename {name}" >> beam.Map(queries.rename_variants, variants)
+        for name in ("languages", "days")
+    }
+    of_queries |= {"stats": built.stats, "spellings": spelled.spellings}
+    of_queries |= {name: merged[name] for name in ("texts", "users")}
+    built_queries = (
+        of_queries
+        | "ByQuery" >> group(**dict.fromkeys(of_queries, "query_id"))
+        | queries.BuildQueries(stage, num_shards, config.head_queries)
+    )
+    counted = [*sources, weighed, chosen, built]
+    {
+        SHARDS: (*shards, built[SHARDS], query_pairs, built_queries) | "Shards" >> beam.Flatten(),
+        DEAD: (*merged[DEAD], *pictures[DEAD], *(s[DEAD] for s in sources))
+        | "Dead" >> beam.Flatten(pipeline=pipeline),
+        COUNTS: (*merged[COUNTS], *pictures[COUNTS], *(c[COUNTS] for c in counted))
+        | "Counts" >> beam.Flatten(),
+    } | datasets.CommitManifest(
+        stage,
+        TABLES,
+        num_shards,
+        config.max_dead_fraction,
+        ("images", "pairs") if config.images else ("pairs",),
+    )
+
+
+def _mine_log(pipeline, config, stage, num_shards) -> dict:
+    """The tables of evidence.MERGED, texts and languages of a log; lists of dead and counts."""
+    read = pipeline | mine_log.ReadEvents(
+        mine_log.plan(config)[0], mine_log.log_rules(config, None), stage
+    )
+    mined = (
+        read.events
+        | "ByPerson" >> evidence.GroupPeople(num_shards, stage.spill)
+        | evidence.MineAndMergeDays(mine_log.day_rules(config, None), config.session_gap)
+    )
+    found = {name: mined[name] for name in (*evidence.MERGED, "languages")}
+    return found | {
+        "texts": read.texts,
+        DEAD: [read[DEAD]],
+        COUNTS: [read[COUNTS], mined[COUNTS]],
+    }
+
+
+def _read_days(pipeline, config, stage, num_shards) -> dict:
+    """The same of the days that mine_log wrote."""
+    days = find_days(config.days).values()
+    read = {
+        name: pipeline
+        | f"Shards of {name}"
+        >> beam.Create([day.path(shard) for day in days for shard in day.shards(name)])
+        | f"Read {name}" >> evidence.ReadDays(mine_log.SCHEMAS[name], mine_log.deletions(config))
+        for name in mine_log.SCHEMAS
+    }
+    merged = (
+        {name: read[name] for name in ("evidence", "visits")}
+        | "ByPerson"
+        >> GroupShards({"evidence": "person", "visits": "person"}, num_shards, stage.spill)
+        | evidence.MergeDays(config.session_gap)
+    )
+    found = {name: merged[name] for name in evidence.MERGED}
+    return found | {name: read[name] for name in ("texts", "languages")} | {DEAD: [], COUNTS: []}
+
+
+def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
+    """Written images; `keys` and `splits` of them; lists of dead and counts."""
+
+    def group(**ids: str) -> GroupShards:
+        return GroupShards(ids, num_shards, stage.spill)
+
+    units, _ = _image_units(config)
+    forgotten = mine_log.deletions(config).key_array
     read = (
         pipeline
         | "ImageUnits" >> beam.Create(units)
         | ReadImages(stage, config.max_image_pixels, config.max_image_side, count_images(units))
     )
-    keys = read.clean | "ImageKeys" >> beam.Map(lambda t: t.select(mining.IMAGE_KEYS.names))
-    joined = (
-        {"images": keys, "events": log.events, "labels": labels.labels}
-        | "ByKey"
-        >> datasets.GroupShards({"images": "key", "events": "key", "labels": "key"}, num_shards)
-        | mining.JoinByKey(stage)
+    duplicates = (
+        read.clean | FindDuplicates(num_shards)
+        if config.near_duplicates
+        else pipeline | "NoDuplicates" >> beam.Create([])
     )
-    image_ids = dict.fromkeys(("clean", "attributes", "clicks"), "image_id")
+    copies = (
+        {"clean": read.clean, "duplicates": duplicates}
+        | "ByCopy" >> group(clean="image_id", duplicates="image_id")
+        | mined_images.FindCopies()
+    )
+    label_files = [f.path for f in match("labels", config.labels)] if config.labels else []
+    mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
+    labels = (
+        pipeline
+        | "LabelFiles" >> beam.Create(label_files)
+        | "ReadLabels"
+        >> ReadRows(
+            "labels",
+            functools.partial(read_table, mapping=mapping),
+            functools.partial(parse_labels, stage=stage, forgotten=forgotten),
+            stage,
+            ("labels",),
+        )
+    )
+    labelled = (
+        {"labels": labels.labels, "keys": copies["keys"]}
+        | "LabelsByKey" >> group(labels="key", keys="key")
+        | mined_images.JoinLabels(stage)
+    )
     built = (
-        {"clean": read.clean, "attributes": joined.attributes, "clicks": joined.clicks}
-        | "ByImage" >> datasets.GroupShards(image_ids, num_shards)
-        | mining.BuildImagesAndPairs(stage, rules, num_shards)
+        {"copies": copies.copies, "attributes": labelled.attributes}
+        | "ByPicture" >> group(copies="representative", attributes="image_id")
+        | mined_images.BuildImages(stage, shares, num_shards)
     )
-    in_sessions = (
-        {"sessions": built.sessions}
-        | "BySession" >> datasets.GroupShards({"sessions": "session"}, num_shards)
-        | mining.Reformulations(config.session_gap)
-    )
-    query_pairs = (
-        {"edges": (built.edges, in_sessions) | "Edges" >> beam.Flatten()}
-        | "ByQueryPair" >> datasets.GroupShards({"edges": "query_a"}, num_shards)
-        | mining.BuildQueryPairs(stage, num_shards)
-    )
-    queries = (
-        {"stats": built.stats, "texts": log.texts}
-        | "ByQuery" >> datasets.GroupShards({"stats": "query_id", "texts": "query_id"}, num_shards)
-        | mining.BuildQueries(stage, num_shards)
-    )
-    sources = (log, labels, read, joined)
-    {
-        SHARDS: (built[SHARDS], query_pairs, queries) | "Shards" >> beam.Flatten(),
-        DEAD: tuple(source[DEAD] for source in sources) | "Dead" >> beam.Flatten(),
-        COUNTS: tuple(s[COUNTS] for s in (*sources, built)) | "Counts" >> beam.Flatten(),
-    } | datasets.CommitManifest(
-        stage, TABLES, num_shards, config.max_dead_fraction, ("images", "pairs")
-    )
+    return {
+        SHARDS: built[SHARDS],
+        "keys": copies["keys"],
+        "splits": built.splits,
+        DEAD: [read[DEAD], labels[DEAD], labelled[DEAD]],
+        COUNTS: [s[COUNTS] for s in (read, labels, labelled, built)],
+    }
 
 
 JOB = job.Job(

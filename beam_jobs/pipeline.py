@@ -63,13 +63,17 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
 class Config:
     workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="runtime")
     log: str = flag(
-        "Click log: file or glob, Parquet, TSV, CSV or JSONL.", default="", role="input"
+        "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
     )
+    days: str = flag(
+        "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
+    )
+    forget: str = flag("Deletion list: images, and what people typed.", default="", role="input")
     images: str = flag(
         "Images: files, glob, TFRecord, or a table with a bytes column.", default="", role="input"
     )
     labels: str = flag("Labels of some of the images: file or glob.", default="", role="input")
-    log_columns: str = flag("The log's columns, ours=yours, where names differ.", default="")
+    columns: str = flag("The log's columns, ours=yours, where names differ.", default="")
     image_columns: str = flag("The image table's columns, likewise.", default="")
     label_columns: str = flag("The label table's columns, likewise.", default="")
     samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
@@ -216,7 +220,8 @@ def flags_of(step: Step, config: Config) -> dict[str, str]:
     if step.name == "mine_pairs" and config.samples:
         flags |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
     elif step.name == "mine_pairs":
-        names = ("log", "images", "labels", "log_columns", "image_columns", "label_columns")
+        names = ("log", "days", "forget", "images", "labels")
+        names += ("columns", "image_columns", "label_columns")
         flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
     elif step.name == "classify_images":
         flags |= {

@@ -24,11 +24,11 @@ from schemas.manifest import Dataset
 
 COLUMNS = {
     "fashion": {
-        "log_columns": "image=image_id",
+        "columns": "image=image_id",
         "label_columns": "key=image_id,label=articleType,split=split",
     },
     "emoji": {
-        "log_columns": "image=concept",
+        "columns": "image=concept",
         "image_columns": "key=concept,path=path",
         "label_columns": "key=concept,label=subgroup,split=split",
     },

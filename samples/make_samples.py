@@ -66,7 +66,7 @@ class Config:
     images: int = flag("How many images, from 500 to 10 million.", default=3000)
     seed: int = flag("Another seed gives another collection.", default=0)
     image_size: int = flag("Side of the images, in pixels.", default=64)
-    events_per_image: float = flag("Rows of the click log per image, about.", default=12.0)
+    events_per_image: float = flag("Rows of the click log per image, about.", default=50.0)
     labelled_share: float = flag("Share of the images that have a label.", default=0.2)
     miss_share: float = flag(
         "Share of the results that come up whatever the query, and are clicked all the same.",

@@ -21,27 +21,42 @@ def of_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash64(value: str | bytes) -> int:
-    """A stable hash of a string: int64, uniform over its whole range (BLAKE2b)."""
+def hash64(value: str | bytes, key: bytes = b"") -> int:
+    """A stable hash of a string: int64, uniform over its whole range (BLAKE2b, keyed by `key`)."""
     data = value.encode() if isinstance(value, str) else value
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+    digest = hashlib.blake2b(data, digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
-def hash64_array(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def hash64_array(values: pa.Array | pa.ChunkedArray, key: bytes = b"") -> np.ndarray:
     """`hash64` of every value of a string or binary column.
 
     Args:
       values: [n] string or binary; a null counts as the empty string.
+      key: of the hash, at most 64 bytes.
 
     Returns:
       [n] int64. Each distinct value is hashed once.
     """
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    encoded = pc.fill_null(values, b"" if pa.types.is_binary(values.type) else "")
-    encoded = encoded.dictionary_encode()
-    hashes = np.array([hash64(v) for v in encoded.dictionary.to_pylist()], np.int64)
-    return hashes[encoded.indices.to_numpy(zero_copy_only=False)]
+    encoded = pc.fill_null(values.cast(pa.binary()), b"").dictionary_encode()
+    digests = b"".join(
+        hashlib.blake2b(value, digest_size=8, key=key).digest()
+        for value in encoded.dictionary.to_pylist()
+    )
+    return np.frombuffer(digests, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """One hash of two: [n] int64, [n] int64 → [n] int64.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+    """
+    x = a.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.view(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))).view(np.int64)
 
 
 def shard_of(ids: pa.Array | pa.ChunkedArray, num_shards: int) -> np.ndarray:

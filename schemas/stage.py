@@ -80,6 +80,11 @@ class Stage:
         base = tempfile.gettempdir() if self.output.startswith(storage.GCS_PREFIX) else self.output
         return os.path.join(base, "scratch", self.run_id)
 
+    @property
+    def spill(self) -> str:
+        """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
+        return storage.join(self.output, "spill", self.run_id)
+
     def empty_folder(self, table: str) -> str:
         """An empty local folder for a table's files: what a killed run left in it is gone."""
         folder = os.path.join(self.scratch, table)

@@ -114,6 +114,17 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def remove_tree(path: str) -> None:
+    """Deletes a folder, or what lies below a prefix in Cloud Storage, if it is there."""
+    fs, inner = filesystem(path)
+    if isinstance(fs, pafs.LocalFileSystem):
+        shutil.rmtree(inner, ignore_errors=True)
+        return
+    for name in list_files(path):
+        with contextlib.suppress(FileNotFoundError):
+            fs.delete_file(f"{inner}/{name}")
+
+
 def upload_dir(local: str, path: str) -> list[str]:
     """Copies every file below a local folder under `path`; returns their relative names."""
     names = list_files(local)

@@ -23,21 +23,40 @@ PAIRS = pa.schema(
         ("query_id", pa.int64()),
         ("split", pa.string()),
         ("clicks", pa.float64()),
-        ("weight", pa.float32()),  # share of the image's clicks, in (0, 1]
+        ("examined", pa.float64()),  # impressions that people looked at, about; at least clicks
+        ("score", pa.float64()),  # lower bound of clicks / examined, or clicks
+        ("weight", pa.float32()),  # share of the image's scores, in (0, 1]
     ]
 )
 
 QUERIES = pa.schema(
     [
-        ("query_id", pa.int64()),  # hash of the normalised text
+        ("query_id", pa.int64()),  # hash of the normalised text: the same on every day
         ("query", pa.string()),
         ("language", pa.string()),  # ISO 639-1, "und" when it cannot be told
         ("clicks", pa.float64()),
         ("images", pa.int64()),
         ("train_clicks", pa.float64()),
         ("train_images", pa.int64()),
+        ("users", pa.int64()),  # people who typed it so; 0 where none are known
+        ("head", pa.bool_()),  # one of the best supported
+        ("first_day", pa.date32()),  # null where the log has no times
+        ("last_day", pa.date32()),
+        ("variants", pa.list_(pa.string())),  # other spellings that count for it, sorted
     ]
 )
+
+QUERY_DAYS = pa.schema(
+    [
+        ("query_id", pa.int64()),
+        ("day", pa.date32()),
+        ("clicks", pa.float64()),
+        ("impressions", pa.int64()),
+    ]
+)
+
+# What two queries have in common, or, with "skip", surely have not.
+EVIDENCE = ("co_click", "reformulation", "both", "skip")
 
 QUERY_PAIRS = pa.schema(
     [
@@ -45,7 +64,9 @@ QUERY_PAIRS = pa.schema(
         ("query_b", pa.int64()),
         ("co_clicks", pa.float64()),
         ("reformulations", pa.float64()),
-        ("weight", pa.float32()),
+        ("skips", pa.float64()),  # images chosen for one and refused for the other
+        ("weight", pa.float32()),  # 0 for a negative
+        ("evidence", pa.string()),  # one of EVIDENCE
     ]
 )
 

@@ -50,6 +50,7 @@ def write_mined(
         "images": (tables.IMAGES, images, "image_id"),
         "pairs": (tables.PAIRS, pairs, "image_id"),
         "queries": (tables.QUERIES, queries, "query_id"),
+        "query_days": (tables.QUERY_DAYS, [], "query_id"),
         "query_pairs": (tables.QUERY_PAIRS, query_pairs, "query_a"),
         "dead_letters": (tables.DEAD_LETTERS, [], "key"),
     }
@@ -111,6 +112,8 @@ def write_colours(root: str, per_colour: int = 20, size: int = 32) -> manifest.D
                         "query_id": query_id(query),
                         "split": split,
                         "clicks": clicks,
+                        "examined": clicks,
+                        "score": clicks,
                         "weight": clicks / 4,
                     }
                 )
@@ -128,6 +131,9 @@ def write_colours(root: str, per_colour: int = 20, size: int = 32) -> manifest.D
                     "images": len(mine),
                     "train_clicks": sum(pair["clicks"] for pair in train),
                     "train_images": len(train),
+                    "users": 0,
+                    "head": True,
+                    "variants": [],
                 }
             )
     query_pairs = []
@@ -141,7 +147,9 @@ def write_colours(root: str, per_colour: int = 20, size: int = 32) -> manifest.D
                         "query_b": b,
                         "co_clicks": 4.0,
                         "reformulations": 1.0,
+                        "skips": 0.0,
                         "weight": 5.0,
+                        "evidence": "both",
                     }
                 )
     return write_mined(root, images, pairs, queries, query_pairs)

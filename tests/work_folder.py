@@ -24,11 +24,18 @@ SMALL_NETWORK = {"backbone": "small_resnet", "small_resnet_width": "4", "image_s
 SETTINGS: dict[str, dict[str, str]] = {
     "make_samples": {
         "images": "500",
+        "events_per_image": "12",
         "image_size": "48",
         "images_per_shard": "125",
         "labelled_share": "0.6",
     },
-    "mine_pairs": {"num_shards": "3"},
+    # A log of a few hundred people: whatever one of them did counts, so that it can be added up.
+    "mine_pairs": {
+        "num_shards": "3",
+        "min_users": "1",
+        "one_person_pairs": "true",
+        "max_person_clicks": "100",
+    },
     "train_text_generator": SMALL_NETWORK | {"epochs": "2", "batch_size": "64", "width": "16"},
     "train_text_embedder": {
         "width": "24",

@@ -12,13 +12,35 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from schemas import fingerprint, manifest
+from schemas import fingerprint, manifest, storage
 from schemas.dead_letter import REASONS
 from schemas.errors import AccountingError, DeadShareError, PhraseLensError
+from schemas.fingerprint import hash64_array
 from schemas.stage import Stage
 from schemas.tables import DEAD_LETTERS
 
 DEAD, COUNTS, SHARDS = "dead", "counts", "shards"
+
+
+# A table below this crosses a shuffle as it is, a larger one through a file.
+SPILL_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Spilled:
+    """A block that waits in a file: `size` bytes of it from `start`."""
+
+    path: str
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        with storage.open_input(self.path) as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+Block = bytes | Spilled
 
 
 def to_block(table: pa.Table) -> bytes:
@@ -29,35 +51,70 @@ def to_block(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def from_blocks(blocks: Iterable[bytes], schema: pa.Schema) -> pa.Table:
+def from_blocks(blocks: Iterable[Block], schema: pa.Schema) -> pa.Table:
     """Reads blocks back into one table of `schema`; an empty one when there are none."""
-    tables = [pa.ipc.open_stream(block).read_all() for block in blocks]
+    data = (block.read() if isinstance(block, Spilled) else block for block in blocks)
+    tables = [pa.ipc.open_stream(block).read_all() for block in data]
     return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
-def split_by_shard(table: pa.Table, ids: str, num_shards: int) -> Iterator[tuple[int, bytes]]:
-    """Cuts a table into one block per shard of the column `ids`; empty blocks are left out."""
+def split_by_hash(
+    table: pa.Table, hashes: np.ndarray, num_shards: int, spill: str | None = None
+) -> Iterator[tuple[int, Block]]:
+    """Cuts a table into one block per shard; empty blocks are left out.
+
+    A large table goes into one file below `spill`, named by its content so that a bundle
+    that runs twice writes it once: a runner that keeps its shuffles in memory keeps only
+    places in files.
+
+    Args:
+      table: [n] rows.
+      hashes: [n] int64, of what must come together.
+      num_shards: how many shards there are.
+      spill: a folder, or None where all blocks are small.
+    """
     if not table.num_rows:
         return
-    shards = fingerprint.shard_of(table[ids], num_shards)
+    shards = (hashes.view(np.uint64) % np.uint64(num_shards)).astype(np.int64)
     order = np.argsort(shards, kind="stable")
+    bounds = np.searchsorted(shards[order], np.arange(num_shards + 1)).tolist()
     table = table.take(pa.array(order))
-    starts = np.searchsorted(shards[order], np.arange(num_shards + 1))
-    for shard in range(num_shards):
-        rows = int(starts[shard + 1] - starts[shard])
-        if rows:
-            yield shard, to_block(table.slice(int(starts[shard]), rows))
+    parts = [(shard, *bounds[shard : shard + 2]) for shard in range(num_shards)]
+    blocks = [
+        (shard, to_block(table.slice(start, stop - start)))
+        for shard, start, stop in parts
+        if stop > start
+    ]
+    if spill is None or sum(len(block) for _, block in blocks) < SPILL_BYTES:
+        yield from blocks
+        return
+    data = b"".join(block for _, block in blocks)
+    path = storage.join(spill, f"{fingerprint.hash64(data) & (2**64 - 1):016x}.arrow")
+    storage.write_bytes(path, data)
+    start = 0
+    for shard, block in blocks:
+        yield shard, Spilled(path, start, len(block))
+        start += len(block)
+
+
+def split_by_shard(
+    table: pa.Table, ids: str, num_shards: int, spill: str | None = None
+) -> Iterator[tuple[int, Block]]:
+    """Cuts a table by the column `ids` (see `split_by_hash`)."""
+    column = table[ids]
+    hashes = column.to_numpy() if pa.types.is_integer(column.type) else hash64_array(column)
+    yield from split_by_hash(table, hashes, num_shards, spill)
 
 
 class SplitByShard(beam.PTransform):
     """PCollection[pa.Table] → PCollection[(shard, block)]."""
 
-    def __init__(self, ids: str, num_shards: int):
+    def __init__(self, ids: str, num_shards: int, spill: str | None = None):
         super().__init__()
-        self._ids, self._num_shards = ids, num_shards
+        self._args = ids, num_shards, spill
 
     def expand(self, tables):
-        return tables | beam.FlatMap(split_by_shard, self._ids, self._num_shards)
+        return tables | beam.FlatMap(split_by_shard, *self._args)
 
 
 class GroupShards(beam.PTransform):
@@ -66,18 +123,19 @@ class GroupShards(beam.PTransform):
     Args:
       ids: name of a table → its column of ids.
       num_shards: how many shards there are.
+      spill: folder for large blocks, or None where all are small.
 
     Input: a dict of PCollection[pa.Table] with the names of `ids`.
     Output: PCollection[(shard, {name: blocks})].
     """
 
-    def __init__(self, ids: Mapping[str, str], num_shards: int):
+    def __init__(self, ids: Mapping[str, str], num_shards: int, spill: str | None = None):
         super().__init__()
-        self._ids, self._num_shards = dict(ids), num_shards
+        self._ids, self._num_shards, self._spill = dict(ids), num_shards, spill
 
     def expand(self, tables):
         blocks = {
-            name: tables[name] | f"Split {name}" >> SplitByShard(ids, self._num_shards)
+            name: tables[name] | f"Split {name}" >> SplitByShard(ids, self._num_shards, self._spill)
             for name, ids in self._ids.items()
         }
         return blocks | beam.CoGroupByKey()
@@ -120,21 +178,29 @@ class WriteTable(beam.PTransform):
     """
 
     def __init__(
-        self, stage: Stage, name: str, schema: pa.Schema, keys: list[str], num_shards: int
+        self,
+        stage: Stage,
+        name: str,
+        schema: pa.Schema,
+        keys: list[str],
+        num_shards: int,
+        unique: bool = False,
     ):
         super().__init__()
         self._stage, self._name, self._schema = stage, name, schema
-        self._keys, self._num_shards = keys, num_shards
+        self._keys, self._num_shards, self._unique = keys, num_shards, unique
 
-    def _write(self, shard: tuple[int, Iterable[bytes]]) -> tuple[str, manifest.Shard]:
+    def _write(self, shard: tuple[int, Iterable[Block]]) -> tuple[str, manifest.Shard]:
         index, blocks = shard
         table = from_blocks(blocks, self._schema)
+        if self._unique:
+            table = table.group_by(table.column_names, use_threads=False).aggregate([])
         return write_sorted(self._stage, table, self._name, index, self._num_shards, self._keys)
 
     def expand(self, tables):
         return (
             tables
-            | SplitByShard(self._keys[0], self._num_shards)
+            | SplitByShard(self._keys[0], self._num_shards, self._stage.spill)
             | beam.GroupByKey()
             | "Write" >> beam.Map(self._write)
         )
@@ -210,7 +276,9 @@ def commit(
                 f"at least one row, found none; rows were {counters}",
                 f"Check the inputs of {stage.name}.",
             )
-    return manifest.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
+    won = manifest.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
+    storage.remove_tree(stage.spill)
+    return won
 
 
 def parquet(schema: pa.Schema) -> manifest.Table:

@@ -8,10 +8,10 @@ from model_code.progress import Progress
 from schemas import tables
 from schemas.stage import Stage
 from transforms.datasets import Output
-from transforms.events import bad_rows
 from transforms.images import BATCH_IMAGES, ImageUnit, clean_images, read_unit
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
+from transforms.rows import bad_rows
 from transforms.shards import run_or_bisect
 from transforms.tabular import BadRows
 

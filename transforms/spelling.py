@@ -1,17 +1,19 @@
 """Spelling variants of queries, merged only where the log itself shows them."""
 
+from collections.abc import Iterable
+
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
-VARIANTS = pa.schema(
-    [
-        ("query_id", pa.int64()),
-        ("canonical_id", pa.int64()),  # never itself a variant
-    ]
-)
+from transforms.datasets import GroupShards, from_blocks
+from transforms.events import QUERY_TEXTS
+from transforms.evidence import STEPS, add_up
+from transforms.pairs import CANDIDATES, KNOWN_QUERIES
+from transforms.queries import VARIANTS
 
 # Texts shorter than this may differ by one edit, others by two.
 _LONG_TEXT = 8
@@ -62,7 +64,7 @@ def variants(edges: pa.Table, queries: pa.Table, min_steps: int) -> pa.Table:
     Args:
       edges: [edges] rows query_a, query_b int64, reformulations, co_images; each unordered
         pair once. Queries that `queries` lacks are passed over.
-      queries: [queries] rows query_id int64 (each once), query string, clicks.
+      queries: [queries] rows query_id int64 (each once), text string, clicks.
       min_steps: see above.
 
     Returns:
@@ -81,7 +83,7 @@ def variants(edges: pa.Table, queries: pa.Table, min_steps: int) -> pa.Table:
         return VARIANTS.empty_table()
     places = np.minimum(np.searchsorted(ids, sides), len(ids) - 1)
     places = places[:, (ids[places] == sides).all(axis=0)]
-    texts = queries["query"]
+    texts = queries["text"]
     alike = look_alike(*(texts.take(pa.array(side)).to_pylist() for side in places))
     first, second = places[:, alike]
     # Places are in the order of ids: the lower place has the smaller id.
@@ -98,3 +100,122 @@ def variants(edges: pa.Table, queries: pa.Table, min_steps: int) -> pa.Table:
         target[further] = target[target[further]]
     rows = np.flatnonzero(target != np.arange(len(ids)))
     return pa.table({"query_id": ids[rows], "canonical_id": ids[target[rows]]}, schema=VARIANTS)
+
+
+_TOLD = ("text", "clicks")
+# Two queries that people went between, with what decides whether they are one.
+ALIKE = pa.schema(
+    [
+        *STEPS,
+        *[(f"{name}_{side}", KNOWN_QUERIES.field(name).type) for side in "ab" for name in _TOLD],
+    ]
+)
+_HALF_TOLD = pa.schema(list(ALIKE)[: len(STEPS) + len(_TOLD)])
+CO_IMAGES = pa.schema([("query_a", pa.int64()), ("query_b", pa.int64()), ("co_images", pa.int64())])
+
+
+def tell(steps: pa.Table, known: pa.Table, side: str) -> pa.Table:
+    """Adds the text and clicks of the query at one side of steps; unknown queries drop out.
+
+    Args:
+      steps: rows of STEPS, or of this with one side told.
+      known: rows of KNOWN_QUERIES.
+      side: "a" or "b".
+    """
+    place = pc.index_in(steps[f"query_{side}"], value_set=known["query_id"].combine_chunks())
+    for name in _TOLD:
+        steps = steps.append_column(f"{name}_{side}", known[name].take(place))
+    return steps.filter(pc.is_valid(place))
+
+
+def count_co_images(chosen: pa.Table, alike: pa.Table) -> pa.Table:
+    """Counts the images that were clicked for both of two queries: rows of CO_IMAGES.
+
+    Args:
+      chosen: rows of CANDIDATES, all of each image's.
+      alike: rows of ALIKE.
+    """
+    clicked = chosen.filter(pc.greater(chosen["score"], 0)).select(["image_id", "query_id"])
+    first = clicked.rename_columns(["image_id", "query_a"])
+    second = clicked.rename_columns(["image_id", "query_b"])
+    found = alike.select(["query_a", "query_b"]).join(first, "query_a", join_type="inner")
+    found = found.join(second, ["image_id", "query_b"], join_type="inner")
+    found = found.append_column("co_images", pa.array(np.ones(len(found), np.int64)))
+    return add_up(found, ["query_a", "query_b"], CO_IMAGES)
+
+
+def find_variants(
+    alike: Iterable[pa.Table], co_images: Iterable[pa.Table], min_steps: int
+) -> tuple[pa.Table, pa.Table]:
+    """Puts the evidence of all shards together.
+
+    Returns:
+      Rows of VARIANTS; and of QUERY_TEXTS, the texts of variants under their canonical ids.
+    """
+    told = pa.concat_tables([ALIKE.empty_table(), *alike]).combine_chunks()
+    counted = pa.concat_tables([CO_IMAGES.empty_table(), *co_images])
+    counted = add_up(counted, ["query_a", "query_b"], CO_IMAGES)
+    edges = told.select(STEPS.names).join(counted, ["query_a", "query_b"], join_type="inner")
+    ends = [
+        pa.table([told[f"query_{s}"], *[told[f"{n}_{s}"] for n in _TOLD]], KNOWN_QUERIES)
+        for s in "ab"
+    ]
+    known = pa.concat_tables(ends).group_by(KNOWN_QUERIES.names).aggregate([])
+    found = variants(edges, known, min_steps)
+    place = pc.index_in(found["query_id"], value_set=known["query_id"].combine_chunks())
+    return found, pa.table([found["canonical_id"], known["text"].take(place)], QUERY_TEXTS)
+
+
+class FindVariants(beam.PTransform):
+    """What the log shows of spellings → tagged `variants` and `spellings`, one table each.
+
+    Input: a dict with `steps` (PCollection of STEPS tables), `known` (of KNOWN_QUERIES
+    tables) and `images` (shards of images: {chosen}).
+    """
+
+    def __init__(self, min_steps: int, num_shards: int, spill: str):
+        super().__init__()
+        self._min_steps, self._num_shards, self._spill = min_steps, num_shards, spill
+
+    def _tell_first(self, shard):
+        _, blocks = shard
+        steps = add_up(from_blocks(blocks["steps"], STEPS), ["query_a", "query_b"], STEPS)
+        steps = steps.filter(pc.greater_equal(steps["reformulations"], self._min_steps))
+        yield tell(steps, from_blocks(blocks["known"], KNOWN_QUERIES), "a")
+
+    def _tell_second(self, shard):
+        _, blocks = shard
+        steps = from_blocks(blocks["steps"], _HALF_TOLD)
+        told = tell(steps, from_blocks(blocks["known"], KNOWN_QUERIES), "b")
+        yield told.filter(
+            pa.array(look_alike(told["text_a"].to_pylist(), told["text_b"].to_pylist()))
+        )
+
+    def _count(self, shard, alike):
+        _, blocks = shard
+        tables = pa.concat_tables([ALIKE.empty_table(), *alike])
+        return count_co_images(from_blocks(blocks["chosen"], CANDIDATES), tables)
+
+    def _find(self, _, alike, co_images):
+        found, spellings = find_variants(alike, co_images, self._min_steps)
+        yield beam.pvalue.TaggedOutput("variants", found)
+        yield beam.pvalue.TaggedOutput("spellings", spellings)
+
+    def expand(self, inputs):
+        steps = inputs["steps"]
+        for side, tell_side in (("query_a", self._tell_first), ("query_b", self._tell_second)):
+            ids = {"steps": side, "known": "query_id"}
+            steps = (
+                {"steps": steps, "known": inputs["known"]}
+                | f"By {side}" >> GroupShards(ids, self._num_shards, self._spill)
+                | f"Tell {side}" >> beam.FlatMap(tell_side)
+            )
+        alike = beam.pvalue.AsList(steps)
+        co_images = inputs["images"] | "CountCoImages" >> beam.Map(self._count, alike)
+        return (
+            steps.pipeline
+            | beam.Create([None])
+            | beam.FlatMap(self._find, alike, beam.pvalue.AsList(co_images)).with_outputs(
+                "variants", "spellings"
+            )
+        )

@@ -63,8 +63,8 @@ def test_every_click_is_a_pair_or_counted(datasets, counters):
 
     empty = [row for row in log if not row["query"].strip()]
     negative = [row for row in log if row["query"].strip() and row["clicks"] < 0]
-    clicked = [row for row in log if row["query"].strip() and row["clicks"] > 0]
-    unknown = [row for row in clicked if row["image"] not in good]
+    shown = [row for row in log if row["query"].strip() and row["clicks"] >= 0]
+    unknown = [row for row in shown if row["image"] not in good]
     assert len(log) == mined["events.in"] == planted["click_log.out"]
     assert len(empty) == mined["events.dropped_empty_query"] == planted["click_log.empty_query"]
     assert (
@@ -72,10 +72,10 @@ def test_every_click_is_a_pair_or_counted(datasets, counters):
         == mined["events.dropped_negative_clicks"]
         == planted["click_log.negative_clicks"]
     )
-    assert len(clicked) == mined["clicks.in"]
+    assert len(shown) == mined["clicks.in"]
     assert len(unknown) == mined["clicks.dropped_unknown_image"] > 0
     pairs = datasets["mine_pairs"].table("pairs", ["clicks"])
-    kept = sum(row["clicks"] for row in clicked if row["image"] in good)
+    kept = sum(row["clicks"] for row in shown if row["image"] in good)
     assert sum(pairs["clicks"].to_pylist()) == kept
 
 

@@ -163,8 +163,8 @@ GOOD_LOG = b"query,image\nred,p1\n"
     [
         ({"log.csv": b"q,image\nred,p1\n"}, (), "column 'query' of LOG: expected a column for"),
         ({"log.csv": b""}, (), "column 'query' of LOG.*found none"),
-        ({"log.csv": GOOD_LOG}, ("--log_columns", "clicks=n"), "column 'n' of LOG"),
-        ({"log.csv": GOOD_LOG}, ("--log_columns", "click=n"), "--log_columns click=n"),
+        ({"log.csv": GOOD_LOG}, ("--columns", "clicks=n"), "column 'n' of LOG"),
+        ({"log.csv": GOOD_LOG}, ("--columns", "click=n"), "--columns click=n"),
         ({"log.parquet": b"garbage"}, (), "LOG: expected a readable"),
         ({"log.csv.gz": b"garbage"}, (), "LOG: expected a readable"),
         ({"log.txt": GOOD_LOG}, (), "LOG: expected a readable.*ends in none of"),

@@ -1,20 +1,20 @@
-import datetime
 import types
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code.text import normalize_query
 from schemas import dead_letter
 from schemas.fingerprint import hash64
 from transforms import events
-from transforms.tabular import BadRows
+from transforms.deletions import Deletions
+from transforms.events import LogRules
+from transforms.rows import HARMLESS
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 GOOD = {"query": b"red", "image": b"a"}
+DAY = 20_000  # days since 1970
 
 
 def table(rows):
@@ -22,8 +22,8 @@ def table(rows):
     return pa.table({n: pa.array([row.get(n) for row in rows], pa.binary()) for n in names})
 
 
-def parse(rows, max_query_chars=1000):
-    return events.parse_events(table(rows), STAGE, max_query_chars)
+def parse(rows, **rules):
+    return events.parse_events(table(rows), STAGE, LogRules(**rules))
 
 
 def reasons(output):
@@ -40,6 +40,10 @@ def reasons(output):
         ({"query": b"\xff"}, "bad_encoding"),
         ({"query": "\ud800".encode("utf-8", "surrogatepass")}, "bad_encoding"),
         ({"query": b"x" * (1 << 20)}, "query_too_long"),
+        ({"query": "ä".encode() * 1001}, "query_too_long"),
+        ({"query": b"jane.doe@example.com"}, "private_query"),
+        ({"query": b"some BAD word"}, "blocked_query"),
+        ({"query": b"Two  words"}, "blocked_query"),
         ({"image": b""}, "missing_image_key"),
         ({"image": b"  "}, "missing_image_key"),
         ({"image": None}, "missing_image_key"),
@@ -51,20 +55,29 @@ def reasons(output):
         ({"clicks": b"1e308"}, "bad_clicks"),
         ({"clicks": b"\xff"}, "bad_clicks"),
         ({"clicks": b"-1"}, "negative_clicks"),
+        ({"impressions": b"-1"}, "bad_impressions"),
+        ({"impressions": b"a few"}, "bad_impressions"),
+        ({"position": b"0"}, "bad_position"),
+        ({"position": b"1.5"}, "bad_position"),
+        ({"position": b"top"}, "bad_position"),
         ({"timestamp": b"yesterday"}, "bad_timestamp"),
         ({"timestamp": b"nan"}, "bad_timestamp"),
         ({"timestamp": b"2024-13-01"}, "bad_timestamp"),
-        ({"clicks": b"0"}, None),
+        ({"timestamp": b"86400"}, "other_day"),
+        ({"image": b"gone"}, "forgotten"),
+        ({"user": b"somebody"}, "forgotten"),
+        ({"user": b"else", "query": b"Shoes"}, "forgotten"),
+        ({"clicks": b"0", "impressions": b"0"}, "no_click"),
     ],
 )
 def test_one_bad_row_dies_alone(change, reason):
-    rows = [dict(GOOD, clicks=b"2", timestamp=b"5") for _ in range(32)]
+    rows = [dict(GOOD, clicks=b"2", timestamp=str(DAY * 86400).encode()) for _ in range(32)]
     rows[7] |= change
-    output = parse(rows)
+    forgotten = Deletions(("gone",), (hash64("somebody"),), ((hash64("else"), hash64("shoes")),))
+    output = parse(rows, blocklist=("bad", "two words"), deletions=forgotten, day=DAY)
     assert output.tables["events"].num_rows == 31
-    assert reasons(output) == ([reason] if reason else [])
-    dropped = f"events.dropped_{reason or 'no_click'}"
-    assert output.counts == {"events.in": 32, "events.out": 31, dropped: 1}
+    assert reasons(output) == ([] if reason in HARMLESS else [reason])
+    assert output.counts == {"events.in": 32, "events.out": 31, f"events.dropped_{reason}": 1}
 
 
 @pytest.mark.parametrize(
@@ -72,27 +85,59 @@ def test_one_bad_row_dies_alone(change, reason):
     [
         ({"query": b"R\x00ED "}, {"query_id": hash64("red")}),
         ({"image": b" a "}, {"key": "a"}),
-        ({"clicks": b" 2.5 "}, {"clicks": 2.5}),
-        ({"clicks": b""}, {"clicks": 1.0}),
-        ({"clicks": None}, {"clicks": 1.0}),
-        ({"clicks": b"0.3"}, {"clicks": 307 / 1024}),
-        ({"timestamp": b"12.5"}, {"timestamp": 12.5}),
-        ({"timestamp": b"1970-01-01T00:01:00"}, {"timestamp": 60.0}),
-        ({"timestamp": b"1970-01-01T02:00:00+02:00"}, {"timestamp": 0.0}),
-        ({"timestamp": b""}, {"timestamp": None}),
-        ({"session": b"s", "user": b"u"}, {"session": hash64(b"s")}),
-        ({"session": b"", "user": b"u"}, {"session": hash64(b"u")}),
-        ({"session": None, "user": None}, {"session": None}),
-        ({"session": b""}, {"session": None}),
-        ({"session": b"\xff"}, {"session": hash64(b"\xff")}),
+        ({"clicks": b" 2.5 "}, {"clicks": 2560, "impressions": 3}),
+        ({"clicks": b""}, {}),
+        ({"clicks": None}, {}),
+        ({"clicks": b"0"}, {"clicks": 0}),
+        ({"clicks": b"0.3"}, {"clicks": 307}),
+        ({"impressions": b"7"}, {"impressions": 7}),
+        ({"clicks": b"3", "impressions": b"2.9"}, {"clicks": 3072, "impressions": 2}),
+        ({"position": b"3"}, {"position": 3}),
+        ({"position": b"3000"}, {"position": events.MAX_POSITION}),
+        ({"position": b""}, {"position": 0}),
+        ({"timestamp": b"12.5"}, {"time": 12_500}),
+        ({"timestamp": b"1760000000"}, {"time": 1_760_000_000_000}),
+        ({"timestamp": b"1760000000123"}, {"time": 1_760_000_000_123}),
+        ({"timestamp": b"1760000000123456"}, {"time": 1_760_000_000_123}),
+        ({"timestamp": b"1970-01-01T00:01:00"}, {"time": 60_000}),
+        ({"timestamp": b"1970-01-01T02:00:00.25+02:00"}, {"time": 250}),
+        ({"timestamp": b""}, {"time": None}),
+        ({"user": b"u"}, {"user": hash64("u")}),
+        ({"user": b""}, {"user": None}),
+        ({"language": b" EN "}, {"language": "en"}),
+        ({"language": b"\xff"}, {"language": None}),
     ],
 )
 def test_good_rows(change, expected):
     output = parse([GOOD | change])
     (event,) = output.tables["events"].to_pylist()
-    defaults = {"key": "a", "query_id": hash64("red"), "clicks": 1.0, "position": ""}
-    assert event == defaults | {"session": None, "timestamp": None} | expected
+    event.pop("session")
+    defaults = {"key": "a", "query_id": hash64("red"), "clicks": 1024, "impressions": 1}
+    defaults |= {"position": 0, "user": None, "time": None, "language": None}
+    assert event == defaults | expected
     assert not reasons(output)
+
+
+def test_sessions_belong_to_one_user():
+    rows = [("s", "u"), ("s", "u"), ("s", "v"), ("t", "u"), ("", "u"), ("s", ""), ("", "")]
+    output = parse([GOOD | {"session": s.encode(), "user": u.encode()} for s, u in rows])
+    sessions = output.tables["events"]["session"].to_pylist()
+    assert sessions[0] == sessions[1]
+    assert len(set(sessions[1:])) == len(rows) - 1
+    assert sessions[-1] is None
+
+
+def test_people_are_hashed_by_the_key():
+    found = [
+        parse([GOOD | {"user": b"u"}], person_key=key).tables["events"]["user"][0].as_py()
+        for key in (b"", b"one secret of 16", b"another secret..")
+    ]
+    assert found == [
+        hash64("u"),
+        hash64("u", b"one secret of 16"),
+        hash64("u", b"another secret.."),
+    ]
+    assert len(set(found)) == 3
 
 
 @given(
@@ -100,7 +145,8 @@ def test_good_rows(change, expected):
         st.fixed_dictionaries(
             {
                 name: st.sampled_from([None, b"", b" ", b"1", b"-1", b"red", b"\xff", b"x" * 30])
-                for name in ("query", "image", "clicks", "timestamp", "position", "language")
+                for name in events.LOG_FIELDS
+                if name not in ("session", "user")
             }
         ),
         max_size=20,
@@ -114,98 +160,38 @@ def test_rows_in_are_rows_out_and_dropped_and_nobody_is_named(rows):
     dropped = {k.partition("dropped_")[2]: n for k, n in counts.items() if "dropped_" in k}
     assert counts["events.in"] == len(rows) == counts["events.out"] + sum(dropped.values())
     assert output.tables["events"].num_rows == counts["events.out"]
-    assert len(reasons(output)) == sum(dropped.values()) - dropped.get("no_click", 0)
+    assert len(reasons(output)) == sum(n for r, n in dropped.items() if r not in HARMLESS)
     assert set(reasons(output)) <= set(dead_letter.REASONS)
-    assert sum(output.tables["texts"]["rows"].to_pylist()) == counts["events.out"]
+    typed = set(output.tables["events"]["query_id"].to_pylist())
+    assert typed == set(output.tables["texts"]["query_id"].to_pylist())
     for dead in output.dead:
         assert "somebody" not in str(dead.to_pylist())
+        assert not any(dead["payload"].to_pylist()), "what people typed stays behind"
 
 
-def test_texts_count_rows_by_query_and_language():
-    rows = [("Red", "en"), ("red ", "en"), ("red", ""), ("rot", "de")]
-    output = parse([GOOD | {"query": q.encode(), "language": g.encode()} for q, g in rows])
-    found = {
-        (row["query"], row["language"]): (row["query_id"], row["rows"])
-        for row in output.tables["texts"].to_pylist()
-    }
-    assert found == {
-        ("red", "en"): (hash64("red"), 2),
-        ("red", ""): (hash64("red"), 1),
-        ("rot", "de"): (hash64("rot"), 1),
-    }
-    assert normalize_query("Red") == "red"
-
-
-@pytest.mark.parametrize(
-    ("column", "expected"),
-    [
-        (pa.array([1, None], pa.int64()), [1, np.nan]),
-        (pa.array([1.5, np.nan]), [1.5, np.nan]),
-        (pa.array([True, False]), [1, 0]),
-        (pa.array([b"1", b"x", None], pa.binary()), [1, np.nan, np.nan]),
-        (pa.array([1_500_000_001, None], pa.timestamp("ns")), [1.5, np.nan]),
-        (pa.array([2, None], pa.timestamp("s", "Asia/Tokyo")), [2, np.nan]),
-        (pa.array([datetime.date(1970, 1, 2)]), [86400]),
-    ],
-    ids=lambda value: str(getattr(value, "type", "")),
-)
-def test_numbers(column, expected):
-    np.testing.assert_array_equal(events.numbers(pa.chunked_array([column]), 9), expected)
+def test_texts_are_the_distinct_normalised_queries():
+    output = parse([GOOD | {"query": q} for q in (b"Red", b"red ", b"rot", b"", b"a@b.com")])
+    assert sorted(output.tables["texts"].to_pylist(), key=str) == sorted(
+        [{"query_id": hash64(q), "query": q} for q in ("red", "rot")], key=str
+    )
 
 
 @pytest.mark.parametrize("value", [12, 12.0, "12"])
 def test_numeric_keys_are_the_texts_that_a_log_without_types_has(value):
-    output = events.parse_events(pa.table({"query": [b"red"], "image": [value]}), STAGE, 10)
+    typed = pa.table({"query": [b"red"], "image": [value]})
+    output = events.parse_events(typed, STAGE, LogRules())
     assert output.tables["events"]["key"].to_pylist() == ["12"]
 
 
-def test_parse_labels():
-    rows = [
-        ("a", "shoe", "val"),
-        (" a ", "boot", "TEST"),
-        ("b", "", "train"),
-        ("c", "hat", ""),
-        ("", "hat", ""),
-        ("d", "hat", "holdout"),
-        ("\ud800", "hat", ""),
-    ]
-    columns = zip(*[[v.encode("utf-8", "surrogatepass") for v in row] for row in rows], strict=True)
-    output = events.parse_labels(
-        pa.table(dict(zip(("key", "label", "split"), map(pa.array, columns), strict=True))), STAGE
-    )
-    assert [tuple(row.values()) for row in output.tables["labels"].to_pylist()] == [
-        ("a", "shoe", "validation"),
-        ("a", "boot", "test"),
-        ("b", None, "train"),
-        ("c", "hat", None),
-    ]
-    assert sorted(reasons(output)) == ["bad_encoding", "bad_split", "missing_image_key"]
-    assert output.counts["labels.in"] == 7
-    assert output.counts["labels.out"] == 4
+WORDS = st.sampled_from(["red", "shoe", "bad", "worse", "x"])
 
 
-def test_files_are_counted_beside_rows():
-    cut = [table([GOOD]), BadRows("unreadable_file", "b.gz", ["cut"])]
-    bad = [BadRows("bad_row", "c.tsv", ["line 3", "line 9"])]
-    counts: dict[str, int] = {}
-    letters = []
-    for batches in (cut, bad):
-        for output in events.checked_file(
-            batches, "events", lambda t: events.parse_events(t, STAGE, 10), STAGE
-        ):
-            letters += [row for dead in output.dead for row in dead.to_pylist()]
-            for name, n in output.counts.items():
-                counts[name] = counts.get(name, 0) + n
-    assert counts == {
-        "events.in": 3,
-        "events.out": 1,
-        "events.dropped_bad_row": 2,
-        "events_files.in": 2,
-        "events_files.out": 1,
-        "events_files.dropped_unreadable_file": 1,
-    }
-    assert [(row["key"], row["detail"], row["payload"]) for row in letters] == [
-        ("b.gz", "cut", b""),
-        ("c.tsv", "line 3", b""),
-        ("c.tsv", "line 9", b""),
-    ]
+@given(
+    st.lists(st.lists(WORDS, min_size=1, max_size=3).map(" ".join), max_size=9, unique=True),
+    st.lists(st.lists(WORDS, min_size=1, max_size=2).map(" ".join), max_size=3).map(tuple),
+    st.integers(0, 3),
+)
+def test_blocked_is_a_listed_word_or_the_whole_query(queries, blocklist, skip):
+    column = pa.array(["sliced away"] * skip + queries, pa.string())[skip:]
+    expected = [q in blocklist or bool(set(q.split()) & set(blocklist)) for q in queries]
+    assert events.blocked(column, blocklist).tolist() == expected

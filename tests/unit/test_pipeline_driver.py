@@ -28,7 +28,7 @@ def fields_of(module: str) -> set[str]:
 @pytest.mark.parametrize("name", STEPS)
 def test_every_flag_that_is_passed_exists(name, samples):
     step = STEPS[name]
-    own = {"log": "l", "images": "i", "labels": "l", "log_columns": "query=q"}
+    own = {"log": "l", "images": "i", "labels": "l", "columns": "query=q"}
     own |= {"image_columns": "key=k", "label_columns": "key=k"}
     config = pipeline.Config(
         workdir="w", preset="quickstart", samples=samples, **({} if samples else own)

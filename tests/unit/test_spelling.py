@@ -60,7 +60,7 @@ def _queries(rows):
     return pa.table(
         {
             "query_id": pa.array(ids, pa.int64()),
-            "query": pa.array(texts, pa.string()),
+            "text": pa.array(texts, pa.string()),
             "clicks": pa.array(clicks, pa.float64()),
         }
     )

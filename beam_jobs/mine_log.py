@@ -1,0 +1,231 @@
+"""Mines the log of a day into tables that merge with those of other days.
+
+Reads a click log in any of the formats of docs/formats.md. Writes one dataset with the tables
+evidence (what each person did with each image for each query), visits (in which order they typed
+queries), texts, languages and dead_letters. People are keyed hashes there; mine_pairs --days
+merges any days, and forgets who did what.
+
+  ./run.sh mine_log --log 'logs/2026-11-20/*' --partition 2026-11-20 --output work/days/2026-11-20
+  ./run.sh mine_pairs --days work/days --images photos/ --labels labels.csv --output work/mined
+
+The same command again replaces a day that came late or was corrected. Days are of UTC.
+"""
+
+import dataclasses
+import datetime
+import functools
+import sys
+
+import apache_beam as beam
+
+from beam_jobs import job
+from model_code.text import NORMALIZATION_VERSION, normalize_query
+from schemas import storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+from transforms import datasets, events, evidence
+from transforms.datasets import COUNTS, DEAD, SHARDS
+from transforms.deletions import Deletions, read_deletions
+from transforms.events import LOG_FIELDS, LogRules
+from transforms.evidence import DayRules
+from transforms.files import content_hash, match
+from transforms.formats import FORMATS, plan_log, read_log
+from transforms.queries import EPOCH
+from transforms.rows import ReadRows
+from transforms.tabular import column_mapping
+
+UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
+EVENT_SHARD_BYTES = 32 << 20  # of the log for each shard of people
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """The flags that say how a log is read; mine_pairs has them too."""
+
+    log: tuple[str, ...] = flag("Click log: files, globs or folders.", default=(), role="input")
+    columns: tuple[str, ...] = flag(
+        "Columns of the log as field=column; fields are " + ", ".join(LOG_FIELDS) + ".", default=()
+    )
+    format: str = flag("What the log is; auto looks at the files.", default="auto", choices=FORMATS)
+    forget: str = flag(
+        "Deletion list: a table with the columns image, user and query.", default="", role="input"
+    )
+    blocklist: str = flag("Words and queries to leave out, one a line.", default="", role="input")
+    person_key: str = flag(
+        "File with the secret key of the hashes of users and sessions.", default="", role="input"
+    )
+    max_query_chars: int = flag("Longer queries die.", default=1000)
+    max_person_events: int = flag("Who does more on one day is a robot.", default=1000)
+    max_person_clicks: int = flag("Clicks a day of one person on one pair that count.", default=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(LogConfig):
+    output: str = flag("Dataset to write.", role="runtime")
+    partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
+    num_shards: int = flag("Shards of every table; 0 goes by the size of the log.", default=0)
+    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+
+SCHEMAS = {
+    "evidence": evidence.EVIDENCE,
+    "visits": evidence.VISITS,
+    "languages": evidence.LANGUAGES,
+    "texts": events.QUERY_TEXTS,
+}
+TABLES = {name: datasets.parquet(schema) for name, schema in SCHEMAS.items()}
+
+
+def person_key(config: LogConfig) -> bytes:
+    """The key of the hashes of people; b"" where none is given."""
+    if not config.person_key:
+        return b""
+    try:
+        key = storage.read_bytes(config.person_key).strip()
+    except FileNotFoundError as error:
+        raise PhraseLensError(
+            f"--person_key {config.person_key}", "a file", "Make one: openssl rand -hex 32."
+        ) from error
+    if not 16 <= len(key) <= 64:
+        raise PhraseLensError(
+            f"--person_key {config.person_key}",
+            f"16 to 64 bytes, found {len(key)}",
+            "Make one: openssl rand -hex 32.",
+        )
+    return key
+
+
+def deletions(config: LogConfig) -> Deletions:
+    return read_deletions(config.forget, person_key(config)) if config.forget else Deletions()
+
+
+def log_rules(config: LogConfig, day: int | None) -> LogRules:
+    listed: set[str] = set()
+    for file in match("blocklist", (config.blocklist,)) if config.blocklist else ():
+        for line in storage.read_bytes(file.path).decode("utf-8", "replace").splitlines():
+            listed.add(normalize_query(line))
+    return LogRules(
+        config.max_query_chars,
+        tuple(sorted(listed - {""})),
+        deletions(config),
+        person_key(config),
+        day,
+    )
+
+
+def day_rules(config: LogConfig, day: int | None) -> DayRules:
+    return DayRules(config.max_person_events, config.max_person_clicks, day)
+
+
+def plan(config: LogConfig):
+    """The units of the log and its files; raises PhraseLensError where it cannot be read."""
+    mapping = column_mapping("columns", config.columns, LOG_FIELDS)
+    return plan_log("log", config.log, config.format, mapping, UNIT_BYTES)
+
+
+def shards_for(size: int, shard_bytes: int) -> int:
+    """Shards that keep each one small, whatever the size of the input; never fewer than 4."""
+    return min(max(4, -(-size // shard_bytes)), 4096)
+
+
+def raw_inputs(config: LogConfig) -> dict[str, str]:
+    """Identity of what decides how the rows of a log are read, besides the log."""
+    raw = {"normalization": f"version {NORMALIZATION_VERSION}"}
+    for name in ("forget", "blocklist", "person_key"):
+        path = getattr(config, name)
+        if path:
+            raw[name] = content_hash(match(name, (path,)))
+    return raw
+
+
+class ReadEvents(beam.PTransform):
+    """The log → tagged `events`, `texts`, `dead`, `counts`."""
+
+    def __init__(self, units, rules: LogRules, stage):
+        super().__init__()
+        self._units, self._rules, self._stage = units, rules, stage
+
+    def expand(self, pipeline):
+        parse = functools.partial(events.parse_events, stage=self._stage, rules=self._rules)
+        read = ReadRows("events", read_log, parse, self._stage, ("events", "texts"))
+        return pipeline | "LogUnits" >> beam.Create(self._units) | "ReadLog" >> read
+
+
+def day_number(partition: str) -> int | None:
+    """Days since 1970 of a --partition.
+
+    Raises:
+      PhraseLensError: it is no date.
+    """
+    if not partition:
+        return None
+    try:
+        return (datetime.date.fromisoformat(partition) - EPOCH).days
+    except ValueError as error:
+        raise PhraseLensError(
+            f"--partition {partition}", "a date such as 2026-11-20", "Write year-month-day."
+        ) from error
+
+
+def preflight(config: Config) -> job.Inputs:
+    if not config.log:
+        raise PhraseLensError("--log", "a click log", "Name its files.")
+    day_number(config.partition)
+    log_rules(config, None)
+    units, files = plan(config)
+    size = sum(file.size_in_bytes for file in files)
+    return job.Inputs(
+        raw={"log": content_hash(files)} | raw_inputs(config),
+        facts=(f"log: {len(files)} files, {size:,} bytes ({units[0].format})",),
+    )
+
+
+def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+    units, files = plan(config)
+    day = day_number(config.partition)
+    size = sum(file.size_in_bytes for file in files)
+    num_shards = config.num_shards or shards_for(size, EVENT_SHARD_BYTES)
+    log = pipeline | ReadEvents(units, log_rules(config, day), stage)
+    mined = (
+        log.events
+        | "ByPerson" >> evidence.GroupPeople(num_shards, stage.spill)
+        | evidence.MineDays(day_rules(config, day))
+    )
+    written = {
+        "evidence": mined.evidence,
+        "visits": mined.visits,
+        "languages": mined.languages,
+        "texts": log.texts,
+    }
+    shards = [
+        tables
+        | f"Write {name}"
+        >> datasets.WriteTable(
+            stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards, name == "texts"
+        )
+        for name, tables in written.items()
+    ]
+    {
+        SHARDS: shards | "Shards" >> beam.Flatten(),
+        DEAD: log[DEAD],
+        COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
+    } | datasets.CommitManifest(stage, TABLES, num_shards, config.max_dead_fraction)
+
+
+JOB = job.Job(
+    name="mine_log",
+    doc=__doc__,
+    config=Config,
+    build=build,
+    preflight=preflight,
+    next_command=lambda c: f"./run.sh mine_pairs --days {c.output.rpartition('/')[0]} --images …",
+)
+
+
+def run(argv: list[str] | None = None) -> int:
+    return job.run(JOB, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,98 @@
+"""What must be forgotten: images, and what people typed."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model_code.text import normalize_query
+from schemas import fingerprint
+from schemas.errors import PhraseLensError
+from transforms.rows import texts_of
+from transforms.tabular import BadRows, columns_of, read_table
+
+DELETION_FIELDS = ("image", "user", "query")
+
+
+@dataclasses.dataclass(frozen=True)
+class Deletions:
+    """A list of what must be forgotten.
+
+    Attributes:
+      keys: images, as the log and the label files call them.
+      users: hashes of people of whom nothing may stay.
+      user_queries: (hash of a person, query_id) of which nothing may stay.
+    """
+
+    keys: tuple[str, ...] = ()
+    users: tuple[int, ...] = ()
+    user_queries: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def key_array(self) -> pa.Array:
+        """[k] string."""
+        return pa.array(self.keys, pa.string())
+
+    def match(
+        self, keys: pa.Array, key_of: np.ndarray, query_ids: np.ndarray, users: pa.Array
+    ) -> np.ndarray:
+        """[rows] bool: the rows that must be forgotten.
+
+        Args:
+          keys: [n] string, distinct keys.
+          key_of: [rows] int64, the place of a row's key among them.
+          query_ids: [rows] int64.
+          users: [rows] int64, null where nobody is known.
+        """
+        found = np.zeros(len(key_of), bool)
+        if self.keys:
+            listed = pc.is_in(keys, value_set=self.key_array)
+            found |= listed.to_numpy(zero_copy_only=False)[key_of]
+        if self.users or self.user_queries:
+            known = pc.is_valid(users).to_numpy(zero_copy_only=False)
+            hashes = pc.fill_null(users, 0).to_numpy()
+            found |= known & np.isin(hashes, np.array(self.users, np.int64))
+            whose, what = np.array(self.user_queries, np.int64).reshape(-1, 2).T
+            listed_pairs = fingerprint.mix(np.ascontiguousarray(whose), np.ascontiguousarray(what))
+            found |= known & np.isin(fingerprint.mix(hashes, query_ids), listed_pairs)
+        return found
+
+
+def read_deletions(path: str, person_key: bytes) -> Deletions:
+    """Reads a deletion list: a table with the columns image, user and query, any may be blank.
+
+    A row with an image names that image; a row with a user that person's rows, or, with a
+    query too, that person's rows of that query.
+
+    Raises:
+      PhraseLensError: the file cannot be read, or a row names neither an image nor a user.
+    """
+    if not set(DELETION_FIELDS) & set(columns_of(path)):
+        raise PhraseLensError(
+            path, "a column image or user, and optionally query", "Name its columns so."
+        )
+    keys: set[str] = set()
+    users: set[int] = set()
+    user_queries: set[tuple[int, int]] = set()
+    for batch in read_table(path, {field: field for field in DELETION_FIELDS}):
+        if isinstance(batch, BadRows):
+            raise PhraseLensError(path, f"rows that can be read ({batch.details[0]})", "Repair it.")
+        values = {
+            field: texts_of(batch[field] if field in batch.column_names else None, batch.num_rows)
+            for field in DELETION_FIELDS
+        }
+        for image, user, query in zip(*values.values(), strict=True):
+            if not image and not user:
+                raise PhraseLensError(
+                    f"a row of {path}", "an image or a user", "Name what must be forgotten."
+                )
+            if image:
+                keys.add(image)
+            if user:
+                person = fingerprint.hash64(user, person_key)
+                if query:
+                    user_queries.add((person, fingerprint.hash64(normalize_query(query))))
+                else:
+                    users.add(person)
+    return Deletions(tuple(sorted(keys)), tuple(sorted(users)), tuple(sorted(user_queries)))

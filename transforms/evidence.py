@@ -1,0 +1,409 @@
+"""What people did, told without who they are: events → evidence for pairs of image and query.
+
+The rows of one person meet in one shard. There equal rows become one event, robots go, and
+what is left of a day is added up (`mine_days`): these tables of one day can be kept, and
+those of any days merge into what a single run over all of them gives (`merge_days`).
+"""
+
+import dataclasses
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas import fingerprint, storage
+from transforms.datasets import COUNTS, Output, from_blocks, split_by_hash
+from transforms.deletions import Deletions
+from transforms.events import CLICK_UNIT, DAY_MS, EVENTS
+
+# The tables of a day.
+EVIDENCE = pa.schema(
+    [
+        ("person", pa.int64()),  # hash of the user, else of the session, else of query and image
+        ("known", pa.int8()),  # NOBODY, A_SESSION or A_USER
+        ("day", pa.int32()),  # since 1970, or null
+        ("query_id", pa.int64()),
+        ("key", pa.string()),
+        ("position", pa.int32()),
+        ("clicks", pa.int64()),
+        ("impressions", pa.int64()),
+        ("rows", pa.int64()),  # events that it stands for
+    ]
+)
+VISITS = pa.schema(
+    [
+        ("person", pa.int64()),
+        ("session", pa.int64()),
+        ("query_id", pa.int64()),
+        ("start", pa.int64()),  # milliseconds, first and last event of a run of one query
+        ("end", pa.int64()),
+    ]
+)
+LANGUAGES = pa.schema([("query_id", pa.int64()), ("language", pa.string()), ("rows", pa.int64())])
+
+# What is left when days are merged.
+PAIR_EVIDENCE = pa.schema(
+    [
+        ("query_id", pa.int64()),
+        ("key", pa.string()),
+        ("position", pa.int32()),
+        ("clicks", pa.int64()),
+        ("impressions", pa.int64()),
+        ("first_person", pa.int64()),  # smallest and largest hash of those who clicked:
+        ("last_person", pa.int64()),  # one person where both are the same
+        ("rows", pa.int64()),
+    ]
+)
+QUERY_USERS = pa.schema([("query_id", pa.int64()), ("users", pa.int64())])
+QUERY_DAYS = pa.schema(
+    [
+        ("query_id", pa.int64()),
+        ("day", pa.int32()),
+        ("clicks", pa.int64()),
+        ("impressions", pa.int64()),
+    ]
+)
+STEPS = pa.schema(
+    [("query_a", pa.int64()), ("query_b", pa.int64()), ("reformulations", pa.int64())]
+)
+FACTS = pa.schema([("name", pa.string()), ("value", pa.int64())])
+
+NOBODY, A_SESSION, A_USER = 0, 1, 2
+SEVERAL = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)  # what clicks of nobody count as
+
+
+@dataclasses.dataclass(frozen=True)
+class DayRules:
+    """What one person can do on a day; see the flags of beam_jobs/mine_log.
+
+    Attributes:
+      max_person_events: who does more is a robot.
+      max_person_clicks: clicks, and impressions, of one person on one pair that count.
+      day: days since 1970 that rows without a time are of, or None.
+    """
+
+    max_person_events: int = 1000
+    max_person_clicks: int = 3
+    day: int | None = None
+
+
+def add_up(table: pa.Table, keys: list[str], schema: pa.Schema, **how: str) -> pa.Table:
+    """Groups a table by `keys` and aggregates the other columns of `schema` (default: sum)."""
+    rest = [name for name in schema.names if name not in keys]
+    aggregates = [(name, how.get(name, "sum")) for name in rest]
+    grouped = table.group_by(keys, use_threads=False).aggregate(aggregates)
+    return grouped.rename_columns([*keys, *rest]).select(schema.names).cast(schema)
+
+
+def people(events: pa.Table) -> np.ndarray:
+    """[rows] int64: hash of the user, else of the session, else of query and image."""
+    person = pc.coalesce(events["user"], events["session"])
+    if not person.null_count:
+        return person.to_numpy()
+    nobody = fingerprint.mix(events["query_id"].to_numpy(), fingerprint.hash64_array(events["key"]))
+    return pc.coalesce(person, pa.array(nobody)).to_numpy()
+
+
+def routes(events: pa.Table) -> np.ndarray:
+    """[rows] int64 hash that brings the events of a person together, and equal events.
+
+    Events of nobody in particular spread by all that they say: no query or image is so
+    popular that all of it lands in one shard.
+    """
+    spread = fingerprint.mix(people(events), pc.fill_null(events["time"], 0).to_numpy())
+    return pc.coalesce(events["user"], events["session"], pa.array(spread)).to_numpy()
+
+
+def mine_days(events: pa.Table, rules: DayRules) -> Output:
+    """Adds up what people did, day by day.
+
+    Args:
+      events: rows of EVENTS, all of each person's, of any days.
+      rules: see `DayRules`.
+
+    Returns:
+      Tables `evidence`, `visits` and `languages`; counts of `deliveries`: events that
+      arrived more than once, or were a robot's, are dropped.
+    """
+    names = [
+        name for name in EVENTS.names if events[name].null_count < len(events) or name == "time"
+    ]
+    unique = events.group_by(names, use_threads=False).aggregate([([], "count_all")])
+    for name in set(EVENTS.names) - set(names):
+        unique = unique.append_column(name, pa.nulls(len(unique), EVENTS.field(name).type))
+    day = pa.array(
+        np.floor_divide(pc.fill_null(unique["time"], 0).to_numpy(), DAY_MS).astype(np.int32)
+    )
+    day = pc.if_else(pc.is_valid(unique["time"]), day, pa.scalar(rules.day, pa.int32()))
+    known = pc.if_else(
+        pc.is_valid(unique["user"]), A_USER, pc.cast(pc.is_valid(unique["session"]), pa.int64())
+    )
+    unique = unique.append_column("day", day)
+    unique = unique.append_column("known", known.cast(pa.int8()))
+    unique = unique.append_column("person", pa.array(people(unique)))
+
+    busy = unique.group_by(["person", "known", "day"], use_threads=False)
+    busy = busy.aggregate([([], "count_all")])
+    is_robot = pc.and_(
+        pc.greater(busy["known"], NOBODY), pc.greater(busy["count_all"], rules.max_person_events)
+    )
+    by_robots = _rows_of(unique, busy.filter(is_robot).select(["person", "day"]))
+    robot_rows = int(unique["count_all"].to_numpy()[by_robots].sum())
+    kept = unique.filter(pa.array(~by_robots))
+    counts = {
+        "deliveries.in": events.num_rows,
+        "deliveries.out": kept.num_rows,
+        "deliveries.dropped_robot": robot_rows,
+        "deliveries.dropped_delivered_twice": events.num_rows - robot_rows - kept.num_rows,
+    }
+    tables = {
+        "evidence": _evidence(kept, rules.max_person_clicks),
+        "visits": _visits(kept),
+        "languages": _languages(kept),
+    }
+    return Output(tables, (), counts)
+
+
+def _rows_of(table: pa.Table, some: pa.Table) -> np.ndarray:
+    """[rows] bool: rows of one of some (person, day)."""
+    if not some.num_rows:
+        return np.zeros(len(table), bool)
+
+    def code(rows: pa.Table) -> np.ndarray:
+        days = pc.fill_null(rows["day"], np.iinfo(np.int32).min).to_numpy().astype(np.int64)
+        return fingerprint.mix(rows["person"].to_numpy(), days)
+
+    known = table["known"].to_numpy() > NOBODY
+    return known & np.isin(code(table), code(some))
+
+
+def _evidence(events: pa.Table, max_person_clicks: int) -> pa.Table:
+    events = events.append_column("rows", pa.array(np.ones(len(events), np.int64)))
+    is_known = pc.greater(events["known"], NOBODY)
+    known, unknown = events.filter(is_known), events.filter(pc.invert(is_known))
+    known = known.set_column(
+        known.column_names.index("position"),
+        "position",
+        pc.if_else(pc.equal(known["position"], 0), pa.scalar(None, pa.int32()), known["position"]),
+    )
+    keys = ["person", "known", "day", "query_id", "key"]
+    people = add_up(known, keys, EVIDENCE, position="min")
+    people = pa.table(
+        {
+            **{name: people[name] for name in EVIDENCE.names},
+            "position": pc.fill_null(people["position"], 0),
+            "clicks": pc.min_element_wise(people["clicks"], max_person_clicks * CLICK_UNIT),
+            "impressions": pc.min_element_wise(people["impressions"], max_person_clicks),
+        },
+        EVIDENCE,
+    )
+    return pa.concat_tables([people, add_up(unknown, [*keys, "position"], EVIDENCE)])
+
+
+def _visits(events: pa.Table) -> pa.Table:
+    """Runs of one query in a session: rows of VISITS."""
+    events = events.filter(pc.and_(pc.is_valid(events["session"]), pc.is_valid(events["time"])))
+    moments = ["person", "session", "time", "query_id"]
+    events = events.select(moments).group_by(moments, use_threads=False).aggregate([])
+    visits = pa.table(
+        [events[name] for name in ("person", "session", "query_id", "time", "time")], VISITS.names
+    )
+    return join_runs(visits.cast(VISITS))
+
+
+def join_runs(visits: pa.Table) -> pa.Table:
+    """Joins visits that follow each other in a session with the same query; sorts them."""
+    order = [(name, "ascending") for name in ("session", "start", "query_id")]
+    visits = visits.sort_by(order)
+    session, query = visits["session"].to_numpy(), visits["query_id"].to_numpy()
+    first = np.ones(len(visits), bool)
+    first[1:] = (session[1:] != session[:-1]) | (query[1:] != query[:-1])
+    starts = np.flatnonzero(first)
+    last = np.r_[starts[1:], len(visits)][: len(starts)] - 1
+    runs = visits.take(pa.array(starts))
+    return runs.set_column(VISITS.names.index("end"), "end", visits["end"].take(pa.array(last)))
+
+
+def _languages(events: pa.Table) -> pa.Table:
+    named = events.filter(pc.is_valid(events["language"]))
+    named = named.append_column("rows", pa.array(np.ones(len(named), np.int64)))
+    return add_up(named, ["query_id", "language"], LANGUAGES)
+
+
+def merge_days(evidence: pa.Table, visits: pa.Table, gap_seconds: float) -> Output:
+    """Merges what the same people did on any days.
+
+    Args:
+      evidence: rows of EVIDENCE, all of each person's.
+      visits: rows of VISITS, all of each session's.
+      gap_seconds: a longer pause ends a session.
+
+    Returns:
+      Tables `pairs` (PAIR_EVIDENCE), `users` (QUERY_USERS), `days` (QUERY_DAYS), `steps`
+      (STEPS) and `facts` (FACTS): people are told apart here for the last time.
+    """
+    clicked = pc.greater(evidence["clicks"], 0)
+    is_known = pc.greater(evidence["known"], NOBODY)
+    for name, several in zip(("first_person", "last_person"), SEVERAL, strict=True):
+        person = pc.if_else(is_known, evidence["person"], several)
+        evidence = evidence.append_column(name, pc.if_else(clicked, person, None))
+    pairs = add_up(
+        evidence,
+        ["query_id", "key", "position"],
+        PAIR_EVIDENCE,
+        first_person="min",
+        last_person="max",
+    )
+    users = evidence.filter(pc.equal(evidence["known"], A_USER))
+    users = users.group_by(["query_id", "person"], use_threads=False).aggregate([])
+    users = users.append_column("users", pa.array(np.ones(len(users), np.int64)))
+    days = evidence.filter(pc.is_valid(evidence["day"]))
+    tables = {
+        "pairs": pairs,
+        "users": add_up(users, ["query_id"], QUERY_USERS),
+        "days": add_up(days, ["query_id", "day"], QUERY_DAYS),
+        "steps": _steps(visits, gap_seconds),
+        "facts": facts(evidence),
+    }
+    return Output(tables)
+
+
+def _steps(visits: pa.Table, gap_seconds: float) -> pa.Table:
+    visits = join_runs(visits)
+    session, query = visits["session"].to_numpy(), visits["query_id"].to_numpy()
+    start, end = visits["start"].to_numpy(), visits["end"].to_numpy()
+    steps = np.flatnonzero(
+        (session[1:] == session[:-1]) & (start[1:] - end[:-1] <= gap_seconds * 1000)
+    )
+    left, right = query[steps], query[steps + 1]
+    table = pa.table(
+        [np.minimum(left, right), np.maximum(left, right), np.ones(len(steps), np.int64)], STEPS
+    )
+    return add_up(table, ["query_a", "query_b"], STEPS)
+
+
+def facts(evidence: pa.Table) -> pa.Table:
+    """Sums over all that people did, from which the whole log is known.
+
+    Returns:
+      Rows of FACTS. `users`: rows with a known user; `unclicked`: impressions without a
+      click; `clicks@k`, `impressions@k`: of position k.
+    """
+    clicks = pc.divide(pc.add(evidence["clicks"], CLICK_UNIT - 1), CLICK_UNIT)
+    unclicked = pc.max_element_wise(pc.subtract(evidence["impressions"], clicks), 0)
+    names = ["users", "unclicked"]
+    values = [
+        pc.sum(pc.equal(evidence["known"], A_USER)).as_py() or 0,
+        pc.sum(unclicked).as_py() or 0,
+    ]
+    by_position = evidence.group_by("position", use_threads=False).aggregate(
+        [("clicks", "sum"), ("impressions", "sum")]
+    )
+    for row in by_position.to_pylist():
+        names += [f"{what}@{row['position']}" for what in ("clicks", "impressions")]
+        values += [row["clicks_sum"], row["impressions_sum"]]
+    return pa.table([names, values], FACTS)
+
+
+class GroupPeople(beam.PTransform):
+    """PCollection of EVENTS tables → shards of people ({events}), in blocks."""
+
+    def __init__(self, num_shards: int, spill: str):
+        super().__init__()
+        self._num_shards, self._spill = num_shards, spill
+
+    def _split(self, events):
+        return split_by_hash(events, routes(events), self._num_shards, self._spill)
+
+    def expand(self, events):
+        return {"events": events | beam.FlatMap(self._split)} | beam.CoGroupByKey()
+
+
+class MineDays(beam.PTransform):
+    """Shards of people ({events}) → tagged `evidence`, `visits`, `languages`, `counts`."""
+
+    def __init__(self, rules: DayRules):
+        super().__init__()
+        self._rules = rules
+
+    def _mine(self, shard):
+        _, blocks = shard
+        yield from mine_days(from_blocks(blocks["events"], EVENTS), self._rules).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._mine).with_outputs(
+            COUNTS, "evidence", "visits", "languages"
+        )
+
+
+MERGED = ("pairs", "users", "days", "steps", "facts")
+
+
+class MergeDays(beam.PTransform):
+    """Shards of people ({evidence, visits}) → tagged tables of `merge_days`."""
+
+    def __init__(self, gap_seconds: float):
+        super().__init__()
+        self._gap_seconds = gap_seconds
+
+    def _merge(self, shard):
+        _, blocks = shard
+        evidence = from_blocks(blocks["evidence"], EVIDENCE)
+        visits = from_blocks(blocks["visits"], VISITS)
+        yield from merge_days(evidence, visits, self._gap_seconds).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._merge).with_outputs(*MERGED)
+
+
+class MineAndMergeDays(beam.PTransform):
+    """Shards of people ({events}) → what MineDays and MergeDays give, without a shuffle between."""
+
+    def __init__(self, rules: DayRules, gap_seconds: float):
+        super().__init__()
+        self._rules, self._gap_seconds = rules, gap_seconds
+
+    def _mine(self, shard):
+        _, blocks = shard
+        mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules)
+        merged = merge_days(mined.tables["evidence"], mined.tables["visits"], self._gap_seconds)
+        tables = merged.tables | {"languages": mined.tables["languages"]}
+        yield from Output(tables, (), mined.counts).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._mine).with_outputs(COUNTS, "languages", *MERGED)
+
+
+class ReadDays(beam.PTransform):
+    """PCollection[path of a day's shard] → PCollection of its tables, less what is forgotten."""
+
+    def __init__(self, schema: pa.Schema, deletions: Deletions):
+        super().__init__()
+        self._schema, self._deletions = schema, deletions
+
+    def _read(self, path):
+        with pq.ParquetFile(storage.open_input(path)) as file:
+            for batch in file.iter_batches(READ_ROWS):
+                table = pa.Table.from_batches([batch]).cast(self._schema)
+                yield forget(table, self._deletions)
+
+    def expand(self, paths):
+        return paths | beam.Reshuffle() | beam.FlatMap(self._read)
+
+
+READ_ROWS = 1 << 19
+
+
+def forget(table: pa.Table, deletions: Deletions) -> pa.Table:
+    """Rows of a table of a day (EVIDENCE, VISITS or another) that need not be forgotten."""
+    if "person" not in table.column_names:
+        return table
+    keys, places = pa.array([""]), np.zeros(len(table), np.int64)
+    if "key" in table.column_names:
+        encoded = table["key"].combine_chunks().dictionary_encode()
+        keys, places = encoded.dictionary, encoded.indices.to_numpy()
+    query_ids = table["query_id"].to_numpy()
+    gone = deletions.match(keys, places, query_ids, table["person"].combine_chunks())
+    return table.filter(pa.array(~gone))

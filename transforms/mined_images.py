@@ -1,0 +1,184 @@
+"""Clean images, their copies and their labels → one row for each picture."""
+
+import dataclasses
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas import tables
+from schemas.dead_letter import dead_letters
+from schemas.stage import Stage
+from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, write_sorted
+from transforms.duplicates import DUPLICATES
+from transforms.images import CLEAN_IMAGES
+from transforms.labels import LABELS
+
+IMAGE_KEYS = pa.schema([("key", pa.string()), ("image_id", pa.string())])
+ATTRIBUTES = pa.schema(
+    [("image_id", pa.string()), *[field for field in LABELS if field.name != "key"]]
+)
+# An image, and the one among its near duplicates that stands for all of them.
+COPIES = pa.schema(
+    [*[f for f in CLEAN_IMAGES if f.name != "signature"], ("representative", pa.string())]
+)
+SPLIT_OF_IMAGES = pa.schema([("image_id", pa.string()), ("split", pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitShares:
+    """Shares of images that are held out."""
+
+    validation: float
+    test: float
+
+
+def split_of(image_id: str, shares: SplitShares) -> str:
+    """The split of an image, from its content hash alone."""
+    place = int(image_id[:15], 16) / 16**15
+    if place < shares.test:
+        return "test"
+    return "validation" if place < shares.test + shares.validation else "train"
+
+
+def find_copies(clean: pa.Table, duplicates: pa.Table) -> Output:
+    """Names the representative of each image.
+
+    Args:
+      clean: rows of CLEAN_IMAGES of one shard of images.
+      duplicates: rows of DUPLICATES of the same shard.
+
+    Returns:
+      Tables `copies` (COPIES) and `keys` (IMAGE_KEYS, of representatives).
+    """
+    place = pc.index_in(clean["image_id"], value_set=duplicates["image_id"].combine_chunks())
+    found = pc.coalesce(duplicates["representative"].take(place), clean["image_id"])
+    copies = clean.append_column("representative", found).select(COPIES.names)
+    return Output({"copies": copies, "keys": pa.table([clean["key"], found], IMAGE_KEYS)})
+
+
+def join_labels(labels: pa.Table, keys: pa.Table, stage: Stage) -> Output:
+    """Finds the images that labels are of.
+
+    Args:
+      labels: rows of LABELS of one shard of keys.
+      keys: rows of IMAGE_KEYS of the same shard.
+      stage: the run, named in dead letters.
+
+    Returns:
+      Table `attributes` (ATTRIBUTES), dead letters, counts of `known_labels`.
+    """
+    keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
+    is_known = pc.is_in(labels["key"], value_set=keys["key"].combine_chunks())
+    lost = labels.filter(pc.invert(is_known))["key"].to_pylist()
+    letters = dead_letters(
+        stage.name, stage.run_id, "unknown_image", lost, ["label"] * len(lost), [b""] * len(lost)
+    )
+    attributes = labels.filter(is_known).join(keys, "key", join_type="inner")
+    counts = {
+        "known_labels.in": labels.num_rows,
+        "known_labels.out": labels.num_rows - len(lost),
+        "known_labels.dropped_unknown_image": len(lost),
+    }
+    attributes = attributes.select(ATTRIBUTES.names).cast(ATTRIBUTES)
+    return Output({"attributes": attributes}, (letters,), counts)
+
+
+def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) -> Output:
+    """Merges the copies of a picture: one row with all keys and labels, in one split.
+
+    Where a label file gives splits, they hold; of two that disagree the more held-out one
+    does (test before validation before train), so that no copy of a test image trains.
+
+    Args:
+      copies: rows of COPIES, all of each representative's.
+      attributes: rows of ATTRIBUTES of the same representatives.
+      shares: of images that are held out, where no file says it.
+
+    Returns:
+      Tables `images` (tables.IMAGES) and `splits` (SPLIT_OF_IMAGES), counts of
+      `unique_images`.
+    """
+    rows: dict[str, dict] = {}
+    # Equal content may arrive as different files; the first in this order is kept.
+    order = [(name, "ascending") for name in ("image_id", "key", "image")]
+    near = pc.sum(pc.not_equal(copies["image_id"], copies["representative"])).as_py() or 0
+    keys: dict[str, set] = {}
+    for row in copies.sort_by(order).to_pylist():
+        keys.setdefault(row["representative"], set()).add(row["key"])
+        if row["image_id"] == row["representative"]:
+            rows.setdefault(row["image_id"], row | {"labels": set(), "splits": set()})
+    for row in attributes.to_pylist():
+        found = rows[row["image_id"]]
+        if row["label"]:
+            found["labels"].add(row["label"])
+        if row["split"]:
+            found["splits"].add(row["split"])
+    for row in rows.values():
+        given = [split for split in reversed(tables.SPLITS) if split in row["splits"]]
+        row["split"] = given[0] if given else split_of(row["image_id"], shares)
+        row["keys"], row["labels"] = sorted(keys[row["image_id"]]), sorted(row["labels"])
+    images = pa.Table.from_pylist(list(rows.values()), tables.IMAGES)
+    counts = {
+        "unique_images.in": copies.num_rows,
+        "unique_images.out": images.num_rows,
+        "unique_images.dropped_near_duplicate": near,
+        "unique_images.dropped_duplicate": copies.num_rows - images.num_rows - near,
+    }
+    splits = images.select(SPLIT_OF_IMAGES.names)
+    return Output({"images": images, "splits": splits}, (), counts)
+
+
+class FindCopies(beam.PTransform):
+    """Shards of images ({clean, duplicates}) → tagged `copies`, `keys`."""
+
+    def _find(self, shard):
+        _, blocks = shard
+        clean = from_blocks(blocks["clean"], CLEAN_IMAGES)
+        yield from find_copies(clean, from_blocks(blocks["duplicates"], DUPLICATES)).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._find).with_outputs("copies", "keys")
+
+
+class JoinLabels(beam.PTransform):
+    """Shards of keys ({labels, keys}) → tagged `attributes`, `dead`, `counts`."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self._stage = stage
+
+    def _join(self, shard):
+        _, blocks = shard
+        labels, keys = (
+            from_blocks(blocks["labels"], LABELS),
+            from_blocks(blocks["keys"], IMAGE_KEYS),
+        )
+        yield from join_labels(labels, keys, self._stage).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._join).with_outputs("attributes", DEAD, COUNTS)
+
+
+class BuildImages(beam.PTransform):
+    """Shards of pictures ({copies, attributes}) → tagged `shards`, `splits`, `counts`."""
+
+    def __init__(self, stage: Stage, shares: SplitShares, num_shards: int):
+        super().__init__()
+        self._stage, self._shares, self._num_shards = stage, shares, num_shards
+
+    def _build(self, shard):
+        index, blocks = shard
+        copies = from_blocks(blocks["copies"], COPIES)
+        attributes = from_blocks(blocks["attributes"], ATTRIBUTES)
+        built = build_images(copies, attributes, self._shares)
+        yield beam.pvalue.TaggedOutput(
+            SHARDS,
+            write_sorted(
+                self._stage, built.tables["images"], "images", index, self._num_shards, ["image_id"]
+            ),
+        )
+        yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
+
+    def expand(self, shards):
+        return shards | beam.ParDo(self._build).with_outputs(SHARDS, COUNTS, "splits")
