@@ -79,7 +79,7 @@ install() { # LOCK
   cmp -s "$root/$1" "$venv/$1" && return
   python3.11 -c "" 2>/dev/null || fail "python3.11" "Python 3.11 on PATH" \
     "Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv) and try again."
-  echo "Installing $1 into $venv (3 GB, some minutes)…"
+  echo "Installing $1 into $venv (up to 3 GB, some minutes)…"
   python3.11 -m venv "$venv"
   local quiet=--quiet
   [ -t 1 ] && quiet=
@@ -132,13 +132,16 @@ bench() { # NAME ARGS…
   names=$(cd "$root/benchmarks" && ls | sed -n '/^__/d; s/\.py$//p')
   [ -e "$root/benchmarks/${1:-}.py" ] ||
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
+  setup
+  # What we are compared with is no part of the product; pip adds it beside what is locked.
+  case $1 in mining*) install requirements-bench.lock ;; esac
   module "benchmarks.$1" "${@:2}"
 }
 
 lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
-  for kind in "" -gpu -dev; do
+  for kind in "" -gpu -dev -bench; do
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
       --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
       "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"

@@ -135,15 +135,16 @@ group by query_id;
 
 -- step: pairs
 -- A variant's evidence counts as that of the query it is a variant of.
-create macro canonical(id) as
-  coalesce((select v.query_id from variants v where v.variant = id), id);
+create table ends as
+select t.query_id, coalesce(v.query_id, t.query_id) as last_id
+from (select distinct query_id from texts) t left join variants v on v.variant = t.query_id;
 create table sums as
-select image_id, split, canonical(query_id) as query_id, sum(clicks) / 1024 as clicks,
+select image_id, split, last_id as query_id, sum(clicks) / 1024 as clicks,
   sum(impressions)::bigint as impressions,
   greatest(sum(clicks) / 1024, sum(examined) / 65536) as examined,
   count(distinct person) filter (clicks > 0) = 1
     and not bool_or(person is null and clicks > 0) as is_one_person
-from joined group by all;
+from joined join ends using (query_id) group by all;
 create table scored as
 select *, case when (select is_rate from mode) then wilson(clicks, examined) else clicks end
     as score
@@ -167,18 +168,17 @@ select image_id, query_id, split, clicks, impressions, examined, score,
 from pairs;
 
 create table query_days_table as
-select canonical(query_id) as query_id, day, sum(clicks) / 1024 as clicks,
+select last_id as query_id, day, sum(clicks) / 1024 as clicks,
   sum(impressions)::bigint as impressions
-from evidence where day is not null and canonical(query_id) in (select query_id from pairs)
+from evidence join ends using (query_id)
+where day is not null and last_id in (select query_id from pairs)
 group by all;
 
 create table languages as
-select query_id, language from (
-  select canonical(query_id) as query_id, language, sum(n) as n from votes group by all)
+select query_id, language from votes
 qualify row_number() over (partition by query_id order by n desc, language) = 1;
 create table people as
-select canonical(query_id) as query_id, count(distinct "user") as users
-from kept where query_id not in (from rare) group by all;
+select query_id, count(distinct "user") as users from kept group by query_id;
 create table stats as
 select query_id, sum(clicks) as clicks, count(*) as images,
   coalesce(sum(clicks) filter (split = 'train'), 0) as train_clicks,
@@ -207,7 +207,8 @@ from (
   from linked a join linked b on a.image_id = b.image_id and a.query_id < b.query_id
   union all
   select least(a, b), greatest(a, b), 0, n
-  from (select canonical(query_a) as a, canonical(query_b) as b, n from steps)
+  from (select x.last_id as a, y.last_id as b, n from steps
+    join ends x on x.query_id = query_a join ends y on y.query_id = query_b)
   where a <> b and a in (select query_id from pairs) and b in (select query_id from pairs))
 group by all;
 create table skips as

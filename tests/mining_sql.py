@@ -61,6 +61,8 @@ class Settings:
     max_linked_queries: int = 32
     variant_steps: int = 3
     head_queries: int = 4_000_000
+    validation_share: float = 0.1
+    test_share: float = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,6 @@ def mine(
     rows: list[dict[str, bytes | None]],
     images: list[dict] | None,
     settings: Settings,
-    splits: dict[str, str] | None = None,
 ) -> Expected:
     """Mines a log.
 
@@ -92,7 +93,6 @@ def mine(
       images: one row for each key of an image: key, image_id (that of the representative
         of its cluster) and split. None where the log comes without images.
       settings: the flags.
-      splits: without images, the split of each image_id that is not "train".
     """
     db = duckdb.connect()
     db.execute("set TimeZone = 'UTC'")
@@ -111,7 +111,7 @@ def mine(
     if images is None:
         keys = [key for (key,) in db.execute("select distinct key from evidence").fetchall()]
         images = [{"key": key, "image_id": image_id_of(key)} for key in keys]
-        images = [row | {"split": (splits or {}).get(row["image_id"], "train")} for row in images]
+        images = [row | {"split": split_of(row["image_id"], settings)} for row in images]
     _load(db, "files", images, {"key": "varchar", "image_id": "varchar", "split": "varchar"})
     db.execute(STEPS["examination"])
     db.execute(STEPS["join"])
@@ -131,6 +131,17 @@ def mine(
 def image_id_of(key: str) -> str:
     """What an image is called that nothing is known of but its key."""
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def split_of(image_id: str, settings: Settings) -> str:
+    """Where an image falls by its id, in order: test, validation, train."""
+    place = int(image_id[:15], 16) / 16**15
+    shares = {"test": settings.test_share, "validation": settings.validation_share}
+    for split, share in shares.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
 
 
 def wilson(clicks: float, examined: float) -> float:

@@ -65,14 +65,14 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench"])
 def test_locks_answer_their_requirements(kind):
     versions = locked(f"requirements{kind}.lock")
     for name, requirement in ranges(f"requirements{kind}.txt").items():
         assert requirement.specifier.contains(versions[name], prereleases=True), name
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench"])
 def test_every_locked_package_has_a_hash_and_no_host(kind):
     text = (ROOT / f"requirements{kind}.lock").read_text()
     for entry in re.split(r"\n(?=[a-z])", text)[1:]:
@@ -93,3 +93,10 @@ def test_gpu_and_cpu_differ_in_faiss_and_cuda_only():
 def test_tests_run_with_the_versions_that_people_install():
     cpu, dev = locked("requirements.lock"), locked("requirements-dev.lock")
     assert cpu.items() <= dev.items()
+
+
+def test_what_benchmarks_add_leaves_the_environment_as_it_is():
+    bench = locked("requirements-bench.lock")
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        others = locked(lock)
+        assert {n: v for n, v in bench.items() if n in others and v != others[n]} == {}

@@ -1,12 +1,14 @@
 """The SQL that judges mining, on logs small enough to work out by hand."""
 
+import dataclasses
 import math
 
 import pytest
 
 from tests.mining_sql import Settings, edit_distance, image_id_of, mine, wilson
 
-ANYONE = Settings(min_users=1, one_person_pairs=True)
+TRAIN = Settings(validation_share=0, test_share=0)
+ANYONE = dataclasses.replace(TRAIN, min_users=1, one_person_pairs=True)
 NOON = 1_795_132_800 + 43_200
 DAY = 20_777
 
@@ -63,7 +65,7 @@ def test_one_event_delivered_twice_counts_once_and_one_person_three_times():
 def test_a_robot_loses_its_day_and_keeps_its_other_days():
     log = [event("red", "a", user="u", timestamp=NOON + i) for i in range(4)]
     log += [event("red", "a", user="u", timestamp=NOON + 86_400)]
-    result = mine(log, None, Settings(min_users=1, one_person_pairs=True, max_person_events=3))
+    result = mine(log, None, dataclasses.replace(ANYONE, max_person_events=3))
     assert by_text(result)["red", "a"]["clicks"] == 1
     assert result.counts == {"robot": 4}
 
@@ -190,7 +192,7 @@ def test_edges_name_their_evidence():
 
 def test_held_out_images_make_no_edges():
     log = [event("red", "a"), event("blue", "a")]
-    held_out = mine(log, None, ANYONE, {image_id_of("a"): "test"})
+    held_out = mine(log, None, dataclasses.replace(ANYONE, test_share=1))
     assert held_out.tables["query_pairs"] == []
     assert {q["train_images"] for q in held_out.tables["queries"]} == {0}
     assert len(mine(log, None, ANYONE).tables["query_pairs"]) == 1
@@ -222,7 +224,7 @@ def test_the_head_leaves_ties_to_the_tail():
     heads = {
         k: sorted(
             q["query"]
-            for q in mine(log, None, Settings(head_queries=k)).tables["queries"]
+            for q in mine(log, None, dataclasses.replace(TRAIN, head_queries=k)).tables["queries"]
             if q["head"]
         )
         for k in (1, 2, 3)
