@@ -166,34 +166,34 @@ def drop_tokens(ids: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def in_batch_loss(
-    a_embs: tf.Tensor,
-    b_embs: tf.Tensor,
-    not_negative: tf.Tensor,
-    weights: tf.Tensor,
-    temperature: float,
+    embs: tf.Tensor, not_negative: tf.Tensor, weights: tf.Tensor, temperature: float
 ) -> tf.Tensor:
     """Cross-entropy of finding each row's partner among the batch, in both directions.
 
-    Source: Radford et al., ICML 2021, section 2.3, figure 3 (symmetric in-batch softmax).
+    Source: Radford et al., ICML 2021, section 2.3, figure 3 (symmetric in-batch softmax);
+    hard negatives that the whole batch shares: Karpukhin et al., EMNLP 2020, section 3.2.
 
     Args:
-      a_embs: [batch, width] unit vectors.
-      b_embs: [batch, width] unit vectors of the partners.
-      not_negative: [batch, batch] bool: a and b that belong together, so that b is no
-        negative of a; the diagonal counts in any case.
+      embs: [2 · batch + hard, width] unit vectors: a, their partners b, hard negatives.
+      not_negative: [2, batch, batch + hard] bool: what belongs together and is no negative,
+        of a with b and the hard ones, then of b with a and the hard ones; a row and its
+        partner count in any case.
       weights: [batch] of each pair.
       temperature: divides the cosines.
 
     Returns:
       The weighted mean over the pairs and both directions, a scalar.
     """
-    logits = tf.matmul(a_embs, b_embs, transpose_b=True) / temperature
-    masked = tf.linalg.set_diag(not_negative, tf.zeros_like(weights, tf.bool))
-    logits = tf.where(masked, -1e9, logits)
-    diagonal = tf.linalg.diag_part(logits)
-    forth = tf.reduce_logsumexp(logits, axis=1) - diagonal
-    back = tf.reduce_logsumexp(logits, axis=0) - diagonal
-    return tf.reduce_sum(weights * (forth + back)) / (2 * tf.reduce_sum(weights))
+    batch = tf.shape(weights)[0]
+    a_embs, b_embs, hard_embs = embs[:batch], embs[batch : 2 * batch], embs[2 * batch :]
+    losses = tf.zeros_like(weights)
+    for anchors, partners, known in zip((a_embs, b_embs), (b_embs, a_embs), (0, 1), strict=True):
+        candidates = tf.concat([partners, hard_embs], axis=0)
+        logits = tf.matmul(anchors, candidates, transpose_b=True) / temperature
+        masked = tf.linalg.set_diag(not_negative[known], tf.zeros_like(weights, tf.bool))
+        logits = tf.where(masked, -1e9, logits)
+        losses += tf.reduce_logsumexp(logits, axis=1) - tf.linalg.diag_part(logits)
+    return tf.reduce_sum(weights * losses) / (2 * tf.reduce_sum(weights))
 
 
 class _StringModel(tf.Module):

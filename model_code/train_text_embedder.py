@@ -3,8 +3,10 @@
 Reads the queries and the query–query associations of a mined dataset. Two queries that
 people used for the same thing are drawn together, against the other queries of their
 batch; so is every query and itself with some n-grams left out, which alone makes a
-useful space when associations are few. Some associations are held out, to see after each
-epoch how high a query ranks its partner among other queries, and to stop in time.
+useful space when associations are few. Hard negatives come on top: queries whose people
+were shown an image that was chosen for a query of the batch, and refused it. Some
+associations are held out, to see after each epoch how high a query ranks its partner
+among other queries, and to stop in time.
 
 Writes a dataset with the table "model": saved_model/ (texts → unit vectors), config.json,
 history.json, tensorboard/.
@@ -22,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from model_code import command
+from model_code.query_pairs import Associations, PairSet, RefusedPairs, load_associations
 from schemas import fingerprint
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 
@@ -55,95 +57,28 @@ class Config:
         "An association counts as its weight to this power; 0 makes all equal.", default=0.5
     )
     held_out_share: float = flag("Share of associations kept for evaluation.", default=0.05)
+    hard_negatives: int = flag(
+        "At most so many queries whose typers refused the image of a query of the batch are "
+        "added to it, to be told apart.",
+        default=512,
+    )
     seed: int = flag("Of weights, batches and dropout.", default=0)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-@dataclasses.dataclass(frozen=True)
-class Associations:
-    """Queries of training images, and pairs of them.
-
-    Attributes:
-      texts: [queries] in the order of their ids.
-      pairs: [pairs, 2] int64 indices into `texts`, the lower id first.
-      weights: [pairs] float32.
-      keys: [pairs] uint64 hashes of the pairs of ids.
-    """
-
-    texts: list[str]
-    pairs: np.ndarray
-    weights: np.ndarray
-    keys: np.ndarray
-
-    def select(self, rows: np.ndarray) -> "Associations":
-        return Associations(self.texts, self.pairs[rows], self.weights[rows], self.keys[rows])
-
-
-def load_associations(mined: Dataset) -> Associations:
-    """Reads the queries with training images, and the associations among them.
-
-    Raises:
-      PhraseLensError: fewer than two queries have a training image.
-    """
-    queries = mined.table("queries", ["query_id", "query", "train_images"]).sort_by("query_id")
-    queries = queries.filter(queries["train_images"].to_numpy() > 0)
-    if queries.num_rows < 2:
-        raise PhraseLensError(
-            f"table 'queries' of {mined.root}",
-            "at least two queries with training images",
-            "Mine a larger log.",
-        )
-    ids = queries["query_id"].to_numpy()
-    columns: list[list[np.ndarray]] = [[], [], []]
-    for batch in mined.batches("query_pairs", ["query_a", "query_b", "weight"], 65536):
-        for column, values in zip(columns, batch.columns, strict=True):
-            column.append(values.to_numpy())
-    first, second, weights = (
-        np.concatenate([np.zeros(0, kind), *column])
-        for kind, column in zip((np.int64, np.int64, np.float32), columns, strict=True)
-    )
-    pairs = np.stack([np.searchsorted(ids, side) for side in (first, second)], axis=1)
-    pairs = np.minimum(pairs, len(ids) - 1)
-    known = (ids[pairs[:, 0]] == first) & (ids[pairs[:, 1]] == second)
-    # Ids are hashes already: an odd multiple of one plus the other is as good a hash.
-    keys = first.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.view(np.uint64)
-    order = np.flatnonzero(known)[np.argsort(keys[known], kind="stable")]
-    texts = queries["query"].to_pylist()
-    return Associations(texts, pairs[order], weights[order].astype(np.float32), keys[order])
-
-
-class PairSet:
-    """A set of unordered pairs of `queries` things that answers for whole matrices.
-
-    Args:
-      pairs: [pairs, 2] int64.
-      queries: number of things.
-    """
-
-    def __init__(self, pairs: np.ndarray, queries: int):
-        self._queries = queries
-        self._codes = np.unique(self._encode(pairs[:, 0], pairs[:, 1]))
-
-    def _encode(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.minimum(a, b) * self._queries + np.maximum(a, b)
-
-    def matrix(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Which a[i] and b[j] are a pair or the same thing: [len(a), len(b)] bool."""
-        same = a[:, None] == b[None, :]
-        if not len(self._codes):
-            return same
-        codes = self._encode(a[:, None], b[None, :])
-        places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
-        return same | (self._codes[places] == codes)
-
-
 def batches(
-    epoch: int, train: Associations, known: PairSet, config: Config, steps: int
+    epoch: int,
+    train: Associations,
+    known: PairSet,
+    refused: RefusedPairs,
+    config: Config,
+    steps: int,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """The batches of an epoch: associations first, then queries paired with themselves.
 
     Yields:
-      a [batch] int64, b [batch] int64: indices of queries; not_negative [batch, batch] bool;
+      a [batch] int64, b [batch] int64, hard [hard] int64: indices of queries;
+      not_negative [2, batch, batch + hard] bool: of a with b and hard, of b with a and hard;
       weights [batch] float32, of mean 1 over the associations; seed [2] int32.
     """
     from model_code.training import epoch_order
@@ -160,8 +95,12 @@ def batches(
         a = np.concatenate([train.pairs[edge, 0], self_pair])
         b = np.concatenate([train.pairs[edge, 1], self_pair])
         weight = np.concatenate([weights[edge], np.ones(len(self_pair), np.float32)])
-        seed = np.random.default_rng([config.seed, epoch, step]).integers(0, 2**31, 2)
-        yield a, b, known.matrix(a, b), weight, seed.astype(np.int32)
+        rng = np.random.default_rng([config.seed, epoch, step])
+        seed = rng.integers(0, 2**31, 2).astype(np.int32)
+        hard = refused.draw(np.concatenate([a, b]), config.hard_negatives, rng)
+        sides = ((a, np.concatenate([b, hard])), (b, np.concatenate([a, hard])))
+        not_negative = np.stack([known.matrix(*side) for side in sides])
+        yield a, b, hard, not_negative, weight, seed
 
 
 def _pairs_per_batch(train: Associations, config: Config) -> int:
@@ -222,12 +161,13 @@ def _work(config: Config, stage: Stage) -> int:
     step, state = training_step(model, config)
     evaluate = _evaluation(model, ids, train, held_out, everything, config)
     known = PairSet(train.pairs, len(train.texts))
+    refused = RefusedPairs(train.refused, len(train.texts))
     steps = steps_per_epoch(train, config)
 
     def epoch_batches(epoch: int) -> Iterator[tuple]:
-        for a, b, not_negative, weights, seed in batches(epoch, train, known, config, steps):
-            longest = max(1, lengths[a].max(), lengths[b].max())
-            yield ids[a, :longest], ids[b, :longest], not_negative, weights, seed
+        for a, b, hard, *rest in batches(epoch, train, known, refused, config, steps):
+            rows = np.concatenate([a, b, hard])
+            yield ids[rows, : max(1, lengths[rows].max())], *rest
 
     history = training.fit(
         "train_text_embedder",
@@ -256,6 +196,7 @@ def _work(config: Config, stage: Stage) -> int:
         "associations.in": len(everything.pairs),
         "associations.out": len(train.pairs),
         "associations.dropped_held_out": len(held_out.pairs),
+        "refused_pairs": len(train.refused),
     }
     weights = [np.asarray(v) for v in model.get_weights()]
     stage.commit_files("model", local, counters, fingerprint.of_arrays(description, weights))
@@ -291,17 +232,16 @@ def training_step(model, config: Config):
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, None], tf.int64),
-            tf.TensorSpec([None, None], tf.int64),
-            tf.TensorSpec([None, None], tf.bool),
+            tf.TensorSpec([2, None, None], tf.bool),
             tf.TensorSpec([None], tf.float32),
             tf.TensorSpec([2], tf.int32),
         ]
     )
-    def step(a_ids, b_ids, not_negative, weights, seed):
-        ids = drop_tokens(tf.concat([a_ids, b_ids], axis=0), config.token_dropout, seed)
+    def step(ids, not_negative, weights, seed):
+        ids = drop_tokens(ids, config.token_dropout, seed)
         with tf.GradientTape() as tape:
-            a_embs, b_embs = tf.split(model(ids, training=True), 2)
-            loss = in_batch_loss(a_embs, b_embs, not_negative, weights, config.temperature)
+            embs = model(ids, training=True)
+            loss = in_batch_loss(embs, not_negative, weights, config.temperature)
         grads = tape.gradient(loss, [table, *rest])
         state["table_optimizer"].apply(table, grads[0])
         if rest:

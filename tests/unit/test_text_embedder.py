@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model_code import text_embedder
+from model_code import query_pairs, text_embedder
 from model_code import train_text_embedder as trainer
 from schemas.manifest import Dataset
 from tests.mined_dataset import query_id, write_mined
@@ -83,21 +85,25 @@ def test_the_network_equals_numpy(attention, dense):
         np.testing.assert_allclose(row, pooled / np.linalg.norm(pooled), rtol=1e-4, atol=1e-6)
 
 
-def test_in_batch_loss_equals_numpy():
+@pytest.mark.parametrize("hard", [0, 2])
+def test_in_batch_loss_equals_numpy(hard):
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 4, 3)).astype(np.float32)
-    a /= np.linalg.norm(a, axis=1, keepdims=True)
-    b /= np.linalg.norm(b, axis=1, keepdims=True)
-    together = np.eye(4, dtype=bool)
-    together[0, 2] = together[3, 1] = True
+    embs = rng.normal(size=(8 + hard, 3)).astype(np.float32)
+    embs /= np.linalg.norm(embs, axis=1, keepdims=True)
+    a, b, others = embs[:4], embs[4:8], embs[8:]
+    together = rng.random((2, 4, 4 + hard)) < 0.2
+    together[:, np.arange(4), np.arange(4)] = True
     weights = np.array([1, 2, 0.5, 1], np.float32)
     expected = 0.0
     for i in range(4):
-        forth = [a[i] @ b[j] / 0.1 for j in range(4) if j == i or not together[i, j]]
-        back = [a[j] @ b[i] / 0.1 for j in range(4) if j == i or not together[j, i]]
-        own = a[i] @ b[i] / 0.1
-        expected += weights[i] * sum(np.log(np.exp(side).sum()) - own for side in (forth, back)) / 2
-    found = text_embedder.in_batch_loss(*map(tf.constant, (a, b, together, weights)), 0.1)
+        for way, (anchor, own, partners) in enumerate(((a[i], b[i], b), (b[i], a[i], a))):
+            logits = [
+                anchor @ other / 0.1
+                for j, other in enumerate([*partners, *others])
+                if j == i or not together[way, i, j]
+            ]
+            expected += weights[i] * (np.log(np.exp(logits).sum()) - anchor @ own / 0.1) / 2
+    found = text_embedder.in_batch_loss(*map(tf.constant, (embs, together, weights)), 0.1)
     assert float(found) == pytest.approx(expected / weights.sum(), rel=1e-5)
 
 
@@ -113,11 +119,13 @@ def test_dropped_tokens_are_padding_and_a_bag_is_never_emptied():
 
 
 def test_known_pairs_and_equal_queries_are_no_negatives():
-    known = trainer.PairSet(np.array([[0, 3], [4, 1]]), queries=5)
+    known = query_pairs.PairSet(np.array([[0, 3], [4, 1]]), queries=5)
     a, b = np.array([0, 1, 3]), np.array([3, 4, 3, 2])
     expected = [[{x, y} in ({0, 3}, {1, 4}) or x == y for y in b] for x in a]
     np.testing.assert_array_equal(known.matrix(a, b), expected)
-    np.testing.assert_array_equal(trainer.PairSet(np.zeros((0, 2), int), 5).matrix(a, a), np.eye(3))
+    np.testing.assert_array_equal(
+        query_pairs.PairSet(np.zeros((0, 2), int), 5).matrix(a, a), np.eye(3)
+    )
 
 
 def test_ranks_leave_other_partners_out():
@@ -144,8 +152,13 @@ def _toy(root: str):
     pairs.append((rows[0], hidden))
     ids = [sorted((query_id(a), query_id(b))) for a, b in pairs]
     query_pairs = [
-        {"query_a": a, "query_b": b, "co_clicks": 1.0, "reformulations": 0.0, "weight": 1.0}
+        {"query_a": a, "query_b": b, "co_clicks": 1.0, "weight": 1.0, "evidence": "co_click"}
         for a, b in ids
+    ]
+    refused = [(rows[4 * i], rows[(4 * i + 4) % 160]) for i in range(40)] + [(rows[1], hidden)]
+    query_pairs += [
+        {"query_a": a, "query_b": b, "skips": 2.0, "weight": 0.0, "evidence": "skip"}
+        for a, b in (sorted((query_id(a), query_id(b))) for a, b in refused)
     ]
     write_mined(root, [], [], queries, query_pairs)
 
@@ -163,10 +176,89 @@ def trained(tmp_path_factory):
 
 
 def test_queries_of_test_images_train_nothing(trained):
-    found = trainer.load_associations(Dataset(f"{trained[0]}/mined"))
+    found = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
     assert len(found.texts) == 160
     assert len(found.pairs) == 240
     assert "only in test" not in found.texts
+    assert len(found.refused) == 40
+
+
+def _pairs_of(rows):
+    return {tuple(sorted(row)) for row in rows.tolist()}
+
+
+def test_a_refused_pair_is_no_association(trained):
+    found = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
+    assert not _pairs_of(found.pairs) & _pairs_of(found.refused)
+    assert (found.weights > 0).all()
+    assert all(a.split()[0] != b.split()[0] for a, b in np.array(found.texts)[found.refused])
+
+
+REFUSED = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]))
+
+
+@given(REFUSED, st.lists(st.integers(0, 9), min_size=1), st.integers(0, 5))
+def test_hard_negatives_are_refused_partners_of_the_batch(pairs, batch, most):
+    refused = query_pairs.RefusedPairs(np.array(pairs, np.int64).reshape(-1, 2), queries=10)
+    partners = {b for a, b in pairs if a in batch} | {a for a, b in pairs if b in batch}
+    found = refused.draw(np.array(batch), most, np.random.default_rng(1))
+    assert len(set(found.tolist())) == len(found) == min(most, len(partners))
+    assert set(found.tolist()) <= partners
+    again = refused.draw(np.array(batch), most, np.random.default_rng(1))
+    np.testing.assert_array_equal(found, again)
+
+
+def test_no_known_association_is_a_negative_of_a_batch(trained):
+    train = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
+    known = query_pairs.PairSet(train.pairs, len(train.texts))
+    refused = query_pairs.RefusedPairs(train.refused, len(train.texts))
+    config = trainer.Config("", "", batch_size=32, hard_negatives=16)
+    true_pairs = _pairs_of(train.pairs)
+    for a, b, hard, not_negative, weights, _ in trainer.batches(
+        3, train, known, refused, config, 4
+    ):
+        assert 0 < len(hard) <= 16
+        assert weights.shape == (32,)
+        for way, (anchors, partners) in enumerate(((a, b), (b, a))):
+            for i, anchor in enumerate(anchors):
+                for j, other in enumerate([*partners, *hard]):
+                    is_known = anchor == other or tuple(sorted((anchor, other))) in true_pairs
+                    assert not_negative[way, i, j] == is_known
+
+
+def test_without_hard_negatives_none_are_drawn(trained):
+    train = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
+    known = query_pairs.PairSet(train.pairs, len(train.texts))
+    refused = query_pairs.RefusedPairs(train.refused, len(train.texts))
+    config = trainer.Config("", "", batch_size=32, hard_negatives=0)
+    batches = list(trainer.batches(3, train, known, refused, config, 2))
+    assert [len(hard) for _, _, hard, *_ in batches] == [0, 0]
+
+
+def test_hard_negatives_are_pushed_away(tmp_path):
+    """Two queries of most words in common, refused for each other, end further apart."""
+    texts = [f"{kind} {thing} on white" for thing in range(200) for kind in ("real", "toy")]
+    queries = [
+        {"query_id": query_id(q), "query": q, "clicks": 1.0, "train_clicks": 1.0, "train_images": 1}
+        for q in texts
+    ]
+    pairs = [
+        sorted((query_id(a), query_id(b))) for a, b in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    rows = [
+        {"query_a": a, "query_b": b, "skips": 3.0, "weight": 0.0, "evidence": "skip"}
+        for a, b in pairs
+    ]
+    write_mined(f"{tmp_path}/mined", [], [], queries, rows)
+    cosines = []
+    for hard in (0, 64):
+        argv = [f"--mined={tmp_path}/mined", f"--output={tmp_path}/{hard}", "--buckets=2048"]
+        argv += ["--width=16", "--epochs=8", "--batch_size=16", f"--hard_negatives={hard}"]
+        assert trainer.run(argv) == 0
+        embedder = text_embedder.TextEmbedder(Dataset(f"{tmp_path}/{hard}").folder("model"))
+        embs = embedder.embed(texts)
+        cosines.append(float(np.mean(np.sum(embs[::2] * embs[1::2], axis=1))))
+    assert cosines[1] < cosines[0] - 0.1
 
 
 def test_it_learns_what_strings_do_not_say(trained):
