@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.tfrecordio import _TFRecordUtil
 from PIL import ExifTags, Image
@@ -23,13 +24,15 @@ from schemas import storage
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
+from transforms import webdataset
+from transforms.compression import open_stream
 from transforms.datasets import COUNTS, DEAD, Output
-from transforms.events import checked_file, texts_of
 from transforms.files import match
-from transforms.tabular import BadRows, check_columns, open_stream, read_table, table_format
+from transforms.rows import checked_file, texts_of
+from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
-IMAGE_FORMATS = ("auto", "files", "table", "tfrecord")
+IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
 
 RAW_IMAGES = pa.schema(
@@ -193,7 +196,7 @@ def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) 
 
 @dataclasses.dataclass(frozen=True)
 class ImageUnit:
-    """A piece of the images that is read at once: files, or one table or TFRecord file."""
+    """A piece of the images that is read at once: files, or one table, TFRecord or tar file."""
 
     format: str
     paths: tuple[str, ...]
@@ -217,12 +220,14 @@ def plan_units(
       The units, and the files for their content hash.
 
     Raises:
-      PhraseLensError: nothing matches, or a table or TFRecord has not the columns.
+      PhraseLensError: nothing matches, a table or TFRecord has not the columns, or a file
+        is no tar file.
     """
     files = match(flag, patterns)
     paths = [file.path for file in files]
     if format_ == "auto":
-        format_ = _format_of(paths[0])
+        shards = any(map(webdataset.is_shard, paths))
+        format_ = "webdataset" if shards else _format_of(paths[0])
     if format_ == "files":
         keys = [_key_of(path, key) for path in paths]
         units = [
@@ -235,18 +240,36 @@ def plan_units(
             for i in range(0, len(paths), BATCH_IMAGES)
         ]
         return units, files
+    if format_ == "webdataset":  # beside its shards, img2dataset writes tables about them
+        paths = [path for path in paths if webdataset.is_shard(path)]
+    units = []
     for path in paths:
+        columns = mapping
         if format_ == "table":
-            check_columns(path, "image_columns", mapping, ("key",), ("image", "path"))
-        else:
+            columns = _downloaded_columns(path, mapping)
+            check_columns(path, "image_columns", columns, ("key",), ("image", "path"))
+        elif format_ == "tfrecord":
             _check_features(path, mapping)
-    return [ImageUnit(format_, (path,), mapping) for path in paths], files
+        units.append(ImageUnit(format_, (path,), columns))
+    if not units:
+        raise PhraseLensError(
+            f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
+        )
+    return units, files
 
 
 def _format_of(path: str) -> str:
     if ".tfrecord" in path.rsplit("/", 1)[-1].lower():
         return "tfrecord"
     return "table" if table_format(path) else "files"
+
+
+def _downloaded_columns(path: str, mapping: dict[str, str]) -> dict[str, str]:
+    """The mapping, or for a table of img2dataset the columns that it has for the same."""
+    columns = columns_of(path)
+    if mapping["image"] in columns or not {"key", "jpg", "status"} <= set(columns):
+        return mapping
+    return mapping | {"image": "jpg", "status": "status"}
 
 
 def _check_features(path: str, mapping: dict[str, str]) -> None:
@@ -280,6 +303,12 @@ def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         yield from _read_files(unit.paths, unit.keys)
     elif unit.format == "table":
         yield from _read_image_table(unit)
+    elif unit.format == "webdataset":
+        for batch in webdataset.read_images(unit.paths[0], BATCH_IMAGES):
+            if isinstance(batch, BadRows):
+                yield batch
+            else:
+                yield _raw_images([(_valid(key), data) for key, data in batch])
     else:
         yield from _read_tfrecord(unit)
 
@@ -312,6 +341,8 @@ def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         if isinstance(batch, BadRows):
             yield batch
             continue
+        if "status" in batch.column_names:  # where a download failed there is no image
+            batch = batch.filter(pc.equal(batch["status"], b"success"))
         column = {
             name: batch[name] if name in batch.column_names else None for name in IMAGE_FIELDS
         }

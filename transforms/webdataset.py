@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
-from transforms.compression import open_stream
+from transforms.compression import open_stream, split_name
 from transforms.tabular import BadRows
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff", "jp2", "ppm")
@@ -19,6 +19,11 @@ CAPTION_SUFFIXES = ("txt", "json")
 _BATCH_ROWS = 65536
 _BLOCK_BYTES = 512
 _ERRORS = (OSError, EOFError, tarfile.TarError, pa.ArrowException)
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file's name is that of a shard."""
+    return split_name(path)[0].endswith(".tar")
 
 
 def is_tar(head: bytes) -> bool:

@@ -1,0 +1,92 @@
+"""Images in the layouts of other tools: img2dataset, WebDataset, the datasets library."""
+
+import io
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.errors import PhraseLensError
+from transforms.images import IMAGE_FIELDS, plan_units, read_unit
+from transforms.tabular import BadRows
+
+MAPPING = {field: field for field in IMAGE_FIELDS}
+
+
+def read(paths, format_="auto", mapping=MAPPING):
+    units, _ = plan_units("images", paths, format_, mapping, "stem")
+    rows, bad = [], []
+    for unit in units:
+        for batch in read_unit(unit):
+            if isinstance(batch, BadRows):
+                bad += [(batch.reason, detail) for detail in batch.details]
+            else:
+                rows += [(row["key"], row["image"]) for row in batch.to_pylist()]
+    return rows, bad
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w:gz" if str(path).endswith("gz") else "w") as file:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def write_parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["00000.tar", "00000.tar.gz"])
+def test_webdataset(tmp_path, name):
+    files = {"0.jpg": b"red", "0.txt": b"a", "a/1.json": b"{}", "a/1.PNG": b"blue", "2.txt": b"b"}
+    path = write_tar(tmp_path / name, files)
+    expected = [("0", b"red"), ("a/1", b"blue")], [("bad_row", "sample '2': no image")]
+    assert read([path]) == expected
+    assert read([path], "webdataset") == expected
+
+
+def test_a_folder_of_webdataset_has_tables_about_its_shards(tmp_path):
+    write_parquet(tmp_path / "00000.parquet", key=["0"], url=["u"], status=["success"])
+    (tmp_path / "00000_stats.json").write_text("{}")
+    write_tar(tmp_path / "00000.tar", {"0.jpg": b"red"})
+    assert read([str(tmp_path)]) == ([("0", b"red")], [])
+
+
+def test_cut_webdataset(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {f"{i}.jpg": bytes([i]) * 3000 for i in range(1, 9)})
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(data[:10_000])
+    rows, bad = read([path])
+    assert [key for key, _ in rows] == ["1", "2"]
+    assert [reason for reason, _ in bad] == ["unreadable_file"]
+
+
+def test_webdataset_without_shards(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", key=["0"])
+    with pytest.raises(PhraseLensError, match=r"--images.*tar files"):
+        read([path], "webdataset")
+
+
+def test_img2dataset_parquet_has_images_where_the_download_succeeded(tmp_path):
+    path = write_parquet(
+        tmp_path / "00000.parquet",
+        key=["0", "1"],
+        jpg=pa.array([b"red", None], pa.binary()),
+        status=["success", "failed_to_download"],
+    )
+    assert read([path]) == ([("0", b"red")], [])
+
+
+def test_images_of_the_datasets_library(tmp_path):
+    (tmp_path / "blue.jpg").write_bytes(b"blue")
+    images = [{"bytes": b"red", "path": "red.jpg"}, {"bytes": None, "path": "blue.jpg"}]
+    path = write_parquet(
+        tmp_path / "train.parquet",
+        id=["0", "1"],
+        image=pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    )
+    assert read([path], mapping=MAPPING | {"key": "id"}) == ([("0", b"red"), ("1", b"blue")], [])
