@@ -345,7 +345,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         | ReadImages(stage, config.max_image_pixels, config.max_image_side, count_images(units))
     )
     duplicates = (
-        read.clean | FindDuplicates(num_shards)
+        read.clean | FindDuplicates(num_shards, stage.spill)
         if config.near_duplicates
         else pipeline | "NoDuplicates" >> beam.Create([])
     )

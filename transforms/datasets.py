@@ -245,6 +245,11 @@ def check_counters(counters: Mapping[str, int], max_dead_fraction: float) -> Non
             )
 
 
+def _dropped(counters: Mapping[str, int]) -> str:
+    dropped = {name: rows for name, rows in counters.items() if ".dropped_" in name and rows}
+    return ", ".join(f"{name} {rows:,}" for name, rows in sorted(dropped.items()))
+
+
 def commit(
     _: None,
     shards: Iterable[tuple[str, manifest.Shard]],
@@ -273,8 +278,8 @@ def commit(
         if not filled[name].rows:
             raise PhraseLensError(
                 f"table {name!r}",
-                f"at least one row, found none; rows were {counters}",
-                f"Check the inputs of {stage.name}.",
+                f"at least one row; dropped were {_dropped(counters) or 'none'}",
+                f"Check the inputs of {stage.name}, and the flags that drop rows.",
             )
     won = manifest.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
     storage.remove_tree(stage.spill)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from beam_jobs import mine_pairs
 from schemas import manifest
+from transforms.rows import HARMLESS
 from tests import image_files
 from tests.image_files import encode, photo
 
@@ -39,9 +40,13 @@ BAD_IMAGES = {
 # Changes of a good row → why it dies; None where it does not.
 LOG = [
     ({}, None),
+    ({"query": "mail jane.doe@example.com"}, "private_query"),
     ({"query": "R\x00ed\u200e "}, None),
     ({"clicks": "2.5", "timestamp": "2024-05-01T10:00:00Z"}, None),
-    ({"clicks": "0"}, "no_click"),
+    ({"clicks": "0", "impressions": "0"}, "no_click"),
+    ({"clicks": "0"}, None),
+    ({"position": "top"}, "bad_position"),
+    ({"impressions": "-1"}, "bad_impressions"),
     ({"query": ""}, "empty_query"),
     ({"query": " \u3000"}, "empty_query"),
     ({"query": "\x00"}, "empty_query"),
@@ -58,10 +63,10 @@ LOG = [
 ]
 EXTRA = {
     "jsonl": ([b"no json", b"[1, 2]", b'{"query": "red", "ima'], "bad_row"),
-    "tsv": ([b"too\tfew", b"\xff", b"1\t2\t3\t4\t5\t6\t7"], "bad_row"),
+    "tsv": ([b"too\tfew", b"\xff", b"\t".join([b"too many"] * 9)], "bad_row"),
     "parquet": ([], "bad_row"),
 }
-FIELDS = ("query", "image", "clicks", "timestamp", "session", "user")
+FIELDS = ("query", "image", "clicks", "impressions", "position", "timestamp", "session", "user")
 
 
 @pytest.fixture
@@ -78,14 +83,16 @@ def images(tmp_path):
 
 
 def mine(tmp_path, log, images, *flags):
+    """Mines the log of one person, whose clicks count all the same."""
     root = str(tmp_path / "mined")
     argv = ["--log", str(log), "--images", str(images), "--output", root, *map(str, flags)]
+    argv += ["--min_users", "1", "--one_person_pairs"]
     return mine_pairs.run(argv), root
 
 
 def write_log(tmp_path, kind):
     base = {"query": "red", "image": "good", "clicks": "1", "timestamp": "5"}
-    base |= {"session": "session of somebody", "user": "somebody"}
+    base |= {"session": "session of somebody", "user": "somebody", "impressions": "", "position": ""}
     rows = [base | change for change, _ in LOG]
     lines, _ = EXTRA[kind]
     path = tmp_path / f"log.{kind}"
@@ -112,7 +119,7 @@ def test_every_row_is_good_or_dead(tmp_path, images, kind):
     mined = manifest.Dataset(root)
 
     dead = mined.table("dead_letters").to_pylist()
-    expected = [reason for _, reason in LOG if reason not in (None, "no_click")]
+    expected = [reason for _, reason in LOG if reason not in (None, *HARMLESS)]
     expected += [EXTRA[kind][1]] * len(EXTRA[kind][0])
     expected += [reason for _, reason in BAD_IMAGES.values()]
     assert sorted(row["reason"] for row in dead) == sorted(expected)
@@ -121,12 +128,14 @@ def test_every_row_is_good_or_dead(tmp_path, images, kind):
         key: reason for key, (_, reason) in BAD_IMAGES.items() if key != "cut"
     }
     assert "somebody" not in str(dead)
+    assert not any(row["payload"] for row in dead if row["key"] == "good"), "what people typed"
     assert max(len(row["payload"]) for row in dead) <= 256
 
     keys = [key for row in mined.table("images").to_pylist() for key in row["keys"]]
     assert sorted(keys) == sorted([*GOOD_IMAGES, *(f"p{i}" for i in range(32))])
     (pair,) = mined.table("pairs").to_pylist()
-    assert pair["clicks"] == 1 + 2.5  # the row with NULs is the first one again
+    # The row with NULs is the first one again, which stands before 2024.
+    assert (pair["clicks"], pair["examined"]) == (1 + 2.5, 1 + 1 + 3)
     (query,) = mined.table("queries").to_pylist()
     assert query["query"] == "red"
 
@@ -135,10 +144,12 @@ def test_every_row_is_good_or_dead(tmp_path, images, kind):
     assert counters["images.out"] == len(GOOD_IMAGES) + 32
     assert counters["events.in"] == len(LOG) + len(EXTRA[kind][0])
     assert counters["events.dropped_no_click"] == 1
-    assert counters["clicks.dropped_delivered_twice"] == 1
+    assert counters["events.dropped_private_query"] == 1
+    assert counters["deliveries.dropped_delivered_twice"] == 1
     dropped = {k: n for k, n in counters.items() if ".dropped_" in k}
-    for harmless in ("events.dropped_no_click", "clicks.dropped_delivered_twice"):
-        dropped.pop(harmless)
+    harmless = ("events.dropped_no_click", "events.dropped_private_query")
+    for name in (*harmless, "deliveries.dropped_delivered_twice"):
+        dropped.pop(name)
     # The stills of the GIF, the WebP and the APNG are the CMYK picture: all red.
     assert dropped.pop("unique_images.dropped_duplicate") == 3
     assert sum(dropped.values()) == len(dead)
@@ -167,14 +178,18 @@ GOOD_LOG = b"query,image\nred,p1\n"
         ({"log.csv": GOOD_LOG}, ("--columns", "click=n"), "--columns click=n"),
         ({"log.parquet": b"garbage"}, (), "LOG: expected a readable"),
         ({"log.csv.gz": b"garbage"}, (), "LOG: expected a readable"),
-        ({"log.txt": GOOD_LOG}, (), "LOG: expected a readable.*ends in none of"),
+        ({"log.bin": b"\x00garbage"}, (), "LOG: expected "),
+        ({"log.csv": GOOD_LOG}, ("--days", "days"), "--log and --days"),
+        ({"log.csv": GOOD_LOG}, ("--forget", "nowhere.csv"), "nowhere.csv"),
+        ({"log.csv": GOOD_LOG}, ("--person_key", "nowhere"), "--person_key nowhere"),
+        ({"log.csv": GOOD_LOG}, ("--blocklist", "nowhere"), "--blocklist nowhere"),
         ({}, (), "--log LOG: expected at least one file"),
         ({"log.csv": GOOD_LOG}, ("--images", "nowhere/*.jpg"), "--images nowhere/.*at least one"),
         ({"log.csv": GOOD_LOG, "l.csv": b"key,tag\n"}, ("--labels", "l.csv"), "'label' and 'spli"),
         ({"log.csv": GOOD_LOG, "l.csv": b"id,label\n"}, ("--labels", "l.csv"), "column 'key' of"),
         ({"log.csv": GOOD_LOG, "i.csv": b"key,url\n"}, ("--images", "i.csv"), "'image' and 'path'"),
         ({"log.csv": GOOD_LOG, "i.tfrecord": b"garbage"}, ("--images", "i.tfrecord"), "TFRecord"),
-        ({"log.csv": GOOD_LOG}, ("--num_shards", "0"), "--num_shards 0"),
+        ({"log.csv": GOOD_LOG}, ("--num_shards=-1",), "--num_shards -1"),
         ({"log.csv": GOOD_LOG}, ("--test_share", "0.95"), "--test_share 0.95"),
         ({"log.csv": GOOD_LOG}, ("--num_shard", "2"), "Did you mean --num_shards"),
     ],

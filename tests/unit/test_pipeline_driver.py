@@ -16,12 +16,15 @@ STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
 
 
-def fields_of(module: str) -> set[str]:
-    """The fields of a module's Config, which are its flags, without importing it."""
+def fields_of(module: str, name: str = "Config") -> set[str]:
+    """The fields of a module's class, which are its flags, without importing it."""
     with open(importlib.util.find_spec(module).origin) as f:
         classes = [n for n in ast.parse(f.read()).body if isinstance(n, ast.ClassDef)]
-    (config,) = [c for c in classes if c.name == "Config"]
-    return {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
+    (config,) = [c for c in classes if c.name == name]
+    fields = {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
+    for base in config.bases:  # of another job, such as mine_log.LogConfig
+        fields |= fields_of(f"beam_jobs.{base.value.id}", base.attr)
+    return fields
 
 
 @pytest.mark.parametrize("samples", [True, False])
