@@ -39,17 +39,15 @@ select query_id, count(distinct user_name) as users from humans
 group by query_id having count(distinct user_name) >= 5;
 
 -- table: evidence
-select person, day, humans.query_id, key,
+select person, day, query_id, key,
   cast(least(sum(clicks), 3072) as bigint) as clicks,
   cast(least(sum(impressions), 3) as bigint) as impressions,
   coalesce(min(nullif(position, 0)), 0) as position
-from humans join popular on humans.query_id = popular.query_id
-where person is not null group by person, day, humans.query_id, key
+from humans where person is not null group by person, day, query_id, key
 union all
-select null, day, humans.query_id, key, cast(sum(clicks) as bigint),
+select null, day, query_id, key, cast(sum(clicks) as bigint),
   cast(sum(impressions) as bigint), position
-from humans join popular on humans.query_id = popular.query_id
-where person is null group by day, humans.query_id, key, position;
+from humans where person is null group by day, query_id, key, position;
 
 -- table: steps
 select query_a, query_b, sum(n) as n from (
@@ -72,16 +70,32 @@ from evidence group by position;
 -- python: examination
 
 -- table: pooled
-select key, query_id, cast(sum(clicks) as bigint) as clicks,
-  cast(sum(impressions * examined) as bigint) as examined,
+select key, evidence.query_id, sum(clicks) / 1024e0 as clicks,
+  greatest(sum(clicks) / 1024e0, sum(impressions * examined) / 65536e0) as examined,
   min(case when clicks > 0 then person end) as first_person,
   max(case when clicks > 0 then person end) as last_person,
   max(case when clicks > 0 and person is null then 1 else 0 end) as anonymous
 from evidence join examination on evidence.position = examination.position
-group by key, query_id;
+join popular on evidence.query_id = popular.query_id
+group by key, evidence.query_id;
+
+-- table: images
+select key, image_id_of(key) as image_id from (select distinct key from pooled) found;
+
+-- view: scored
+select image_id, query_id, clicks, examined, {score} as score
+from pooled join images on pooled.key = images.key
+where clicks >= 1 and (anonymous = 1 or first_person <> last_person);
+
+-- table: spelled
+select * from (
+  select *, row_number() over (
+    partition by query_id order by score desc, clicks desc, image_id) as rank_in_query
+  from scored) ranked
+where rank_in_query <= 10000;
 
 -- table: query_clicks
-select query_id, cast(sum(clicks) as bigint) as clicks from pooled group by query_id;
+select query_id, sum(clicks) as clicks from spelled group by query_id;
 
 -- table: retyped
 select distinct b.query_id as variant, a.query_id as query_id, a.clicks as clicks
@@ -89,9 +103,9 @@ from (
   select query_a as one, query_b as other from steps where n >= 3
   union all select query_b, query_a from steps where n >= 3) directed
 join query_clicks a on a.query_id = one join query_clicks b on b.query_id = other
-join pooled x on x.query_id = one join pooled y on y.query_id = other and x.key = y.key
-where x.clicks > 0 and y.clicks > 0
-  and (a.clicks > b.clicks or a.clicks = b.clicks and a.query_id < b.query_id);
+join spelled x on x.query_id = one
+join spelled y on y.query_id = other and x.image_id = y.image_id
+where a.clicks > b.clicks or a.clicks = b.clicks and a.query_id < b.query_id;
 
 -- view: candidates
 select variant, retyped.query_id, clicks, b.query as variant_text, a.query as text
@@ -101,42 +115,22 @@ order by clicks desc, retyped.query_id;
 
 -- python: variants
 
--- table: sums
-select key, coalesce(variants.query_id, pooled.query_id) as query_id,
-  sum(clicks) / 1024e0 as clicks,
-  greatest(sum(clicks) / 1024e0, sum(examined) / 65536e0) as examined,
-  min(first_person) as first_person, max(last_person) as last_person, max(anonymous) as anonymous
-from pooled left join variants on variants.variant = pooled.query_id
-group by key, coalesce(variants.query_id, pooled.query_id);
+-- view: merged
+select image_id, coalesce(variants.query_id, spelled.query_id) as query_id,
+  sum(clicks) as clicks, sum(examined) as examined
+from spelled left join variants on variants.variant = spelled.query_id
+group by image_id, coalesce(variants.query_id, spelled.query_id);
 
--- view: rated
-select key, query_id, cast(clicks as double) as clicks, cast(examined as double) as n,
-  cast(clicks as double) / cast(examined as double) as p
-from sums where clicks >= 1 and (anonymous = 1 or first_person <> last_person);
-
--- table: scored
-select key, query_id, clicks, n as examined,
-  case when {rate} then (p + {z2} / (2 * n) - {z} * sqrt(p * (1 - p) / n + {z2} / (4 * n * n)))
-    / (1 + {z2} / n) else clicks end as score
-from rated;
-
--- table: images
-select key, image_id_of(key) as image_id from (select distinct key from sums) found;
-
--- view: best_images
-select * from (
-  select image_id, scored.*, row_number() over (
-    partition by query_id order by score desc, clicks desc, image_id) as rank_in_query
-  from scored join images on scored.key = images.key) ranked
-where rank_in_query <= 10000;
+-- view: rescored
+select image_id, query_id, clicks, examined, {score} as score from merged;
 
 -- table: best
 select * from (
-  select image_id, query_id, clicks, examined, score, row_number() over (
+  select *, row_number() over (
     partition by image_id order by score desc, clicks desc, query_id) as place,
     case when image_id < '3333' then 'test' when image_id < '4ccccccccccccccc' then 'validation'
       else 'train' end as split
-  from best_images) ranked
+  from rescored) ranked
 where place <= 256;
 
 -- result: pairs
@@ -159,8 +153,12 @@ group by coalesce(variants.query_id, evidence.query_id), day;
 
 -- view: votes
 select query_id, language, row_number() over (
-  partition by query_id order by count(*) desc, language) as place
-from humans where language is not null group by query_id, language;
+  partition by query_id order by n desc, language) as place
+from (
+  select coalesce(variants.query_id, humans.query_id) as query_id, language, count(*) as n
+  from humans left join variants on variants.variant = humans.query_id
+  where language is not null
+  group by coalesce(variants.query_id, humans.query_id), language) counted;
 
 -- view: days_seen
 select coalesce(variants.query_id, evidence.query_id) as query_id,
@@ -193,9 +191,15 @@ select query_a, query_b, sum(co_clicks) as co_clicks, sum(reformulations) as ref
   where a <> b and a in (select query_id from stats) and b in (select query_id from stats)) found
 group by query_a, query_b;
 
+-- view: named
+select image_id, coalesce(variants.query_id, pooled.query_id) as query_id, clicks, examined
+from pooled join images on pooled.key = images.key
+left join variants on variants.variant = pooled.query_id;
+
 -- table: refused
-select image_id, query_id from sums join images on sums.key = images.key
-where clicks = 0 and examined >= 3 and query_id in (select query_id from stats);
+select image_id, query_id from named
+where query_id in (select query_id from stats)
+group by image_id, query_id having sum(clicks) = 0 and max(examined) >= 3;
 
 -- table: skips
 select least(a.query_id, b.query_id) as query_a, greatest(a.query_id, b.query_id) as query_b,

@@ -24,7 +24,12 @@ from schemas.fingerprint import hash64
 
 ENGINES = ("duckdb", "spark")
 CORES = 2
-Z = 1.6449
+# With an exponent a literal is a double to both engines, and no decimal.
+Z, Z2 = "1.6449e0", f"{1.6449**2}e0"
+RATE = f"""
+  (clicks / examined + {Z2} / (2 * examined)
+    - {Z} * sqrt(clicks / examined * (1 - clicks / examined) / examined
+      + {Z2} / (4 * examined * examined))) / (1 + {Z2} / examined)"""
 SQL = Path(__file__).with_name("mining.sql")
 
 
@@ -36,8 +41,8 @@ class Config:
     memory: int = flag("GiB that the engine may use.", default=8)
 
 
-def statements(**words: object) -> Iterator[tuple[str, str, str]]:
-    """The statements of mining.sql as (kind, name, SELECT), `words` filled in."""
+def statements() -> Iterator[tuple[str, str, str]]:
+    """The statements of mining.sql as (kind, name, SELECT)."""
     for part in SQL.read_text().split("\n-- ")[1:]:
         head, _, select = part.partition("\n")
         kind, _, name = head.partition(": ")
@@ -96,12 +101,11 @@ def mine(
       write: writes the rows of (name, SELECT).
       global_flag: what regexp_replace needs to replace all there is.
     """
-    # With an exponent a literal is a double to both engines, and no decimal.
-    words = {"global": global_flag, "z": f"{Z}e0", "z2": f"{Z * Z}e0", "rate": "true"}
+    words = {"global": global_flag}
     for kind, name, select in statements():
         if kind == "python" and name == "examination":
             places = fetch("select * from places")
-            words["rate"] = "true" if sum(places["unclicked"].to_pylist()) > 0 else "false"
+            words["score"] = RATE if sum(places["unclicked"].to_pylist()) > 0 else "clicks"
             give(name, examination(places))
         elif kind == "python":
             give(name, variants(fetch("select * from candidates")))

@@ -32,6 +32,9 @@ from numbered where is_count(clicks_given)
 
 create table checked as
 select n.id, v.* exclude (id, fault, has_time),
+  case when v."user" is not null then 'user ' || v."user"
+    when v.session is not null then 'session ' || v.session end as person,
+  floor(v.time / 86400000.0)::bigint as day,
   case
     when n.fault is not null then n.fault
     when try(decode(n.image)) is null then 'bad_encoding'
@@ -55,9 +58,7 @@ from numbered n left join valued v using (id);
 -- step: days
 create table events as
 select distinct key, query_id, clicks, impressions, position, "user", session, time, language,
-  case when "user" is not null then 'user ' || "user"
-    when session is not null then 'session ' || session end as person,
-  floor(time / 86400000.0)::bigint as day
+  person, day
 from checked where reason is null;
 
 create table robots as
@@ -78,7 +79,7 @@ union all
 select null, day, query_id, key, sum(clicks)::bigint, sum(impressions)::bigint, position
 from kept where person is null group by day, query_id, key, position;
 
-create table all_steps as
+create table steps as
 select least(query_id, later) as query_a, greatest(query_id, later) as query_b, count(*) as n
 from (
   select query_id, time, lead(query_id) over w as later, lead(time) over w as later_time
@@ -95,11 +96,6 @@ create table rare as
 select query_id from kept group by query_id
 having count(distinct "user") < getvariable('min_users')
   and exists (from kept where "user" is not null);
-create table all_evidence as from evidence;
-create or replace table evidence as
-from all_evidence where query_id not in (from rare);
-create table steps as
-from all_steps where query_a not in (from rare) and query_b not in (from rare);
 create table mode as
 select case getvariable('evidence') when 'auto' then
     coalesce(sum(greatest(0, impressions - ceil(clicks / 1024))), 0) > 0
@@ -125,45 +121,46 @@ select e.*, f.image_id, f.split, e.impressions * coalesce(x.examined, 65536) as 
 from evidence e
 join (select distinct key, image_id, split from files) f using (key)
 left join examination x using (position);
-create table pooled as
-select image_id, query_id, sum(clicks) as clicks from joined group by all;
-create table query_clicks as
-select query_id, any_value(query) as query, sum(clicks) as clicks
-from pooled join (select distinct query_id, query from texts where fault is null)
-  using (query_id)
-group by query_id;
-
--- step: pairs
--- A variant's evidence counts as that of the query it is a variant of.
-create table ends as
-select t.query_id, coalesce(v.query_id, t.query_id) as last_id
-from (select distinct query_id from texts) t left join variants v on v.variant = t.query_id;
 create table sums as
-select image_id, split, last_id as query_id, sum(clicks) / 1024 as clicks,
-  sum(impressions)::bigint as impressions,
+select image_id, split, query_id, sum(clicks) / 1024 as clicks,
   greatest(sum(clicks) / 1024, sum(examined) / 65536) as examined,
   count(distinct person) filter (clicks > 0) = 1
     and not bool_or(person is null and clicks > 0) as is_one_person
-from joined join ends using (query_id) group by all;
+from joined group by all;
+create macro score_of(clicks, examined) as
+  case when (select is_rate from mode) then wilson(clicks, examined) else clicks end;
 create table scored as
-select *, case when (select is_rate from mode) then wilson(clicks, examined) else clicks end
-    as score
-from sums where clicks >= getvariable('min_pair_clicks')
+select *, score_of(clicks, examined) as score
+from sums where clicks > 0 and clicks >= getvariable('min_pair_clicks')
   and (getvariable('one_person_pairs') or not is_one_person);
-create table pairs_of_queries as
-from scored qualify row_number() over (
+create table spelled as
+from scored where query_id not in (from rare)
+qualify row_number() over (
   partition by query_id order by score desc, clicks desc, image_id
 ) <= getvariable('max_images_per_query');
+create table query_clicks as
+select query_id, query, sum(clicks) as clicks
+from spelled join (select distinct query_id, query from texts where fault is null)
+  using (query_id)
+group by all;
+
+-- step: pairs
+-- Pairs of variants are summed under the query at the end of their pointers.
+create table ends as
+select t.query_id, coalesce(v.query_id, t.query_id) as last_id
+from (select distinct query_id from texts) t left join variants v on v.variant = t.query_id;
+create table merged as
+select image_id, split, last_id as query_id, sum(clicks) as clicks, sum(examined) as examined
+from spelled join ends using (query_id) group by all;
 create table pairs as
-select image_id, query_id, split, clicks, impressions, examined, score,
-  row_number() over w as place
-from pairs_of_queries
-window w as (partition by image_id order by score desc, clicks desc, query_id)
+select *, row_number() over (
+  partition by image_id order by score desc, clicks desc, query_id) as place
+from (select *, score_of(clicks, examined) as score from merged)
 qualify place <= getvariable('max_queries_per_image');
 
 -- step: tables
 create table pairs_table as
-select image_id, query_id, split, clicks, impressions, examined, score,
+select image_id, query_id, split, clicks, examined, score,
   score / sum(score) over (partition by image_id) as weight
 from pairs;
 
@@ -175,7 +172,9 @@ where day is not null and last_id in (select query_id from pairs)
 group by all;
 
 create table languages as
-select query_id, language from votes
+select query_id, language from (
+  select last_id as query_id, language, sum(n) as n
+  from votes join ends using (query_id) group by all)
 qualify row_number() over (partition by query_id order by n desc, language) = 1;
 create table people as
 select query_id, count(distinct "user") as users from kept group by query_id;
@@ -211,11 +210,24 @@ from (
     join ends x on x.query_id = query_a join ends y on y.query_id = query_b)
   where a <> b and a in (select query_id from pairs) and b in (select query_id from pairs))
 group by all;
+-- People looked at an image at least three times for a query, and nobody chose it.
+create table clicked as
+select distinct image_id, last_id as query_id from sums join ends using (query_id)
+where clicks > 0;
+create table refused as
+select distinct image_id, last_id as query_id
+from (
+  from sums where clicks = 0 and examined >= 3
+  qualify row_number() over (partition by image_id order by examined desc, query_id)
+    <= getvariable('max_linked_queries'))
+join ends using (query_id)
+where last_id in (select query_id from pairs) and query_id not in (from rare);
+delete from refused r where exists (
+  from clicked c where c.image_id = r.image_id and c.query_id = r.query_id);
 create table skips as
 select least(a.query_id, b.query_id) as query_a, greatest(a.query_id, b.query_id) as query_b,
   count(*) as skips
-from linked a join sums b on a.image_id = b.image_id and b.clicks = 0 and b.examined >= 3
-  and b.query_id in (select query_id from pairs)
+from linked a join refused b on a.image_id = b.image_id
 group by all;
 create table degrees as
 select query_id, sum(n) as d from (
@@ -234,20 +246,24 @@ select query_a, query_b, 0, 0, skips, 0, 'skip'
 from skips anti join edges using (query_a, query_b) where skips >= 2;
 
 -- step: counts
+create table of_robots as
+select c.id from checked c
+join robots r on r.person = c.person and r.day is not distinct from c.day where c.reason is null;
 create table counts as
 select reason, count(*) as n from checked where reason is not null group by reason
-union all select 'delivered_twice',
-  (select count(*) from checked where reason is null) - (select count(*) from events)
-union all select 'robot', (select count(*) from events) - (select count(*) from kept)
-union all select 'few_users', count(*) from rare
+union all select 'robot', count(*) from of_robots
+union all select 'delivered_twice', (select count(*) from checked where reason is null)
+  - (select count(*) from of_robots) - (select count(*) from kept)
 union all select 'unknown_image', count(distinct key) from evidence
   where key not in (select key from files)
 union all select 'few_clicks', count(*) from sums
-  where clicks < getvariable('min_pair_clicks')
+  where clicks > 0 and clicks < getvariable('min_pair_clicks')
 union all select 'one_person', count(*) from sums
-  where clicks >= getvariable('min_pair_clicks') and is_one_person
+  where clicks > 0 and clicks >= getvariable('min_pair_clicks') and is_one_person
     and not getvariable('one_person_pairs')
-union all select 'query_cap',
-  (select count(*) from scored) - (select count(*) from pairs_of_queries)
+union all select 'few_users', count(*) from scored where query_id in (from rare)
+union all select 'query_cap', (select count(*) from scored where query_id not in (from rare))
+  - (select count(*) from spelled)
+union all select 'variant', (select count(*) from spelled) - (select count(*) from merged)
 union all select 'image_cap',
-  (select count(*) from pairs_of_queries) - (select count(*) from pairs);
+  (select count(*) from merged) - (select count(*) from pairs);

@@ -228,9 +228,8 @@ def _variants(db) -> list[dict]:
         join query_clicks b on b.query_id in (s.query_a, s.query_b) and a.query_id <> b.query_id
         where s.n >= getvariable('variant_steps')
           and (a.clicks > b.clicks or a.clicks = b.clicks and a.query_id < b.query_id)
-          and exists (from pooled x join pooled y using (image_id)
-                      where x.query_id = a.query_id and y.query_id = b.query_id
-                        and x.clicks > 0 and y.clicks > 0)
+          and exists (from spelled x join spelled y using (image_id)
+                      where x.query_id = a.query_id and y.query_id = b.query_id)
         order by a.clicks desc, a.query_id
         """
     ).fetchall()
