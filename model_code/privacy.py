@@ -277,7 +277,7 @@ _INTERNATIONAL_PHONE = regex.compile(
 # National ways to write a phone number. The first is the trunk prefix of most countries.
 _PHONE = regex.compile(
     r"(?<![\d.,]|\d[-/ ])(?:"
-    rf"\(?0[1-9](?:{_MAYBE_GAP}\d){{6,10}}"
+    rf"\(?0[-/]?[1-9](?:{_MAYBE_GAP}\d){{6,10}}"
     rf"|(?:1{_MAYBE_GAP})?\(?[2-9]\d\d{_GAP}\d{{3}}{_GAP}\d{{4}}"  # North America
     rf"|[2-9]\d\d{_GAP}\d{{7}}"  # Italy
     rf"|[6-9]\d{{4}}{_GAP}\d{{5}}"  # India
@@ -294,9 +294,12 @@ _PHONE = regex.compile(
 
 
 def _is_no_list(match: regex.Match) -> bool:
-    """Tells a phone number from a list of sizes: counted up, round numbers, or colours."""
-    groups = [int(group) for group in regex.findall(r"\d+", match[0])]
+    """Tells a phone number from a list of sizes: blanks between what is counted up or round."""
+    if not regex.fullmatch(r"[1-9][\d ]*", match[0]):
+        return True
+    groups = [int(group) for group in match[0].split()]
     steps = {later - earlier for earlier, later in itertools.pairwise(groups)}
-    is_counted = len(groups) > 2 and len(steps) == 1 and abs(min(steps)) <= 10
-    is_round = all(group % 10 == 0 for group in groups) or max(groups) <= 255
-    return not is_counted and not (len(groups) > 1 and is_round and match[0][0] not in "(0")
+    is_counted = len(groups) > 2 and len(steps) == 1 and 1 <= abs(min(steps)) <= 10
+    is_round = len(groups) > 1 and all(group % 10 == 0 for group in groups)
+    is_colour = len(groups) == 3 and max(groups) <= 255
+    return not (is_counted or is_round or is_colour)
