@@ -176,9 +176,8 @@ def _class_names(paths: tuple[str, ...]) -> dict[bytes, bytes]:
             text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
             for row in csv.reader(text):
                 if len(row) >= 2:
-                    names[row[0].encode("utf-8", "surrogateescape")] = row[1].encode(
-                        "utf-8", "surrogateescape"
-                    )
+                    label, name = (value.encode("utf-8", "surrogateescape") for value in row[:2])
+                    names[label] = name
     return names
 
 
@@ -273,7 +272,7 @@ def plan_log(
       PhraseLensError: nothing matches, a file is none of the format, a column or a file
         that explains the rows is missing.
     """
-    files = match(flag, patterns)
+    files = [file for file in match(flag, patterns) if not _is_mark(file.path)]
     sizes = {file.path: file.size_in_bytes for file in files}
     if any(field != column for field, column in mapping.items()):
         if format_ not in ("auto", "table"):
@@ -293,12 +292,18 @@ def plan_log(
         for start, stop in _ranges(path, kind, sizes[path], unit_bytes):
             units.append(LogUnit(kind, path, columns, start, stop, sides))
     if not units:
+        found = ", ".join(sorted(set(kinds.values()))) or "none"
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}",
-            f"files with clicks or captions, found {', '.join(sorted(set(kinds.values())))}",
+            f"files with clicks or captions, found {found}",
             "See docs/formats.md for the files that a format needs.",
         )
     return units, files
+
+
+def _is_mark(path: str) -> bool:
+    """Whether a file is about others, as Spark's _SUCCESS and Hadoop's .crc files are."""
+    return path.rsplit("/", 1)[-1].startswith(("_", "."))
 
 
 def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:

@@ -78,7 +78,7 @@ def read_head(path: str) -> Head:
 def _is_coco(head: Head) -> bool:
     if not head.data.lstrip().startswith(b"{"):
         return False
-    if not re.search(rb'"(images|annotations|info|licenses)"\s*:\s*[\[{]', head.data):
+    if not re.search(rb'"(images|annotations)"\s*:\s*\[', head.data):
         return False
     row = json_object(head.lines[0]) if head.lines else None  # JSON lines have a whole object
     return row is None or {"images", "annotations"} <= row.keys()

@@ -17,6 +17,7 @@ import pyarrow.csv as pacsv
 BLOCK_BYTES = 4 << 20
 # Blocks with quotation marks are small: one that Python must parse costs little.
 QUOTED_BLOCK_BYTES = 1 << 20
+MAX_LINE_BYTES = 256 << 20  # which no text has, and garbage may
 MAX_FIELD_BYTES = 4 << 20  # so that an open quotation mark does not swallow a whole file
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
@@ -53,7 +54,8 @@ def line_blocks(stream: io.BufferedReader, size: int, limit: int | None = None) 
     """Cuts a stream, or its next `limit` bytes, into blocks of about `size` that end at line ends.
 
     Raises:
-      OSError, pa.ArrowException: of the stream, after all whole lines before it.
+      OSError, pa.ArrowException: of the stream, after all whole lines before it; or a line
+        is longer than MAX_LINE_BYTES.
     """
     pieces: list[bytes] = []
     held, wanted = 0, size
@@ -72,6 +74,8 @@ def line_blocks(stream: io.BufferedReader, size: int, limit: int | None = None) 
         cut = len(data) if not piece and error is None else data.rfind(b"\n") + 1
         if cut:
             yield data[:cut]
+        if error is None and piece and not cut and len(data) > MAX_LINE_BYTES:
+            error = OSError(f"a line of more than {MAX_LINE_BYTES} bytes")
         if error is not None:
             raise error
         if not piece:

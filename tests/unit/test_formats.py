@@ -358,6 +358,7 @@ def test_mapped_columns_make_a_table(tmp_path):
         ({"a": OPEN_IMAGES}, "auto", "class-descriptions.csv"),
         ({"a": WEBVISION}, "auto", "queries_google.txt"),
         ({"a": PHOTOS}, "auto", "found unsplash_photos"),
+        ({"_SUCCESS": b""}, "auto", "found none"),
         ({"a.tsv.gz": b"no gzip"}, "auto", "a.tsv.gz"),
         ({"a.tsv": b""}, "auto", "found none"),
     ],
@@ -371,6 +372,40 @@ def test_what_is_no_log_fails_early(tmp_path, files, format_, message):
 def test_every_format_is_tested_here():
     assert FORMATS[0] == "auto"
     assert len(set(FORMATS)) == len(FORMATS) == 10
+
+
+def test_marks_of_spark_are_no_part_of_a_log(tmp_path):
+    write(tmp_path, {"_SUCCESS": b"", ".part.tsv.crc": b"crc", "part.tsv": b"query\timage\na\tb\n"})
+    rows, _, _ = read([str(tmp_path)])
+    assert rows == [{"query": b"a", "image": b"b"}]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(CLICKTURE, CONVERSIONS, KEYWORDS, WIT, CAPTIONS, WEBVISION, OPEN_IMAGES),
+                *(CLASSES, TAR, IMG2DATASET, json.dumps(COCO).encode()),
+                *(b"\xff", b"\n", b"{", b'"', b"\t", b","),
+            ]
+        ).flatmap(lambda data: st.integers(0, len(data)).map(lambda size: data[:size])),
+        max_size=4,
+    ),
+    st.sampled_from(FORMATS),
+    st.sampled_from(["log", "log.tsv", "log.csv", "log.json", "log.parquet"]),
+)
+def test_no_bytes_make_more_than_bad_rows_or_an_early_error(pieces, format_, name):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write(pathlib.Path(folder), {name: b"".join(pieces), "c.csv": CLASSES})
+        paths = paths if format_ == "open_images" else paths[:1]
+        try:
+            units, _ = plan_log("log", paths, format_, MAPPING, 100)
+        except PhraseLensError:
+            return
+        for unit in units:
+            for batch in read_log(unit):
+                assert isinstance(batch, BadRows) or {"query", "image"} <= set(batch.column_names)
 
 
 @settings(max_examples=30, deadline=None)
