@@ -29,6 +29,7 @@ from transforms.compression import open_stream
 from transforms.datasets import COUNTS, DEAD, Output
 from transforms.files import match
 from transforms.rows import checked_file, texts_of
+from transforms.signatures import SIGNATURE_BYTES, signature
 from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
@@ -48,6 +49,7 @@ CLEAN_IMAGES = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("image", pa.binary()),
+        ("signature", pa.binary(SIGNATURE_BYTES)),
     ]
 )
 
@@ -76,12 +78,14 @@ class CleanImage:
         the same picture in another lossless file.
       width, height: pixels of the clean image.
       data: JPEG or PNG bytes; the original ones where they are clean already.
+      signature: what near duplicates are found by, see transforms/signatures.py.
     """
 
     image_id: str
     width: int
     height: int
     data: bytes
+    signature: bytes
 
 
 def clean_image(data: bytes, max_pixels: int, max_side: int) -> CleanImage:
@@ -123,7 +127,7 @@ def clean_image(data: bytes, max_pixels: int, max_side: int) -> CleanImage:
         buffer = io.BytesIO()
         rgb.save(buffer, "JPEG", quality=95, subsampling=0)
         data = buffer.getvalue()
-    return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, data)
+    return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, data, signature(rgb))
 
 
 # Where a PNG tells its bits a channel: PIL opens 16-bit RGB as if it had 8.
@@ -176,7 +180,8 @@ def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) 
             continue
         try:
             image = clean_image(data or b"", max_pixels, max_side)
-            good.append((image.image_id, key, image.width, image.height, image.data))
+            row = (image.image_id, key, image.width, image.height, image.data, image.signature)
+            good.append(row)
         except ImageError as error:
             dead.append((error.reason, key, error.detail, data or b""))
     counts = {"images.in": table.num_rows, "images.out": len(good)}
