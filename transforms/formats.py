@@ -327,7 +327,7 @@ def _chosen(kinds: dict[str, str]) -> dict[str, str]:
         # Searches say what people chose; keywords would drown them in what machines saw.
         return {p: k for p, k in readable.items() if k != "unsplash_keywords"}
     # A shard of images has its captions in the Parquet file beside it, too.
-    tables = {p.removesuffix(".parquet") for p, k in readable.items() if k == "img2dataset"}
+    tables = {p.lower().removesuffix(".parquet") for p, k in readable.items() if k == "img2dataset"}
     return {
         p: k
         for p, k in readable.items()

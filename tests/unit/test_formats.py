@@ -303,7 +303,8 @@ def test_webdataset_tar(tmp_path):
 def test_a_tar_whose_captions_lie_beside_it_is_not_read_twice(tmp_path):
     files = {"00000.tar": TAR, "00000.parquet": IMG2DATASET, "00001.tar": TAR}
     files["00000_stats.json"] = b'{\n    "count": 2,\n    "failed_to_download": 1\n}'
-    _, _, units = read(write(tmp_path, files))
+    (tmp_path / "CC3M").mkdir()
+    _, _, units = read(write(tmp_path / "CC3M", files))
     assert [(unit.format, unit.path.rsplit("/", 1)[1]) for unit in units] == [
         ("img2dataset", "00000.parquet"),
         ("webdataset", "00001.tar"),
