@@ -1,6 +1,7 @@
 """Evidence → pairs: which image is a good answer to which query, and how sure that is."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -11,7 +12,6 @@ import pyarrow.compute as pc
 
 from schemas import tables
 from schemas.dead_letter import dead_letters
-from schemas.fingerprint import hash64
 from schemas.stage import Stage
 from transforms import associations
 from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, write_sorted
@@ -175,9 +175,8 @@ def name_images(evidence: pa.Table) -> pa.Table:
 
 
 def image_id_of_key(key: str) -> str:
-    """32 hex digits that stand for an image of which nothing but the key is known."""
-    halves = (hash64(key) % 2**64, hash64("image " + key) % 2**64)
-    return "".join(f"{half:016x}" for half in halves)
+    """32 hex digits that stand for an image of which nothing but the key is known (BLAKE2b)."""
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def score_of(clicks: np.ndarray, examined: np.ndarray, log: Log, rules: PairRules) -> np.ndarray:
@@ -329,6 +328,9 @@ def build_pairs(
         clicks, examined = pairs["clicks"].to_numpy(), pairs["examined"].to_numpy()
         score = pa.array(score_of(clicks, examined, log, rules))
         pairs = pairs.set_column(CANDIDATES.names.index("score"), "score", score)
+        # Refused by those who typed one spelling, chosen by those who typed another.
+        keys = ["image_id", "query_id"]
+        refused = refused.join(pairs.select(keys), keys, join_type="left anti")
     merged = len(pairs)
     pairs = best_rows(pairs, "image_id", "query_id", rules.max_queries_per_image)
     counts = {
