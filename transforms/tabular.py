@@ -43,7 +43,6 @@ _SUFFIXES = {
     ".json": "jsonl",
 }
 DIALECTS = {"tsv": TSV, "csv": CSV}
-_PARQUET_ROWS = 65536
 _PROBE_BYTES = 64 << 10
 _TEXT_TYPES = (
     pa.string(),
@@ -198,7 +197,8 @@ def read_table(
       that bytes which are no text reach the job's own checks. And `BadRows`; where the
       file cannot be read any further, a last one with the reason `unreadable_file`.
     """
-    for batch in read_part(path, table_format(path) or "csv", mapping):
+    format_ = table_format(path) or "csv"
+    for batch in read_part(path, format_, mapping, batch_size=batch_size):
         if isinstance(batch, BadRows) or batch.num_rows <= batch_size:
             yield batch
         else:
@@ -212,6 +212,7 @@ def read_part(
     mapping: Mapping[str, str],
     start: int = 0,
     stop: int | None = None,
+    batch_size: int = 65536,
 ) -> Iterator[pa.Table | BadRows]:
     """Streams a part of a file; the rows of parts that join are those of the whole.
 
@@ -222,13 +223,14 @@ def read_part(
       start, stop: row groups of Parquet, or bytes of uncompressed text: a line belongs to the
         part that its first byte is in. Quoted text has no parts, as a line end may stand
         inside of a field.
+      batch_size: rows of a batch of Parquet, which may hold images; text comes in blocks.
 
     Yields:
-      As `read_table`, in batches of any size.
+      As `read_table`.
     """
     try:
         if format_ == "parquet":
-            yield from _read_parquet(path, mapping, start, stop)
+            yield from _read_parquet(path, mapping, start, stop, batch_size)
         elif format_ == "jsonl":
             yield from _read_jsonl(path, mapping, start, stop)
         else:
@@ -250,12 +252,12 @@ def _present(mapping: Mapping[str, str], columns: list[str]) -> dict[str, str]:
     return {field: column for field, column in mapping.items() if column in columns}
 
 
-def _read_parquet(path, mapping, start, stop):
+def _read_parquet(path, mapping, start, stop, batch_size):
     with pq.ParquetFile(storage.open_input(path)) as file:
         present = _present(mapping, _flat_names(file.schema_arrow))
         groups = range(file.num_row_groups)[start:stop]
         columns = list(set(present.values()))
-        for batch in file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=columns):
+        for batch in file.iter_batches(batch_size, row_groups=groups, columns=columns):
             found = {field: batch.column(column) for field, column in present.items()}
             for column in list(found.values()):
                 if _is_image(column.type):  # of which some have bytes, and some only a path

@@ -379,6 +379,22 @@ def test_one_bad_line_of_json_leaves_the_others_as_they_are(tmp_path):
     assert {float(value) for value in table["clicks"].unique().to_pylist()} == {1.5}
 
 
+def test_images_of_parquet_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
+    path = str(tmp_path / "images.parquet")
+    pq.write_table(pa.table({"image": [b"red"] * 10}), path)
+    sizes = []
+
+    class Watched(pq.ParquetFile):
+        def iter_batches(self, *args, **options):
+            for batch in super().iter_batches(*args, **options):
+                sizes.append(batch.num_rows)
+                yield batch
+
+    monkeypatch.setattr(tabular.pq, "ParquetFile", Watched)
+    assert sum(table.num_rows for table in read_table(path, {"image": "image"}, 4)) == 10
+    assert max(sizes) == 4
+
+
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_parts_of_parquet_are_row_groups(tmp_path, start):
     path = str(tmp_path / "log.parquet")
