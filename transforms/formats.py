@@ -316,6 +316,12 @@ def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
         )
     if format_of(kind) == "table":
         check_columns(head.path, "columns", mapping, _REQUIRED, format_=kind)
+    if kind == "parquet" and pa.types.is_nested(_parquet_type(head.path, mapping["image"])):
+        raise PhraseLensError(
+            f"column {mapping['image']!r} of {head.path}",
+            "what the image is called, found the image itself",
+            "Name the column of the key with --columns image_id=COLUMN.",
+        )
     return kind
 
 
@@ -351,13 +357,15 @@ def _columns(path: str, kind: str, mapping: dict[str, str]) -> dict[str, str]:
     if kind not in _LAYOUTS:
         return mapping if format_of(kind) == "table" else {}
     columns = _LAYOUTS[kind].columns
-    if kind == "img2dataset" and "caption" not in _parquet(path).schema_arrow.names:
+    if kind == "img2dataset" and _parquet_type(path, "caption") is None:
         return columns | {"query": "txt"}
     return columns
 
 
-def _parquet(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(storage.open_input(path))
+def _parquet_type(path: str, column: str) -> pa.DataType | None:
+    with storage.open_input(path) as file:
+        schema = pq.read_schema(file)
+    return schema.field(column).type if column in schema.names else None
 
 
 def _ranges(path: str, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
@@ -368,7 +376,7 @@ def _ranges(path: str, kind: str, size: int, unit_bytes: int) -> list[tuple[int,
     if text != "parquet":
         starts = list(range(0, size, unit_bytes)) or [0]
     else:
-        with _parquet(path) as file:
+        with pq.ParquetFile(storage.open_input(path)) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         starts, held = [0], 0
         for number, group in enumerate(groups):

@@ -294,6 +294,12 @@ def test_img2dataset_parquet(tmp_path):
     assert not bad
 
 
+def test_img2dataset_parquet_with_images_has_its_captions_in_txt(tmp_path):
+    data = parquet(key=["0"], jpg=[b"jpeg"], txt=["red shoe"], url=["u"], status=["success"])
+    rows, _ = both_ways(tmp_path, {"00000.parquet": data}, "img2dataset")
+    assert texts(rows, "query", "image", "clicks") == [("red shoe", "0", 1)]
+
+
 def test_webdataset_tar(tmp_path):
     rows, bad = both_ways(tmp_path, {"00000.tar": TAR}, "img2dataset")
     assert texts(rows, "query", "image") == [("red shoe", "000000000"), ("blue 😀", "d/1")]
@@ -360,6 +366,11 @@ def test_mapped_columns_make_a_table(tmp_path):
         ({"a": WEBVISION}, "auto", "queries_google.txt"),
         ({"a": PHOTOS}, "auto", "found unsplash_photos"),
         ({"_SUCCESS": b""}, "auto", "found none"),
+        (
+            {"a": parquet(query=["red"], image=[{"bytes": b"jpeg", "path": "a.jpg"}])},
+            "auto",
+            "column 'image' of .*--columns image_id=COLUMN",
+        ),
         ({"a.tsv.gz": b"no gzip"}, "auto", "a.tsv.gz"),
         ({"a.tsv": b""}, "auto", "found none"),
     ],
