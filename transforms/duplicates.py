@@ -5,8 +5,7 @@ clusters, each with its largest image as representative. Everything travels in b
 Arrow; a pair is looked at once, on the worker that holds one of its images.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -155,18 +154,38 @@ def links_of(pairs: pa.Table, images: pa.Table, limits: Limits) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+class _Graph:
+    """Neighbours of nodes 0 … n − 1, with the weight of the link to each."""
+
+    def __init__(self, n: int, a: np.ndarray, b: np.ndarray, weights: np.ndarray):
+        source, target = np.concatenate([a, b]), np.concatenate([b, a])
+        order = np.lexsort((target, source))
+        self._starts = np.searchsorted(source[order], np.arange(n + 1)).tolist()
+        self._targets = target[order].tolist()
+        self._weights = np.concatenate([weights, weights])[order].tolist()
+
+    def neighbours(self, node: int) -> list[int]:
+        return self._targets[self._starts[node] : self._starts[node + 1]]
+
+    def weights(self, node: int) -> list[float]:
+        return self._weights[self._starts[node] : self._starts[node + 1]]
+
+    def degrees(self) -> np.ndarray:
+        return np.diff(self._starts)
+
+
 def clusters_of(links: pa.Table) -> pa.Table:
     """Cuts the graph of links into clusters.
 
     Components alone would drift: of two links each is sound, of a chain of twenty the ends
-    are strangers. So copies are taken in the order of size, largest first (ties: smallest
-    image_id); each that is free stands for the free images within two links of it. An
-    image that has no copy then joins, by its best link of the kind MARKED, one that has, or
+    are strangers. So images are taken in the order of size, largest first (ties: smallest
+    image_id); each that is free stands for the free images within two COPY links of it. An
+    image that is alone after that joins, by its best MARKED link, one that has copies, or
     one that is alone too and has more such links: a mark makes a leaf, never a bridge
     between clusters, which would merge pictures that differ by no more than a mark.
 
-    All links of a dataset are on one worker: some 200 bytes of memory a link, 10 million
-    links in 2 GB. A dataset with more is beyond what this function is for.
+    All links of a dataset come to one worker, once; it takes some 300 bytes of memory a
+    link. Candidates, of which there are many more, never do.
 
     Args:
       links: rows of LINKS.
@@ -174,64 +193,63 @@ def clusters_of(links: pa.Table) -> pa.Table:
     Returns:
       Rows of DUPLICATES, sorted; they do not depend on the order of the links.
     """
-    size: dict[str, int] = {}
-    copies: dict[str, set[str]] = defaultdict(set)
-    marked: dict[str, dict[str, float]] = defaultdict(dict)
-    for a, b, size_a, size_b, kind, difference in zip(
-        *(links[name].to_pylist() for name in LINKS.names), strict=True
-    ):
-        size[a], size[b] = size_a, size_b
-        if kind == COPY:
-            copies[a].add(b)
-            copies[b].add(a)
-        elif kind == MARKED:
-            marked[a][b] = marked[b][a] = difference
-    order = sorted(size, key=lambda image: (-size[image], image))
-    leader = _within_two_links(order, copies)
-    _join_marked(order, leader, marked)
-    members: dict[str, list[str]] = defaultdict(list)
-    for image in order:  # the largest comes first
-        members[leader[image]].append(image)
-    rows = sorted((image, group[0]) for group in members.values() for image in group[1:])
-    columns = zip(*rows, strict=True) if rows else ([], [])
-    return pa.table([pa.array(column, pa.string()) for column in columns], DUPLICATES)
+    names = _by_size(links)
+    n = len(names)
+    a, b = (pc.index_in(links[end], value_set=names).to_numpy() for end in ("a", "b"))
+    kind, difference = links["kind"].to_numpy(), links["difference"].to_numpy()
+    copies, marked = (
+        _Graph(n, a[kind == k], b[kind == k], difference[kind == k]) for k in (COPY, MARKED)
+    )
+    leaders = np.array(_join_marked(_within_two_links(n, copies), marked), np.int64)
+    first = np.full(n, n)
+    np.minimum.at(first, leaders, np.arange(n))  # names are in the order of size
+    image = np.flatnonzero(first[leaders] != np.arange(n))
+    table = pa.table([names.take(image), names.take(first[leaders[image]])], DUPLICATES)
+    return table.sort_by("image_id")
 
 
-def _within_two_links(order: Sequence[str], copies: Mapping[str, set[str]]) -> dict[str, str]:
-    """Image → the image whose cluster it is in."""
-    leader: dict[str, str] = {}
-    for image in order:
-        if image in leader:
+def _by_size(links: pa.Table) -> pa.Array:
+    """The images of links, largest first; ties: smallest image_id."""
+    names = pa.chunked_array([*links["a"].chunks, *links["b"].chunks], pa.string())
+    sizes = pa.chunked_array([*links["size_a"].chunks, *links["size_b"].chunks], pa.int64())
+    images = pa.table({"name": names, "size": sizes}).group_by("name", use_threads=False)
+    order = [("size_max", "descending"), ("name", "ascending")]
+    return images.aggregate([("size", "max")]).sort_by(order)["name"].combine_chunks()
+
+
+def _within_two_links(n: int, copies: _Graph) -> list[int]:
+    """[n] the image in whose cluster each is."""
+    leader = [-1] * n
+    for image in range(n):
+        if leader[image] >= 0:
             continue
         leader[image] = image
-        near = [other for other in copies.get(image, ()) if other not in leader]
+        near = [other for other in copies.neighbours(image) if leader[other] < 0]
         for other in near:
             leader[other] = image
-        for further in {x for other in near for x in copies[other]}:
-            leader.setdefault(further, image)
+        for other in near:
+            for further in copies.neighbours(other):
+                if leader[further] < 0:
+                    leader[further] = image
     return leader
 
 
-def _join_marked(order, leader: dict[str, str], marked: Mapping[str, Mapping[str, float]]) -> None:
-    """Lets images that are alone join the cluster of their best link; changes `leader`."""
-    members: dict[str, int] = defaultdict(int)
-    for image in leader:
-        members[leader[image]] += 1
-    alone = [image for image in order if members[leader[image]] == 1 and image in marked]
-    rank = {
-        image: place
-        for place, image in enumerate(sorted(alone, key=lambda image: -len(marked[image])))
-    }
-    joined = set()
-    for image in rank:
-        choices = [
-            (difference, other)
-            for other, difference in marked[image].items()
-            if other not in joined and rank.get(other, -1) < rank[image]
-        ]
+def _join_marked(leader: list[int], marked: _Graph) -> list[int]:
+    """[n] the same, after images that were alone have joined the cluster of their best link."""
+    degrees = marked.degrees()
+    members = np.bincount(leader, minlength=len(leader))
+    alone = np.flatnonzero((members[leader] == 1) & (degrees > 0))
+    alone = alone[np.argsort(-degrees[alone], kind="stable")]
+    # Others may join an image that has copies, or comes before them and joined nothing.
+    open_ = (members[leader] > 1).tolist()
+    for image in alone.tolist():
+        links = zip(marked.weights(image), marked.neighbours(image), strict=True)
+        choices = [link for link in links if open_[link[1]]]
         if choices:
             leader[image] = leader[min(choices)[1]]
-            joined.add(image)
+        else:
+            open_[image] = True
+    return leader
 
 
 class FindDuplicates(beam.PTransform):
