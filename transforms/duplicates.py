@@ -61,6 +61,7 @@ MIN_BANDS = 2
 # kind that fills them, say empty pages with one line.
 MAX_BUCKET = 64
 _PAIRS_AT_ONCE = 1 << 22
+_HALF_PAIRS_AT_ONCE = 1 << 14  # with an image each, some 25 MB
 _COMPARED_AT_ONCE = 256
 
 
@@ -120,8 +121,8 @@ def pairs_of(keys: pa.Table) -> Iterator[pa.Table]:
         first = last
 
 
-def candidates(pairs: pa.Table, images: pa.Table) -> pa.Table:
-    """Pairs that share enough bands, with one image: rows of _HALF_PAIRS.
+def candidates(pairs: pa.Table, images: pa.Table) -> Iterator[pa.Table]:
+    """Pairs that share enough bands, with one image: tables of _HALF_PAIRS of bounded size.
 
     Args:
       pairs: rows of _PAIRS, all of each image a.
@@ -129,19 +130,21 @@ def candidates(pairs: pa.Table, images: pa.Table) -> pa.Table:
     """
     pairs = pairs.group_by(["a", "b"], use_threads=False).aggregate([("band", "count_distinct")])
     pairs = pairs.filter(pc.greater_equal(pairs["band_count_distinct"], MIN_BANDS))
-    found = images.take(pc.index_in(pairs["a"], value_set=images["image"].combine_chunks()))
-    return found.drop_columns("image").add_column(0, "b", pairs["b"]).cast(_HALF_PAIRS)
+    place = pc.index_in(pairs["a"], value_set=images["image"].combine_chunks())
+    for start in range(0, pairs.num_rows, _HALF_PAIRS_AT_ONCE):
+        part = slice(start, start + _HALF_PAIRS_AT_ONCE)
+        found = images.take(place[part]).drop_columns("image")
+        yield found.add_column(0, "b", pairs["b"][part]).cast(_HALF_PAIRS)
 
 
 def links_of(pairs: pa.Table, images: pa.Table, limits: Limits) -> pa.Table:
     """Compares pairs: a row of LINKS for each that is one picture.
 
     Args:
-      pairs: rows of _HALF_PAIRS, all of each image b.
-      images: rows of _UNIQUE of the same images.
+      pairs: rows of _HALF_PAIRS.
+      images: rows of _UNIQUE, all of the images b among them.
       limits: see `signatures.compare`.
     """
-    pairs = pairs.sort_by([("b", "ascending"), ("image_id", "ascending")])
     others = images.take(pc.index_in(pairs["b"], value_set=images["image"].combine_chunks()))
     tables = [LINKS.empty_table()]
     for start in range(0, pairs.num_rows, _COMPARED_AT_ONCE):
@@ -268,16 +271,16 @@ class FindDuplicates(beam.PTransform):
         super().__init__()
         self._num_shards, self._spill, self._limits = num_shards, spill, limits or Limits()
 
-    def _candidates(self, shard) -> pa.Table:
+    def _candidates(self, shard) -> Iterator[pa.Table]:
         _, blocks = shard
-        return candidates(
-            from_blocks(blocks["pairs"], _PAIRS), from_blocks(blocks["images"], _UNIQUE)
-        )
+        pairs = from_blocks(blocks["pairs"], _PAIRS)
+        yield from candidates(pairs, from_blocks(blocks["images"], _UNIQUE))
 
-    def _links(self, shard) -> pa.Table:
+    def _links(self, shard) -> Iterator[pa.Table]:
         _, blocks = shard
-        pairs = from_blocks(blocks["pairs"], _HALF_PAIRS)
-        return links_of(pairs, from_blocks(blocks["images"], _UNIQUE), self._limits)
+        images = from_blocks(blocks["images"], _UNIQUE)
+        for block in blocks["pairs"]:  # all at once would be too much
+            yield links_of(from_blocks([block], _HALF_PAIRS), images, self._limits)
 
     def expand(self, tables):
         shards, spill = self._num_shards, self._spill
@@ -298,12 +301,12 @@ class FindDuplicates(beam.PTransform):
         half = (
             {"pairs": pairs, "images": images}
             | "JoinFirst" >> GroupShards({"pairs": "a", "images": "image"}, shards, spill)
-            | "Candidates" >> beam.Map(self._candidates)
+            | "Candidates" >> beam.FlatMap(self._candidates)
         )
         links = (
             {"pairs": half, "images": images}
             | "JoinSecond" >> GroupShards({"pairs": "b", "images": "image"}, shards, spill)
-            | "Links" >> beam.Map(self._links)
+            | "Links" >> beam.FlatMap(self._links)
         )
         return (
             links
