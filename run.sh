@@ -11,9 +11,9 @@ export PYTHONPATH=$root PYTHONSAFEPATH=1 PATH=$venv/bin:$PATH
 # TensorFlow's errors arrive as exceptions; its log calls even a missing GPU driver an error.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
 
-jobs="mine_pairs embed_phrases embed_images prepare_examples classify_images"
+jobs="mine_log mine_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs train export report samples submit verify doctor bench lock"
+commands="setup quickstart all test $jobs forget train export report samples submit verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -28,7 +28,8 @@ Start here
 
 Stages, in the order of `all`
   samples             draw scenes and a click log to try things on
-  mine_pairs          click log + images + labels → query–image pairs, images, queries
+  mine_log            click log of one day → a day, which merges with others
+  mine_pairs          click log or days + images + labels → query–image pairs, images, queries
   train MODEL         MODEL is text_generator, text_embedder, pixel_embedder or fusion
   embed_phrases       queries → vectors, text embeddings and the phrase index
   embed_images        images → phrases, text embeddings, pixel embeddings
@@ -41,6 +42,7 @@ Elsewhere
   submit JOB          send one of the Beam jobs to Dataflow, with this code
 
 Care
+  forget              delete images, and what people typed, from days
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   verify PATH…        check datasets against their manifests
@@ -157,7 +159,7 @@ case $command in
   quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
   all) module beam_jobs.pipeline "$@" ;;
   test) run_tests "$@" ;;
-  mine_pairs | embed_phrases | embed_images | prepare_examples | classify_images)
+  mine_log | mine_pairs | embed_phrases | embed_images | prepare_examples | classify_images | forget)
     module "beam_jobs.$command" "$@"
     ;;
   train)

@@ -51,13 +51,15 @@ class Job:
     next_command: Callable[[Any], str]
 
 
-def parse(job: Job, argv: Sequence[str] | None) -> tuple[Any, PipelineOptions]:
-    """Parses the job's own flags and Beam's.
+def parse(
+    name: str, config: type, doc: str, argv: Sequence[str] | None
+) -> tuple[Any, PipelineOptions]:
+    """Parses a job's own flags and Beam's.
 
     Raises:
       PhraseLensError: a flag that neither knows (Beam by itself only warns).
     """
-    parser = config_lib.parser_for(job.config, f"python -m beam_jobs.{job.name}", job.doc)
+    parser = config_lib.parser_for(config, f"python -m beam_jobs.{name}", doc)
     parser.epilog = "All flags of Beam's runners are accepted too, such as --runner."
     args, rest = parser.parse_known_args(argv)
     beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -72,7 +74,7 @@ def parse(job: Job, argv: Sequence[str] | None) -> tuple[Any, PipelineOptions]:
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
-    return config_lib.from_args(job.config, args), PipelineOptions(rest)
+    return config_lib.from_args(config, args), PipelineOptions(rest)
 
 
 class _Lenient:
@@ -95,7 +97,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     """Runs a job from its command line; returns the exit status (0 done, 1 failed, 2 refused)."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        config, options = parse(job, argv)
+        config, options = parse(job.name, job.config, job.doc, argv)
         inputs = job.preflight(config)
         stage = stage_lib.plan(
             job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw

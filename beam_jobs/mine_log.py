@@ -77,19 +77,19 @@ SCHEMAS = {
 TABLES = {name: datasets.parquet(schema) for name, schema in SCHEMAS.items()}
 
 
-def person_key(config: LogConfig) -> bytes:
+def person_key(path: str) -> bytes:
     """The key of the hashes of people; b"" where none is given."""
-    if not config.person_key:
+    if not path:
         return b""
     try:
-        key = storage.read_bytes(config.person_key).strip()
+        key = storage.read_bytes(path).strip()
     except FileNotFoundError as error:
         raise PhraseLensError(
-            f"--person_key {config.person_key}", "a file", "Make one: openssl rand -hex 32."
+            f"--person_key {path}", "a file", "Make one: openssl rand -hex 32."
         ) from error
     if not 16 <= len(key) <= 64:
         raise PhraseLensError(
-            f"--person_key {config.person_key}",
+            f"--person_key {path}",
             f"16 to 64 bytes, found {len(key)}",
             "Make one: openssl rand -hex 32.",
         )
@@ -97,7 +97,9 @@ def person_key(config: LogConfig) -> bytes:
 
 
 def deletions(config: LogConfig) -> Deletions:
-    return read_deletions(config.forget, person_key(config)) if config.forget else Deletions()
+    if not config.forget:
+        return Deletions()
+    return read_deletions(config.forget, person_key(config.person_key))
 
 
 def log_rules(config: LogConfig, day: int | None) -> LogRules:
@@ -108,14 +110,14 @@ def log_rules(config: LogConfig, day: int | None) -> LogRules:
     return LogRules(
         config.max_query_chars,
         tuple(sorted(listed - {""})),
-        deletions(config),
-        person_key(config),
+        deletions(config).keys,
+        person_key(config.person_key),
         day,
     )
 
 
 def day_rules(config: LogConfig, day: int | None) -> DayRules:
-    return DayRules(config.max_person_events, config.max_person_clicks, day)
+    return DayRules(config.max_person_events, config.max_person_clicks, day, deletions(config))
 
 
 def plan(config: LogConfig):
@@ -192,18 +194,25 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | "ByPerson" >> evidence.GroupPeople(num_shards, stage.spill)
         | evidence.MineDays(day_rules(config, day))
     )
+    typed = mined.evidence | "Typed" >> beam.Map(evidence.typed)
+    texts = (
+        {"texts": log.texts, "evidence": typed}
+        | "ByQuery"
+        >> datasets.GroupShards(
+            {"texts": "query_id", "evidence": "query_id"}, num_shards, stage.spill
+        )
+        | evidence.KeepTyped()
+    )
     written = {
         "evidence": mined.evidence,
         "visits": mined.visits,
         "languages": mined.languages,
-        "texts": log.texts,
+        "texts": texts,
     }
     shards = [
         tables
         | f"Write {name}"
-        >> datasets.WriteTable(
-            stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards, name == "texts"
-        )
+        >> datasets.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
         for name, tables in written.items()
     ]
     {

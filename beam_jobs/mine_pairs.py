@@ -338,11 +338,17 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         return GroupShards(ids, num_shards, stage.spill)
 
     units, _ = _image_units(config)
-    forgotten = mine_log.deletions(config).key_array
+    deletions = mine_log.deletions(config)
     read = (
         pipeline
         | "ImageUnits" >> beam.Create(units)
-        | ReadImages(stage, config.max_image_pixels, config.max_image_side, count_images(units))
+        | ReadImages(
+            stage,
+            config.max_image_pixels,
+            config.max_image_side,
+            count_images(units),
+            frozenset(deletions.keys),
+        )
     )
     duplicates = (
         read.clean | FindDuplicates(num_shards, stage.spill)
@@ -363,7 +369,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         >> ReadRows(
             "labels",
             functools.partial(read_table, mapping=mapping),
-            functools.partial(parse_labels, stage=stage, forgotten=forgotten),
+            functools.partial(parse_labels, stage=stage, forgotten=deletions.key_array),
             stage,
             ("labels",),
         )

@@ -3,9 +3,12 @@
 Reads the log, images and labels (or, with --samples, draws them first); writes one dataset a stage
 below --workdir. Each stage runs in a process of its own. A stage that is done already says so and
 does nothing, so that a run that stopped goes on when the same command is given again, and a run
-every night does only what new data needs.
+every night does only what new data needs. With --forget nothing of the images and people on that
+list stays in any dataset below --workdir, in --days, or in what earlier runs left there.
 
   ./run.sh all --log 'log/*.parquet' --images 'images/**' --labels labels.csv --workdir work/mine
+  ./run.sh all --days days/ --images 'images/**' --labels labels.csv --workdir work/mine \\
+      --forget deletions.csv
   ./run.sh all … --dry_run
   ./run.sh all … --set train_fusion.epochs=50,embed_images.num_phrases=5
   ./run.sh all … --beam '--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp'
@@ -108,6 +111,7 @@ def _step(package: str, name: str, does: str, output: str, *inputs: str, **renam
 
 
 SAMPLES = _step("samples", "make_samples", "draws scenes, a click log and labels", "samples")
+FORGET = Step("forget", "beam_jobs.forget", "deletes from days what must be forgotten", "", {})
 STEPS = (
     _step("beam_jobs", "mine_pairs", "finds who chose which image for which query", "mined"),
     _step(
@@ -223,6 +227,8 @@ def flags_of(step: Step, config: Config) -> dict[str, str]:
         names = ("log", "days", "forget", "images", "labels")
         names += ("columns", "image_columns", "label_columns")
         flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
+    elif step.name == "forget":
+        flags |= {"list": config.forget, "days": config.days}
     elif step.name == "classify_images":
         flags |= {
             "images": sample_inputs(storage.join(config.workdir, SAMPLES.output))["images"]
@@ -232,10 +238,11 @@ def flags_of(step: Step, config: Config) -> dict[str, str]:
         flags |= {"image_columns": config.image_columns} if config.image_columns else {}
     elif step.name == "report":
         flags["work"] = config.workdir
-    names = [s.name for s in (SAMPLES, *STEPS)]
+    names = [s.name for s in (SAMPLES, FORGET, *STEPS)]
     for settings in (PRESETS[config.preset], parse_overrides(config.set, names)):
         flags |= settings.get(step.name, {})
-    return flags | {"output": storage.join(config.workdir, step.output)}
+    output = {"output": storage.join(config.workdir, step.output)} if step.output else {}
+    return flags | output
 
 
 def command_of(step: Step, config: Config) -> list[str]:
@@ -278,7 +285,8 @@ def check(config: Config) -> None:
     Raises:
       PhraseLensError: inputs are missing or doubled, or `--set` cannot be read.
     """
-    missing = [f"--{name}" for name in ("log", "images", "labels") if not getattr(config, name)]
+    needed = ("days" if config.days else "log", "images", "labels")
+    missing = [f"--{name}" for name in needed if not getattr(config, name)]
     if config.samples and len(missing) < 3:
         raise PhraseLensError(
             "--samples", "no --log, --images or --labels beside it", "Use one or the other."
@@ -287,7 +295,7 @@ def check(config: Config) -> None:
         raise PhraseLensError(
             " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
         )
-    parse_overrides(config.set, [step.name for step in (SAMPLES, *STEPS)])
+    parse_overrides(config.set, [step.name for step in (SAMPLES, FORGET, *STEPS)])
 
 
 def steps_of(config: Config) -> tuple[Step, ...]:
@@ -296,7 +304,8 @@ def steps_of(config: Config) -> tuple[Step, ...]:
     Raises:
       PhraseLensError: `--until` names none of them.
     """
-    steps = (SAMPLES, *STEPS) if config.samples else STEPS
+    first = (SAMPLES,) if config.samples else (FORGET,) if config.days and config.forget else ()
+    steps = (*first, *STEPS)
     names = [step.name for step in steps]
     if config.until and config.until not in names:
         raise PhraseLensError(
@@ -338,6 +347,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         status = run_steps(config, steps)
         if not status:
             print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
+            if config.forget:
+                # What must be forgotten may still lie in what earlier runs left.
+                for step in steps:
+                    if step.output:
+                        manifest.purge(storage.join(config.workdir, step.output))
             if not config.until:
                 print(results(config))
         return status

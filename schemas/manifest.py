@@ -290,6 +290,19 @@ class Dataset:
         return pa.Table.from_batches(batches)
 
 
+def purge(dataset: str) -> list[str]:
+    """Deletes every run of a dataset but the committed one; returns the names of their folders.
+
+    A reader that opened an older manifest fails from then on.
+    """
+    current = Dataset(dataset).manifest.run_id
+    runs = storage.join(dataset, "runs")
+    old = sorted({file.partition("/")[0] for file in storage.list_files(runs)} - {current})
+    for run_id in old:
+        storage.remove_tree(storage.join(runs, run_id))
+    return old
+
+
 def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:
     """Writes one Parquet shard and describes it.
 

@@ -184,17 +184,14 @@ class WriteTable(beam.PTransform):
         schema: pa.Schema,
         keys: list[str],
         num_shards: int,
-        unique: bool = False,
     ):
         super().__init__()
         self._stage, self._name, self._schema = stage, name, schema
-        self._keys, self._num_shards, self._unique = keys, num_shards, unique
+        self._keys, self._num_shards = keys, num_shards
 
     def _write(self, shard: tuple[int, Iterable[Block]]) -> tuple[str, manifest.Shard]:
         index, blocks = shard
         table = from_blocks(blocks, self._schema)
-        if self._unique:
-            table = table.group_by(table.column_names, use_threads=False).aggregate([])
         return write_sorted(self._stage, table, self._name, index, self._num_shards, self._keys)
 
     def expand(self, tables):

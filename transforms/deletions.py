@@ -35,7 +35,7 @@ class Deletions:
         return pa.array(self.keys, pa.string())
 
     def match(
-        self, keys: pa.Array, key_of: np.ndarray, query_ids: np.ndarray, users: pa.Array
+        self, keys: pa.Array, key_of: np.ndarray, query_ids: np.ndarray, people: np.ndarray
     ) -> np.ndarray:
         """[rows] bool: the rows that must be forgotten.
 
@@ -43,19 +43,17 @@ class Deletions:
           keys: [n] string, distinct keys.
           key_of: [rows] int64, the place of a row's key among them.
           query_ids: [rows] int64.
-          users: [rows] int64, null where nobody is known.
+          people: [rows] int64 hashes.
         """
         found = np.zeros(len(key_of), bool)
         if self.keys:
-            listed = pc.is_in(keys, value_set=self.key_array)
-            found |= listed.to_numpy(zero_copy_only=False)[key_of]
+            is_gone = pc.is_in(keys, value_set=self.key_array)
+            found |= is_gone.to_numpy(zero_copy_only=False)[key_of]
         if self.users or self.user_queries:
-            known = pc.is_valid(users).to_numpy(zero_copy_only=False)
-            hashes = pc.fill_null(users, 0).to_numpy()
-            found |= known & np.isin(hashes, np.array(self.users, np.int64))
+            found |= np.isin(people, np.array(self.users, np.int64))
             whose, what = np.array(self.user_queries, np.int64).reshape(-1, 2).T
-            listed_pairs = fingerprint.mix(np.ascontiguousarray(whose), np.ascontiguousarray(what))
-            found |= known & np.isin(fingerprint.mix(hashes, query_ids), listed_pairs)
+            listed = fingerprint.mix(np.ascontiguousarray(whose), np.ascontiguousarray(what))
+            found |= np.isin(fingerprint.mix(people, query_ids), listed)
         return found
 
 

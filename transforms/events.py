@@ -11,7 +11,6 @@ from model_code.text import normalize_queries
 from schemas import fingerprint
 from schemas.stage import Stage
 from transforms.datasets import Output
-from transforms.deletions import Deletions
 from transforms.rows import Checked, as_binary, decode, distinct, given, milliseconds, numbers
 
 LOG_FIELDS = (
@@ -55,14 +54,14 @@ class LogRules:
     Attributes:
       max_query_chars: longer queries die.
       blocklist: normalised words and queries that are left out.
-      deletions: images and people to forget.
+      forgotten: keys of images that no dead letter may name.
       person_key: key of the hashes of users and sessions.
       day: days since 1970 that rows must be of, or None for any.
     """
 
     max_query_chars: int = 1000
     blocklist: tuple[str, ...] = ()
-    deletions: Deletions = dataclasses.field(default_factory=Deletions)
+    forgotten: tuple[str, ...] = ()
     person_key: bytes = b""
     day: int | None = None
 
@@ -113,7 +112,6 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     query_ids = fingerprint.hash64_array(queries)[query_of]
     users = _people(column["user"], rows, rules.person_key)
     sessions = _sessions(column["session"], users, rows, rules.person_key)
-    checked.drop(rules.deletions.match(keys, key_of, query_ids, users), "forgotten")
     if rules.day is not None:
         checked.drop(is_timed & (times // DAY_MS != rules.day), "other_day")
     units = np.round(clicks * CLICK_UNIT).astype(np.int64)
@@ -140,8 +138,17 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     )
     used = pc.unique(queries.take(np.unique(query_of[good])))
     texts = pa.table([fingerprint.hash64_array(used), used], QUERY_TEXTS)
-    letters = checked.letters(stage, lambda dropped: _names(keys, key_of[dropped]))
+    letters = tuple(
+        without(letters, rules.forgotten)
+        for letters in checked.letters(stage, lambda dropped: _names(keys, key_of[dropped]))
+    )
     return Output({"events": events, "texts": texts}, letters, checked.counts("events"))
+
+
+def without(letters: pa.Table, forgotten: tuple[str, ...]) -> pa.Table:
+    """Dead letters but for those of images that must be forgotten."""
+    listed = pa.array(forgotten, pa.string())
+    return letters.filter(pc.invert(pc.is_in(letters["key"], value_set=listed)))
 
 
 def check_queries(raw: pa.Array, rules: LogRules) -> tuple[pa.Array, dict[str, np.ndarray]]:

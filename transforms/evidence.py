@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from schemas import fingerprint, storage
 from transforms.datasets import COUNTS, Output, from_blocks, split_by_hash
 from transforms.deletions import Deletions
-from transforms.events import CLICK_UNIT, DAY_MS, EVENTS
+from transforms.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
 
 # The tables of a day.
 EVIDENCE = pa.schema(
@@ -41,7 +41,14 @@ VISITS = pa.schema(
         ("end", pa.int64()),
     ]
 )
-LANGUAGES = pa.schema([("query_id", pa.int64()), ("language", pa.string()), ("rows", pa.int64())])
+LANGUAGES = pa.schema(
+    [
+        ("person", pa.int64()),
+        ("query_id", pa.int64()),
+        ("language", pa.string()),
+        ("rows", pa.int64()),
+    ]
+)
 
 # What is left when days are merged.
 PAIR_EVIDENCE = pa.schema(
@@ -82,11 +89,13 @@ class DayRules:
       max_person_events: who does more is a robot.
       max_person_clicks: clicks, and impressions, of one person on one pair that count.
       day: days since 1970 that rows without a time are of, or None.
+      deletions: what must be forgotten.
     """
 
     max_person_events: int = 1000
     max_person_clicks: int = 3
     day: int | None = None
+    deletions: Deletions = dataclasses.field(default_factory=Deletions)
 
 
 def add_up(table: pa.Table, keys: list[str], schema: pa.Schema, **how: str) -> pa.Table:
@@ -124,8 +133,8 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
       rules: see `DayRules`.
 
     Returns:
-      Tables `evidence`, `visits` and `languages`; counts of `deliveries`: events that
-      arrived more than once, or were a robot's, are dropped.
+      Tables `evidence`, `visits` and `languages`; counts of `deliveries` (events that
+      arrived more than once, or were a robot's, are dropped) and of `remembered` ones.
     """
     names = [
         name for name in EVENTS.names if events[name].null_count < len(events) or name == "time"
@@ -152,18 +161,36 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
     by_robots = _rows_of(unique, busy.filter(is_robot).select(["person", "day"]))
     robot_rows = int(unique["count_all"].to_numpy()[by_robots].sum())
     kept = unique.filter(pa.array(~by_robots))
+    whole = {
+        "evidence": _evidence(kept, rules.max_person_clicks),
+        "visits": _visits(kept),
+        "languages": _languages(kept),
+    }
+    tables = {name: forget(table, rules.deletions) for name, table in whole.items()}
+    remembered = pc.sum(tables["evidence"]["rows"]).as_py() or 0
     counts = {
         "deliveries.in": events.num_rows,
         "deliveries.out": kept.num_rows,
         "deliveries.dropped_robot": robot_rows,
         "deliveries.dropped_delivered_twice": events.num_rows - robot_rows - kept.num_rows,
-    }
-    tables = {
-        "evidence": _evidence(kept, rules.max_person_clicks),
-        "visits": _visits(kept),
-        "languages": _languages(kept),
+        "remembered.in": kept.num_rows,
+        "remembered.out": remembered,
+        "remembered.dropped_forgotten": kept.num_rows - remembered,
     }
     return Output(tables, (), counts)
+
+
+def forget(table: pa.Table, deletions: Deletions) -> pa.Table:
+    """Rows of EVIDENCE, VISITS or LANGUAGES that need not be forgotten.
+
+    Of an image its evidence goes; what people typed while they saw it is theirs.
+    """
+    keys, places = pa.array([""]), np.zeros(len(table), np.int64)
+    if "key" in table.column_names:
+        encoded = table["key"].combine_chunks().dictionary_encode()
+        keys, places = encoded.dictionary, encoded.indices.to_numpy()
+    query_ids, people = table["query_id"].to_numpy(), table["person"].to_numpy()
+    return table.filter(pa.array(~deletions.match(keys, places, query_ids, people)))
 
 
 def _rows_of(table: pa.Table, some: pa.Table) -> np.ndarray:
@@ -229,7 +256,7 @@ def join_runs(visits: pa.Table) -> pa.Table:
 def _languages(events: pa.Table) -> pa.Table:
     named = events.filter(pc.is_valid(events["language"]))
     named = named.append_column("rows", pa.array(np.ones(len(named), np.int64)))
-    return add_up(named, ["query_id", "language"], LANGUAGES)
+    return add_up(named, ["person", "query_id", "language"], LANGUAGES)
 
 
 def merge_days(evidence: pa.Table, visits: pa.Table, gap_seconds: float) -> Output:
@@ -338,6 +365,28 @@ class MineDays(beam.PTransform):
         )
 
 
+class KeepTyped(beam.PTransform):
+    """Shards of queries ({texts, evidence}) → tables of QUERY_TEXTS that the evidence is of."""
+
+    def _keep(self, shard):
+        _, blocks = shard
+        texts = from_blocks(blocks["texts"], QUERY_TEXTS)
+        typed = from_blocks(blocks["evidence"], TYPED)["query_id"].combine_chunks()
+        texts = texts.filter(pc.is_in(texts["query_id"], value_set=typed))
+        yield texts.group_by(QUERY_TEXTS.names, use_threads=False).aggregate([])
+
+    def expand(self, shards):
+        return shards | beam.FlatMap(self._keep)
+
+
+TYPED = pa.schema([("query_id", pa.int64())])
+
+
+def typed(evidence: pa.Table) -> pa.Table:
+    """The distinct queries of rows of EVIDENCE: rows of TYPED."""
+    return pa.table([pc.unique(evidence["query_id"])], TYPED)
+
+
 MERGED = ("pairs", "users", "days", "steps", "facts")
 
 
@@ -387,23 +436,10 @@ class ReadDays(beam.PTransform):
         with pq.ParquetFile(storage.open_input(path)) as file:
             for batch in file.iter_batches(READ_ROWS):
                 table = pa.Table.from_batches([batch]).cast(self._schema)
-                yield forget(table, self._deletions)
+                yield forget(table, self._deletions) if "person" in table.column_names else table
 
     def expand(self, paths):
         return paths | beam.Reshuffle() | beam.FlatMap(self._read)
 
 
 READ_ROWS = 1 << 19
-
-
-def forget(table: pa.Table, deletions: Deletions) -> pa.Table:
-    """Rows of a table of a day (EVIDENCE, VISITS or another) that need not be forgotten."""
-    if "person" not in table.column_names:
-        return table
-    keys, places = pa.array([""]), np.zeros(len(table), np.int64)
-    if "key" in table.column_names:
-        encoded = table["key"].combine_chunks().dictionary_encode()
-        keys, places = encoded.dictionary, encoded.indices.to_numpy()
-    query_ids = table["query_id"].to_numpy()
-    gone = deletions.match(keys, places, query_ids, table["person"].combine_chunks())
-    return table.filter(pa.array(~gone))

@@ -165,8 +165,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) -> Output:
-    """Cleans a batch of RAW_IMAGES; one bad image is one dead letter.
+def clean_images(
+    table: pa.Table,
+    stage: Stage,
+    max_pixels: int,
+    max_side: int,
+    forgotten: frozenset[str] = frozenset(),
+) -> Output:
+    """Cleans a batch of RAW_IMAGES; one bad image is one dead letter, one of `forgotten` is none.
 
     Returns:
       Table `clean` (rows of CLEAN_IMAGES), dead letters, counts of `images`.
@@ -178,6 +184,8 @@ def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) 
             reason = "bad_encoding" if key is None else "missing_image_key"
             dead.append((reason, "", "in the image key" * (key is None), data or b""))
             continue
+        if key in forgotten:
+            continue
         try:
             image = clean_image(data or b"", max_pixels, max_side)
             row = (image.image_id, key, image.width, image.height, image.data, image.signature)
@@ -185,6 +193,8 @@ def clean_images(table: pa.Table, stage: Stage, max_pixels: int, max_side: int) 
         except ImageError as error:
             dead.append((error.reason, key, error.detail, data or b""))
     counts = {"images.in": table.num_rows, "images.out": len(good)}
+    if gone := table.num_rows - len(good) - len(dead):
+        counts["images.dropped_forgotten"] = gone
     letters = []
     for reason in sorted({row[0] for row in dead}):
         rows = [row for row in dead if row[0] == reason]
@@ -413,11 +423,19 @@ class ReadImages(beam.PTransform):
       stage: the run.
       max_pixels, max_side: see `clean_image`.
       total: images in all, for the time left, or None.
+      forgotten: keys of images that must be forgotten.
     """
 
-    def __init__(self, stage: Stage, max_pixels: int, max_side: int, total: int | None):
+    def __init__(
+        self,
+        stage: Stage,
+        max_pixels: int,
+        max_side: int,
+        total: int | None,
+        forgotten: frozenset[str],
+    ):
         super().__init__()
-        self._args = stage, max_pixels, max_side, total
+        self._args = stage, max_pixels, max_side, total, forgotten
 
     def expand(self, units):
         fn = _ReadImagesFn(*self._args)
@@ -425,9 +443,9 @@ class ReadImages(beam.PTransform):
 
 
 class _ReadImagesFn(beam.DoFn):
-    def __init__(self, stage, max_pixels, max_side, total):
+    def __init__(self, stage, max_pixels, max_side, total, forgotten):
         self._stage, self._max_pixels, self._max_side = stage, max_pixels, max_side
-        self._total = total
+        self._total, self._forgotten = total, forgotten
 
     def setup(self):
         self._progress = Progress("read images", self._total, "images")
@@ -438,6 +456,7 @@ class _ReadImagesFn(beam.DoFn):
             stage=self._stage,
             max_pixels=self._max_pixels,
             max_side=self._max_side,
+            forgotten=self._forgotten,
         )
         for output in checked_file(read_unit(unit), "images", clean, self._stage, len(unit.paths)):
             self._progress.add(output.counts.get("images.in", 0))

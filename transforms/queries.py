@@ -26,6 +26,7 @@ QUERY_STATS = pa.schema(
 )
 # Queries that are spellings of another, which is none itself.
 VARIANTS = pa.schema([("query_id", pa.int64()), ("canonical_id", pa.int64())])
+_VOTES = pa.schema([field for field in LANGUAGES if field.name != "person"])
 EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -84,7 +85,7 @@ def build_queries(
     ids = stats["query_id"].combine_chunks()
     texts = texts.group_by(QUERY_TEXTS.names, use_threads=False).aggregate([])
     query = _look_up(texts, "query", ids)
-    votes = add_up(languages, ["query_id", "language"], LANGUAGES).sort_by(
+    votes = add_up(languages, ["query_id", "language"], _VOTES).sort_by(
         [("query_id", "ascending"), ("rows", "descending"), ("language", "ascending")]
     )
     voted = _look_up(votes, "language", ids)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from beam_jobs import mine_pairs
 from schemas import manifest
-from transforms.rows import HARMLESS
 from tests import image_files
 from tests.image_files import encode, photo
+from transforms.rows import HARMLESS
 
 GOOD_IMAGES = {
     "good": encode(photo(0), "PNG"),
@@ -92,7 +92,8 @@ def mine(tmp_path, log, images, *flags):
 
 def write_log(tmp_path, kind):
     base = {"query": "red", "image": "good", "clicks": "1", "timestamp": "5"}
-    base |= {"session": "session of somebody", "user": "somebody", "impressions": "", "position": ""}
+    base |= {"session": "session of somebody", "user": "somebody"}
+    base |= {"impressions": "", "position": ""}
     rows = [base | change for change, _ in LOG]
     lines, _ = EXTRA[kind]
     path = tmp_path / f"log.{kind}"

@@ -87,12 +87,16 @@ def test_only_settings_decide_rows():
 MINE = ("--log", "a", "--images", "b", "--output", "c")
 
 
+def _parse(argv):
+    return job.parse("mine_pairs", mine_pairs.Config, "", argv)
+
+
 def test_jobs_take_beams_flags_too():
-    found, options = job.parse(mine_pairs.JOB, [*MINE, "--direct_num_workers=2"])
+    found, options = _parse([*MINE, "--direct_num_workers=2"])
     assert found.log == ("a",)
     assert options.get_all_options()["direct_num_workers"] == 2
     assert options.get_all_options()["runner"] == "FnApiRunner"
-    _, options = job.parse(mine_pairs.JOB, [*MINE, "--runner", "DataflowRunner"])
+    _, options = _parse([*MINE, "--runner", "DataflowRunner"])
     assert options.get_all_options()["runner"] == "DataflowRunner"
 
 
@@ -102,7 +106,7 @@ def test_jobs_take_beams_flags_too():
 )
 def test_jobs_refuse_flags_that_nobody_knows(typed, near):
     with pytest.raises(PhraseLensError, match=f"Did you mean {near}?"):
-        job.parse(mine_pairs.JOB, [*MINE, typed])
+        _parse([*MINE, typed])
 
 
 DEAD = DeadShareError("7% of rows died", "at most 5%", "Look: here.")

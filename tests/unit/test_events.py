@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from schemas import dead_letter
 from schemas.fingerprint import hash64
 from transforms import events
-from transforms.deletions import Deletions
 from transforms.events import LogRules
 from transforms.rows import HARMLESS
 
@@ -64,17 +63,13 @@ def reasons(output):
         ({"timestamp": b"nan"}, "bad_timestamp"),
         ({"timestamp": b"2024-13-01"}, "bad_timestamp"),
         ({"timestamp": b"86400"}, "other_day"),
-        ({"image": b"gone"}, "forgotten"),
-        ({"user": b"somebody"}, "forgotten"),
-        ({"user": b"else", "query": b"Shoes"}, "forgotten"),
         ({"clicks": b"0", "impressions": b"0"}, "no_click"),
     ],
 )
 def test_one_bad_row_dies_alone(change, reason):
     rows = [dict(GOOD, clicks=b"2", timestamp=str(DAY * 86400).encode()) for _ in range(32)]
     rows[7] |= change
-    forgotten = Deletions(("gone",), (hash64("somebody"),), ((hash64("else"), hash64("shoes")),))
-    output = parse(rows, blocklist=("bad", "two words"), deletions=forgotten, day=DAY)
+    output = parse(rows, blocklist=("bad", "two words"), day=DAY)
     assert output.tables["events"].num_rows == 31
     assert reasons(output) == ([] if reason in HARMLESS else [reason])
     assert output.counts == {"events.in": 32, "events.out": 31, f"events.dropped_{reason}": 1}
@@ -116,6 +111,13 @@ def test_good_rows(change, expected):
     defaults |= {"position": 0, "user": None, "time": None, "language": None}
     assert event == defaults | expected
     assert not reasons(output)
+
+
+def test_no_letter_names_an_image_that_must_be_forgotten():
+    rows = [GOOD | {"image": image, "clicks": b"many"} for image in (b"gone", b"there")]
+    output = parse(rows, forgotten=("gone",))
+    assert [row["key"] for letters in output.dead for row in letters.to_pylist()] == ["there"]
+    assert output.counts["events.dropped_bad_clicks"] == 2
 
 
 def test_sessions_belong_to_one_user():

@@ -26,7 +26,7 @@ def test_query_stats():
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
 def test_build_queries(order):
-    votes = [(1, "en", 2), (1, "de", 1), (1, "de", 1)]
+    votes = [(7, 1, "en", 2), (7, 1, "de", 1), (8, 1, "de", 1)]
     built, history = queries.build_queries(
         table(queries.QUERY_STATS, [(q, 1, 1, 1, 1) for q in (2, 1, 1)]),
         table(

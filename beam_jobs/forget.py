@@ -1,0 +1,135 @@
+"""Deletes images, and what people typed, from the days that mine_log wrote.
+
+Reads a deletion list (a table with the columns image, user and query; a row names an image, or a
+person, or a person and one query of theirs) and a folder of days. Rewrites every day that holds
+anything of it, as if it had never been there, and deletes what the day held before.
+
+  ./run.sh forget --list deletions.csv --days work/days
+  ./run.sh all --days work/days --forget deletions.csv …     this, and all datasets made of them
+
+A log that still holds the rows brings them back: give --forget to mine_log too.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_jobs import job, mine_log, mine_pairs
+from schemas import fingerprint, manifest, storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset, Manifest
+from transforms.deletions import Deletions, read_deletions
+from transforms.events import without
+from transforms.evidence import forget
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    list: str = flag("Deletion list: a table with image, user and query.", role="input")
+    days: str = flag("Folder of days that mine_log wrote.", role="input")
+    person_key: str = flag("The key file that mine_log was given.", default="", role="input")
+    dry_run: bool = flag("Say which days there are, and stop.", default=False, role="runtime")
+
+
+def _tables(day: Dataset, name: str) -> Iterator[tuple[manifest.Shard, pa.Table]]:
+    for shard in day.shards(name):
+        with storage.open_input(day.path(shard)) as file:
+            yield shard, pq.read_table(file)
+
+
+def forget_in_day(root: str, deletions: Deletions) -> int:
+    """Rewrites one day without what must be forgotten, if it holds any of it.
+
+    Returns:
+      How many rows of people and dead letters went.
+    """
+    day = Dataset(root)
+    gone, queries = 0, []
+    for name in ("evidence", "visits", "languages", "dead_letters"):
+        for _, table in _tables(day, name):
+            kept = _forget(table, deletions)
+            gone += len(table) - len(kept)
+            if name == "evidence":
+                queries.append(pc.unique(kept["query_id"]))
+    if not gone:
+        return 0
+    typed = pc.unique(pa.chunked_array(queries, pa.int64()))
+    old = day.manifest
+    identity = fingerprint.of_json([old.fingerprint, dataclasses.asdict(deletions)])
+    new = dataclasses.replace(old, run_id=identity[:16], fingerprint=identity)
+    tables = {
+        name: dataclasses.replace(
+            table, shards=tuple(_rewrite(root, day, new, name, deletions, typed))
+        )
+        for name, table in old.tables.items()
+    }
+    counters = old.counters | {f"forgotten.{what}": gone for what in ("in", "dropped_forgotten")}
+    new = dataclasses.replace(new, tables=tables, counters=counters)
+    manifest.commit(root, new, manifest.token(root))
+    manifest.purge(root)
+    return gone
+
+
+def _forget(table: pa.Table, deletions: Deletions) -> pa.Table:
+    if "person" in table.column_names:
+        return forget(table, deletions)
+    return without(table, deletions.keys)
+
+
+def _rewrite(
+    root: str, day: Dataset, new: Manifest, name: str, deletions: Deletions, typed: pa.Array
+) -> Iterator[manifest.Shard]:
+    for shard, table in _tables(day, name):
+        if name == "texts":  # what only those people typed is nobody's any more
+            table = table.filter(pc.is_in(table["query_id"], value_set=typed))
+        else:
+            table = _forget(table, deletions)
+        path = shard.path.replace(day.manifest.run_id, new.run_id)
+        yield manifest.write_parquet(root, path, shard.index, table)
+
+
+def preflight(config: Config) -> job.Inputs:
+    deletions = read_deletions(config.list, mine_log.person_key(config.person_key))
+    return job.Inputs(
+        facts=(
+            f"{len(deletions.keys):,} images, {len(deletions.users):,} people, "
+            f"{len(deletions.user_queries):,} queries of people",
+            f"days: {len(mine_pairs.find_days(config.days))}",
+        )
+    )
+
+
+def build(pipeline: beam.Pipeline, config: Config) -> None:
+    deletions = read_deletions(config.list, mine_log.person_key(config.person_key))
+    (
+        pipeline
+        | "Days" >> beam.Create([day.root for day in mine_pairs.find_days(config.days).values()])
+        | beam.Reshuffle()
+        | "ForgetInDay" >> beam.Map(forget_in_day, deletions)
+    )
+
+
+def run(argv: list[str] | None = None) -> int:
+    """It has no dataset of its own, so it runs without the frame of beam_jobs/job.py."""
+    try:
+        config, options = job.parse("forget", Config, __doc__ or "", argv)
+        for fact in preflight(config).facts:
+            print(f"  {fact}", flush=True)
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not config.dry_run:
+        with beam.Pipeline(options=options) as pipeline:
+            build(pipeline, config)
+        print(f"next: ./run.sh all --days {config.days} --forget {config.list} …")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

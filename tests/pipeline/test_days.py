@@ -1,0 +1,213 @@
+"""Days that merge into one run, are replaced, and forget."""
+
+import csv
+import datetime
+import os
+
+import pytest
+
+from beam_jobs import forget, mine_log, mine_pairs
+from schemas import manifest, storage
+from tests.image_files import encode, photo
+
+FIELDS = ("query", "image", "clicks", "impressions", "position", "user", "session", "timestamp")
+FIRST = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
+FLAGS = ("--min_users", "2", "--max_dead_fraction", "1")
+QUERIES = ("red shoe", "red sheo", "blue hat", "mütze", "secret of one")
+
+
+def rows_of(days=4, people=6):
+    """Every day people look for things; sessions pass midnight, and events come twice."""
+    rows = []
+    for person in range(people):
+        for day in range(days):
+            for step in range(8):
+                moment = FIRST + datetime.timedelta(days=day, hours=23, minutes=52 + 2 * step)
+                query = QUERIES[(person + day + step) % 4]
+                row = {"query": query, "image": f"p{(person * step) % 5}", "clicks": step % 2}
+                row |= {"impressions": 1, "position": 1 + step % 3, "user": f"user-{person}"}
+                rows.append(row | {"session": f"s{person}-{day}", "timestamp": moment.isoformat()})
+    lone = rows[-1] | {"query": "secret of one", "user": "user-5", "clicks": 1}
+    return [*rows, *rows[::7], lone]
+
+
+def write(path, rows):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"p{i}.png").write_bytes(encode(photo(i), "PNG"))
+    return str(folder)
+
+
+def mine_day(tmp_path, log, day, *flags):
+    name = (FIRST + datetime.timedelta(days=day)).date().isoformat()
+    output = str(tmp_path / "days" / name)
+    argv = ["--log", log, "--partition", name, "--output", output, "--max_dead_fraction", "1"]
+    assert mine_log.run([*argv, *flags]) == 0
+    return output
+
+
+def merge(tmp_path, images, output, *flags):
+    root = str(tmp_path / output)
+    argv = ["--images", images, "--output", root, *FLAGS, *flags]
+    assert mine_pairs.run(argv) == 0
+    return root
+
+
+def tables_of(root):
+    mined = manifest.Dataset(root)
+    assert manifest.verify(root) == []
+    return {
+        name: [row for batch in mined.batches(name) for row in batch.to_pylist()]
+        for name in ("images", "pairs", "queries", "query_days", "query_pairs")
+    }
+
+
+def files_below(folder):
+    return b"".join(
+        storage.read_bytes(storage.join(folder, name)) for name in storage.list_files(folder)
+    )
+
+
+def test_days_merge_into_one_run_whatever_their_order(tmp_path, images):
+    rows = rows_of()
+    log = write(tmp_path / "log" / "all.csv", rows)
+    whole = merge(tmp_path, images, "whole", "--log", log)
+    for day in (3, 0, 4, 2, 1):
+        mine_day(tmp_path, log, day)
+    merged = merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
+    found = tables_of(merged)
+    assert found == tables_of(whole)
+    assert len(found["query_days"]) > 5
+    steps = sum(row["reformulations"] for row in found["query_pairs"])
+    assert steps, "no session passes midnight: the test is too tame"
+    assert "secret of one" not in {row["query"] for row in found["queries"]}
+
+
+def test_a_corrected_day_replaces_what_was_there(tmp_path, images):
+    rows = rows_of()
+    log = write(tmp_path / "log" / "all.csv", rows)
+    for day in range(5):
+        mine_day(tmp_path, log, day)
+    corrected = [row for row in rows if row["image"] != "p1"]
+    second = write(tmp_path / "second" / "all.csv", corrected)
+    for day in range(5):
+        mine_day(tmp_path, second, day)
+    merged = merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
+    whole = merge(tmp_path, images, "whole", "--log", second)
+    assert tables_of(merged) == tables_of(whole)
+
+
+def test_what_is_forgotten_was_never_there(tmp_path, images, capsys):
+    rows = rows_of()
+    log = write(tmp_path / "log" / "all.csv", rows)
+    for day in range(5):
+        mine_day(tmp_path, log, day)
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text(
+        "image,user,query\np1,,\n,user-0,\n,user-5,Secret  of one\n", encoding="utf-8"
+    )
+    days = str(tmp_path / "days")
+    assert b"secret of one" in _texts(days)
+    assert forget.run(["--list", str(deletions), "--days", days]) == 0
+    left = [
+        row
+        for row in rows
+        if row["image"] != "p1"
+        and row["user"] != "user-0"
+        and (row["user"], row["query"]) != ("user-5", "secret of one")
+    ]
+    for name in os.listdir(days):
+        assert manifest.verify(storage.join(days, name)) == []
+        assert len(os.listdir(storage.join(days, name, "runs"))) == 1, "the old run is gone"
+    assert b"secret of one" not in _texts(days)
+
+    flags = ("--forget", str(deletions))
+    merged = tables_of(merge(tmp_path, images, "merged", "--days", days, *flags))
+    assert not any("p1" in row["keys"] for row in merged["images"])
+    direct = merge(tmp_path, images, "direct", "--log", log, *flags)
+    assert tables_of(direct) == merged
+    second = write(tmp_path / "second" / "all.csv", left)
+    os.remove(storage.join(images, "p1.png"))
+    never = tables_of(merge(tmp_path, images, "whole", "--log", second))
+    for table in (never["query_pairs"], merged["query_pairs"]):
+        for row in table:  # in which order people typed, whatever image they saw, is theirs
+            for name in ("reformulations", "weight", "evidence"):
+                row.pop(name)
+    assert merged == never
+
+    # A second time there is nothing left to do.
+    before = files_below(days)
+    assert forget.run(["--list", str(deletions), "--days", days]) == 0
+    assert files_below(days) == before
+    assert "next: ./run.sh all" in capsys.readouterr().out
+
+
+def _texts(days):
+    return b" ".join(
+        text.encode()
+        for name in sorted(os.listdir(days))
+        for batch in manifest.Dataset(storage.join(days, name)).batches("texts", ["query"])
+        for text in batch["query"].to_pylist()
+    )
+
+
+USERS = [f"user-{i}".encode() for i in range(6)]
+SESSIONS = [f"s{i}-{day}".encode() for i in range(6) for day in range(4)]
+
+
+def test_no_output_names_a_person(tmp_path, images):
+    rows = rows_of()
+    bad = {"clicks": "many", "timestamp": "soon", "image": "nobody knows", "query": "\x00"}
+    rows += [row | {name: value} for row in rows[:6] for name, value in bad.items()]
+    log = write(tmp_path / "log" / "all.csv", rows)
+    key = tmp_path / "key"
+    key.write_text("a key of more than 16 bytes")
+    for day in range(5):
+        mine_day(tmp_path, log, day, "--person_key", str(key))
+    merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
+    merge(tmp_path, images, "whole", "--log", log, "--person_key", str(key))
+    for folder in ("days", "merged", "whole"):
+        root = str(tmp_path / folder)
+        for name in storage.list_files(root):
+            data = _plain(storage.join(root, name))
+            for person in (*USERS, *SESSIONS, b"a key of more than"):
+                assert person not in data, (name, person)
+
+
+def _plain(path):
+    """All values of a file: Parquet is compressed."""
+    if not path.endswith(".parquet"):
+        return storage.read_bytes(path)
+    import pyarrow.parquet as pq
+
+    return storage.read_bytes(path) + repr(pq.read_table(path).to_pylist()).encode()
+
+
+def test_a_partition_must_be_a_date(tmp_path, capsys):
+    log = write(tmp_path / "log.csv", rows_of(1))
+    argv = ["--log", log, "--partition", "yesterday", "--output", str(tmp_path / "d")]
+    assert mine_log.run(argv) == 2
+    assert "--partition yesterday: expected a date" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_datasets_is_no_folder_of_days(tmp_path, images, capsys):
+    log = write(tmp_path / "log.csv", rows_of(1))
+    merge(tmp_path, images, "not_days/mined", "--log", log)
+    argv = ["--days", str(tmp_path / "not_days"), "--images", images]
+    assert mine_pairs.run([*argv, "--output", str(tmp_path / "out")]) == 2
+    assert "written by mine_pairs: expected a day" in capsys.readouterr().err
+    os.makedirs(tmp_path / "empty")
+    argv[1] = str(tmp_path / "empty")
+    assert mine_pairs.run([*argv, "--output", str(tmp_path / "out")]) == 2
+    assert "expected days that mine_log wrote" in capsys.readouterr().err
