@@ -5,6 +5,8 @@ file of binary columns holds it. `messy_log` follows people through their sessio
 some of the rows are spoilt.
 """
 
+import datetime
+import math
 import random
 import zlib
 from collections.abc import Sequence
@@ -76,6 +78,20 @@ def written(rng: random.Random, seconds: float) -> bytes:
         date = f"2026-11-{date:02}" if date <= 30 else f"2026-12-{date - 30:02}"
         return f"{date}T{clock}{'Z' if kind == 2 else ''}".encode()
     return str(seconds if kind == 4 else int(seconds)).encode()
+
+
+def day_of(written: bytes) -> int | None:
+    """The day of a moment that `written` wrote, counted from FIRST_DAY; None for others."""
+    try:
+        text = written.decode()
+        if "T" in text:
+            date = datetime.date.fromisoformat(text.partition("T")[0])
+            return (date - datetime.date(2026, 11, 20)).days
+        number = float(text)
+    except ValueError:
+        return None
+    unit = 1 if number < 1e11 else 1e3 if number < 1e14 else 1e6
+    return None if math.isnan(number) else int((number / unit - FIRST_DAY) // DAY)
 
 
 def messy_log(

@@ -210,10 +210,8 @@ from (
     join ends x on x.query_id = query_a join ends y on y.query_id = query_b)
   where a <> b and a in (select query_id from pairs) and b in (select query_id from pairs))
 group by all;
--- People looked at an image at least three times for a query, and nobody chose it.
-create table clicked as
-select distinct image_id, last_id as query_id from sums join ends using (query_id)
-where clicks > 0;
+-- People looked at an image at least three times for a query (or a spelling of it), and it is
+-- none of the query's images.
 create table refused as
 select distinct image_id, last_id as query_id
 from (
@@ -223,7 +221,7 @@ from (
 join ends using (query_id)
 where last_id in (select query_id from pairs) and query_id not in (from rare);
 delete from refused r where exists (
-  from clicked c where c.image_id = r.image_id and c.query_id = r.query_id);
+  from merged m where m.image_id = r.image_id and m.query_id = r.query_id);
 create table skips as
 select least(a.query_id, b.query_id) as query_a, greatest(a.query_id, b.query_id) as query_b,
   count(*) as skips

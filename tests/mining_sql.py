@@ -198,7 +198,7 @@ def _texts(rows: list[dict[str, bytes | None]], settings: Settings) -> Iterable[
             blocked = {query, *query.split()} & set(settings.blocklist)
             if not query:
                 fault = "empty_query"
-            elif len(text) > settings.max_query_chars:
+            elif len(text.strip()) > settings.max_query_chars:
                 fault = "query_too_long"
             elif privacy.is_private(pa.array([text, query])).any():
                 fault = "private_query"
