@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import manifest
+from schemas import manifest, storage
 from schemas import stage as stage_lib
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
@@ -120,6 +120,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         with beam.Pipeline(options=options) as pipeline:
             job.build(pipeline, config, stage)
     except Exception as error:
+        storage.remove_tree(stage.spill)
         found = known_error(error)
         if found is None:
             raise

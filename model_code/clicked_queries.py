@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 
 def head_queries(queries: pa.Table, limit: int, min_images: int) -> np.ndarray:
-    """The best supported queries, which get a softmax weight of their own.
+    """The best of the head, which get a softmax weight of their own.
 
     Args:
       queries: the mined table of queries.
@@ -18,7 +18,8 @@ def head_queries(queries: pa.Table, limit: int, min_images: int) -> np.ndarray:
     Returns:
       [K] int64 query ids: most training clicks first, then by id.
     """
-    supported = queries.filter(pc.greater_equal(queries["train_images"], max(min_images, 1)))
+    enough = pc.greater_equal(queries["train_images"], max(min_images, 1))
+    supported = queries.filter(pc.and_(queries["head"], enough))
     order = [("train_clicks", "descending"), ("query_id", "ascending")]
     return supported.sort_by(order)["query_id"].to_numpy()[:limit]
 

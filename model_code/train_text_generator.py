@@ -113,7 +113,8 @@ def load_clicks(config: Config) -> Clicks:
       PhraseLensError: there is no training image with a clicked head query.
     """
     dataset = Dataset(config.mined)
-    table = dataset.table("queries", ["query_id", "query", "train_clicks", "train_images"])
+    columns = ["query_id", "query", "train_clicks", "train_images", "head"]
+    table = dataset.table("queries", columns)
     query_ids = head_queries(table, config.head_queries, config.min_query_images)
     texts = table["query"].to_pylist()
     image_ids = dataset.table("images", ["image_id"])["image_id"]

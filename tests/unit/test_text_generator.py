@@ -177,9 +177,10 @@ def test_best_ranks_are_those_of_sorting(seed):
 def test_head_queries_are_the_best_supported():
     queries = pa.table(
         {
-            "query_id": pa.array([4, 3, 2, 1, 0], pa.int64()),
-            "train_clicks": [5.0, 5.0, 9.0, 50.0, 1.0],
-            "train_images": pa.array([2, 2, 1, 0, 3], pa.int64()),
+            "query_id": pa.array([4, 3, 2, 1, 0, 5], pa.int64()),
+            "train_clicks": [5.0, 5.0, 9.0, 50.0, 1.0, 99.0],
+            "train_images": pa.array([2, 2, 1, 0, 3, 9], pa.int64()),
+            "head": [True] * 5 + [False],
         }
     )
     assert head_queries(queries, 10, 1).tolist() == [2, 3, 4, 0]
