@@ -19,7 +19,7 @@ from schemas import tables
 from schemas.config import flag
 from transforms import datasets
 from transforms.files import content_hash
-from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
+from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.models import ModelFolder
 from transforms.predictions import ClassifyImages, group_units
 from transforms.shards import MapShards

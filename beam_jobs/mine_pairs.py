@@ -32,11 +32,22 @@ from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import FILE_NAME, Dataset
-from transforms import associations, datasets, evidence, mined_images, pairs, queries, spelling
+from transforms import (
+    associations,
+    datasets,
+    days,
+    evidence,
+    mined_images,
+    pairs,
+    queries,
+    spelling,
+)
 from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
 from transforms.duplicates import FindDuplicates
+from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
-from transforms.images import IMAGE_FIELDS, IMAGE_FORMATS, ReadImages, count_images, plan_units
+from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
+from transforms.images import ReadImages
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.rows import ReadRows
 from transforms.tabular import check_columns, column_mapping, read_table
@@ -132,19 +143,19 @@ def find_days(folder: str) -> dict[str, Dataset]:
         for file in storage.list_files(folder)
         if file.endswith(ends) and file.count("/") == 1
     ]
-    days = {name: Dataset(storage.join(folder, name)) for name in sorted(names)}
-    for name, day in days.items():
+    found = {name: Dataset(storage.join(folder, name)) for name in sorted(names)}
+    for name, day in found.items():
         if day.manifest.stage != "mine_log":
             raise PhraseLensError(
                 f"{storage.join(folder, name)}, written by {day.manifest.stage}",
                 "a day that mine_log wrote",
                 "Keep days in a folder of their own.",
             )
-    if not days:
+    if not found:
         raise PhraseLensError(
             f"--days {folder}", "days that mine_log wrote", "Run mine_log for each day."
         )
-    return days
+    return found
 
 
 def _image_units(config: Config):
@@ -201,8 +212,8 @@ def _size(config: Config) -> tuple[int, int]:
     if config.log:
         log = sum(file.size_in_bytes for file in mine_log.plan(config)[1])
     else:
-        days = find_days(config.days).values()
-        log = sum(shard.bytes for day in days for shard in day.shards("evidence"))
+        found = find_days(config.days).values()
+        log = sum(shard.bytes for day in found for shard in day.shards("evidence"))
     images = sum(f.size_in_bytes for f in _image_units(config)[1]) if config.images else 0
     return log, images
 
@@ -222,7 +233,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         if config.log
         else _read_days(pipeline, config, stage, people_shards)
     )
-    log = merged["facts"] | pairs.ReadFacts()
+    log = merged["facts"] | ReadFacts()
     if config.images:
         pictures = _mine_images(pipeline, config, stage, shares, num_shards)
         joined = (
@@ -294,16 +305,16 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 
 def _mine_log(pipeline, config, stage, num_shards) -> dict:
-    """The tables of evidence.MERGED, texts and languages of a log; lists of dead and counts."""
+    """The tables of days.MERGED, texts and languages of a log; lists of dead and counts."""
     read = pipeline | mine_log.ReadEvents(
         mine_log.plan(config)[0], mine_log.log_rules(config, None), stage
     )
     mined = (
         read.events
         | "ByPerson" >> evidence.GroupPeople(num_shards, stage.spill)
-        | evidence.MineAndMergeDays(mine_log.day_rules(config, None), config.session_gap)
+        | days.MineAndMergeDays(mine_log.day_rules(config, None), config.session_gap)
     )
-    found = {name: mined[name] for name in (*evidence.MERGED, "languages")}
+    found = {name: mined[name] for name in (*days.MERGED, "languages")}
     return found | {
         "texts": read.texts,
         DEAD: [read[DEAD]],
@@ -313,21 +324,21 @@ def _mine_log(pipeline, config, stage, num_shards) -> dict:
 
 def _read_days(pipeline, config, stage, num_shards) -> dict:
     """The same of the days that mine_log wrote."""
-    days = find_days(config.days).values()
+    found_days = find_days(config.days).values()
     read = {
         name: pipeline
         | f"Shards of {name}"
-        >> beam.Create([day.path(shard) for day in days for shard in day.shards(name)])
-        | f"Read {name}" >> evidence.ReadDays(mine_log.SCHEMAS[name], mine_log.deletions(config))
+        >> beam.Create([day.path(shard) for day in found_days for shard in day.shards(name)])
+        | f"Read {name}" >> days.ReadDays(mine_log.SCHEMAS[name], mine_log.deletions(config))
         for name in mine_log.SCHEMAS
     }
     merged = (
         {name: read[name] for name in ("evidence", "visits")}
         | "ByPerson"
         >> GroupShards({"evidence": "person", "visits": "person"}, num_shards, stage.spill)
-        | evidence.MergeDays(config.session_gap)
+        | days.MergeDays(config.session_gap)
     )
-    found = {name: merged[name] for name in evidence.MERGED}
+    found = {name: merged[name] for name in days.MERGED}
     return found | {name: read[name] for name in ("texts", "languages")} | {DEAD: [], COUNTS: []}
 
 

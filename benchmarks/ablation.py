@@ -70,14 +70,12 @@ def table(values: np.ndarray, metric: str) -> str:
     return "\n".join(lines)
 
 
+def work(config: Config) -> None:
+    print(table(measure(config), config.metric))
+
+
 def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench ablation", __doc__ or "", argv)
-        print(table(measure(config), config.metric))
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench ablation", __doc__, argv, work)
 
 
 if __name__ == "__main__":

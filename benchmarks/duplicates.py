@@ -328,21 +328,19 @@ def _print(name: str, known: Known, start: float) -> None:
         print("  taken for one: " + ", ".join(f"{name} ({n})" for name, n in cluster.items()))
 
 
-def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench duplicates", __doc__ or "", argv)
-        for name in config.names:
-            start = time.monotonic()
-            folder = os.path.join(config.data, name, "images")
-            originals = read_originals(folder, config.images, config.seed)
-            _print(name, with_copies(originals, config.seed), start)
+def work(config: Config) -> None:
+    for name in config.names:
         start = time.monotonic()
-        _print("scenes", drawn_scenes(config.scenes, config.seed), start)
-        print(f"\nsignature / decoding of 512 x 512 pixels: {cost_of_signature():.1%}")
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        folder = os.path.join(config.data, name, "images")
+        originals = read_originals(folder, config.images, config.seed)
+        _print(name, with_copies(originals, config.seed), start)
+    start = time.monotonic()
+    _print("scenes", drawn_scenes(config.scenes, config.seed), start)
+    print(f"\nsignature / decoding of 512 x 512 pixels: {cost_of_signature():.1%}")
+
+
+def run(argv: list[str] | None = None) -> int:
+    return config_lib.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -378,15 +378,13 @@ def write_jsonl(table: pa.Table, path: str) -> None:
         file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
 
 
+def work(config: Config) -> None:
+    report_samples(config)
+    report_speed(config)
+
+
 def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench formats", __doc__ or "", argv)
-        report_samples(config)
-        report_speed(config)
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench formats", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -197,12 +197,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    try:
-        bench(config_lib.parse(Config, "./run.sh bench mining", __doc__ or "", argv))
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench mining", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

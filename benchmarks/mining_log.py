@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from schemas import config as config_lib
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 
 FILE_ROWS = 1_000_000
 FIRST_MS = 1_795_132_800_000  # 2026-11-20
@@ -204,15 +203,13 @@ def write_log(folder: Path, events: int, seed: int) -> Path:
     return folder
 
 
+def work(config: Config) -> None:
+    folder = write_log(Path(config.output), config.events, config.seed)
+    print(f"wrote {config.events:,} rows into {folder}")
+
+
 def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench mining_log", __doc__ or "", argv)
-        folder = write_log(Path(config.output), config.events, config.seed)
-        print(f"wrote {config.events:,} rows into {folder}")
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench mining_log", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -191,17 +191,15 @@ def with_spark(config: Config) -> None:
     spark.stop()
 
 
+def work(config: Config) -> None:
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    {"duckdb": with_duckdb, "spark": with_spark}[config.engine](config)
+    pairs = pq.read_table(f"{config.output}/pairs.parquet", columns=["image_id"]).num_rows
+    print(f"wrote {pairs:,} pairs into {config.output}")
+
+
 def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench mining_peers", __doc__ or "", argv)
-        Path(config.output).mkdir(parents=True, exist_ok=True)
-        {"duckdb": with_duckdb, "spark": with_spark}[config.engine](config)
-        pairs = pq.read_table(f"{config.output}/pairs.parquet", columns=["image_id"]).num_rows
-        print(f"wrote {pairs:,} pairs into {config.output}")
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -118,24 +118,22 @@ def classify(config: Config, name: str, work: str, labels_per_class: int) -> dic
     return pipeline.read_evaluation(Dataset(fusion))
 
 
+def work(config: Config) -> None:
+    tables = []
+    for name in config.names:
+        work = embed(config, name)
+        for labels in (FEW, 0):
+            evaluation = classify(config, name, work, labels)
+            tables.append(
+                f"{name}, {labels or 'all'} labels a class, {evaluation['rows']['train']:,} "
+                f"training and {evaluation['rows']['test']:,} test images:\n"
+                f"{pipeline.ablation_table(evaluation)}"
+            )
+    print("\n" + "\n\n".join(tables))
+
+
 def run(argv: list[str] | None = None) -> int:
-    try:
-        config = config_lib.parse(Config, "./run.sh bench real_data", __doc__ or "", argv)
-        tables = []
-        for name in config.names:
-            work = embed(config, name)
-            for labels in (FEW, 0):
-                evaluation = classify(config, name, work, labels)
-                tables.append(
-                    f"{name}, {labels or 'all'} labels a class, {evaluation['rows']['train']:,} "
-                    f"training and {evaluation['rows']['test']:,} test images:\n"
-                    f"{pipeline.ablation_table(evaluation)}"
-                )
-        print("\n" + "\n\n".join(tables))
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return config_lib.main(Config, "./run.sh bench real_data", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ class Config:
 import argparse
 import dataclasses
 import difflib
+import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.errors import PhraseLensError
@@ -124,3 +125,23 @@ def parse(config: type, prog: str, description: str, argv: Sequence[str] | None)
     if leftover:
         raise unknown_flags(leftover, [f"--{f.name}" for f in dataclasses.fields(config)])
     return from_args(config, args)
+
+
+def main(
+    config: type,
+    prog: str,
+    doc: str | None,
+    argv: Sequence[str] | None,
+    work: Callable[[Any], None],
+) -> int:
+    """A command that has no dataset of its own: parses its flags and works.
+
+    Returns:
+      The exit status: 0, or 2 where a PhraseLensError says what is wrong.
+    """
+    try:
+        work(parse(config, prog, doc or "", argv))
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

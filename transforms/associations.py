@@ -94,7 +94,7 @@ def _edges(a: np.ndarray, b: np.ndarray, **evidence: np.ndarray) -> pa.Table:
 
 
 def step_edges(steps: pa.Table) -> pa.Table:
-    """Rows of evidence.STEPS as rows of EDGES."""
+    """Rows of days.STEPS as rows of EDGES."""
     a, b = steps["query_a"].to_numpy(), steps["query_b"].to_numpy()
     return _edges(a, b, reformulations=steps["reformulations"].to_numpy())
 

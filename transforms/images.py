@@ -7,41 +7,20 @@ import dataclasses
 import functools
 import hashlib
 import io
-import itertools
-import os
-from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.tfrecordio import _TFRecordUtil
 from PIL import ExifTags, Image
 
 from model_code.progress import Progress
-from schemas import storage
 from schemas.dead_letter import dead_letters
-from schemas.errors import PhraseLensError
 from schemas.stage import Stage
-from transforms import webdataset
-from transforms.compression import open_stream
 from transforms.datasets import COUNTS, DEAD, Output
-from transforms.files import match
-from transforms.rows import checked_file, texts_of
+from transforms.image_units import read_unit
+from transforms.rows import checked_file
 from transforms.signatures import SIGNATURE_BYTES, signature
-from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
-IMAGE_FIELDS = ("key", "image", "path")
-IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
-BATCH_IMAGES = 64
-
-RAW_IMAGES = pa.schema(
-    [
-        ("key", pa.string()),  # null where it is no valid text
-        ("image", pa.binary()),
-    ]
-)
 CLEAN_IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
@@ -207,213 +186,6 @@ def clean_images(
         schema=CLEAN_IMAGES,
     )
     return Output({"clean": clean}, tuple(letters), counts)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageUnit:
-    """A piece of the images that is read at once: files, or one table, TFRecord or tar file."""
-
-    format: str
-    paths: tuple[str, ...]
-    mapping: dict[str, str]
-    keys: tuple[str, ...] = ()
-
-
-def plan_units(
-    flag: str, patterns: Sequence[str], format_: str, mapping: dict[str, str], key: str
-) -> tuple[list[ImageUnit], list[FileMetadata]]:
-    """Finds the images behind a flag.
-
-    Args:
-      flag: the flag's name, for errors.
-      patterns: globs, folders or files.
-      format_: one of IMAGE_FORMATS; auto goes by the names of the files.
-      mapping: field → column (table) or feature (tfrecord).
-      key: what names an image file: its `stem`, its file `name` or its `path`.
-
-    Returns:
-      The units, and the files for their content hash.
-
-    Raises:
-      PhraseLensError: nothing matches, a table or TFRecord has not the columns, or a file
-        is no tar file.
-    """
-    files = match(flag, patterns)
-    paths = [file.path for file in files]
-    if format_ == "auto":
-        shards = any(map(webdataset.is_shard, paths))
-        format_ = "webdataset" if shards else _format_of(paths[0])
-    if format_ == "files":
-        keys = [_key_of(path, key) for path in paths]
-        units = [
-            ImageUnit(
-                "files",
-                tuple(paths[i : i + BATCH_IMAGES]),
-                mapping,
-                tuple(keys[i : i + BATCH_IMAGES]),
-            )
-            for i in range(0, len(paths), BATCH_IMAGES)
-        ]
-        return units, files
-    if format_ == "webdataset":  # beside its shards, img2dataset writes tables about them
-        paths = [path for path in paths if webdataset.is_shard(path)]
-    units = []
-    for path in paths:
-        columns = mapping
-        if format_ == "table":
-            columns = _downloaded_columns(path, mapping)
-            check_columns(path, "image_columns", columns, ("key",), ("image", "path"))
-        elif format_ == "tfrecord":
-            _check_features(path, mapping)
-        units.append(ImageUnit(format_, (path,), columns))
-    if not units:
-        raise PhraseLensError(
-            f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
-        )
-    return units, files
-
-
-def _format_of(path: str) -> str:
-    if ".tfrecord" in path.rsplit("/", 1)[-1].lower():
-        return "tfrecord"
-    return "table" if table_format(path) else "files"
-
-
-def _downloaded_columns(path: str, mapping: dict[str, str]) -> dict[str, str]:
-    """The mapping, or for a table of img2dataset the columns that it has for the same."""
-    columns = columns_of(path)
-    if mapping["image"] in columns or not {"key", "jpg", "status"} <= set(columns):
-        return mapping
-    return mapping | {"image": "jpg", "status": "status"}
-
-
-def _check_features(path: str, mapping: dict[str, str]) -> None:
-    """Fails before any work when the first record of a TFRecord file has not the features."""
-    try:
-        with open_stream(path) as file:
-            record = _TFRecordUtil.read_record(file)
-        if record is not None:
-            _decode_record(record, mapping)
-    except _RECORD_ERRORS as error:
-        raise PhraseLensError(
-            path,
-            f"TFRecord of tf.Example with {mapping['key']!r} and {mapping['image']!r} ({error})",
-            "Name the features with --image_columns key=FEATURE,image=FEATURE.",
-        ) from error
-
-
-def count_images(units: Sequence[ImageUnit]) -> int | None:
-    """How many images some units hold, or None for tables, which would have to be read."""
-    return sum(len(u.paths) for u in units) if units and units[0].format == "files" else None
-
-
-def _key_of(path: str, key: str) -> str:
-    name = path.rsplit("/", 1)[-1]
-    return {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key]
-
-
-def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    """Reads a unit's images: tables of RAW_IMAGES of at most BATCH_IMAGES rows, and bad rows."""
-    if unit.format == "files":
-        yield from _read_files(unit.paths, unit.keys)
-    elif unit.format == "table":
-        yield from _read_image_table(unit)
-    elif unit.format == "webdataset":
-        for batch in webdataset.read_images(unit.paths[0], BATCH_IMAGES):
-            if isinstance(batch, BadRows):
-                yield batch
-            else:
-                yield _raw_images([(_valid(key), data) for key, data in batch])
-    else:
-        yield from _read_tfrecord(unit)
-
-
-def _read_files(paths: Sequence[str], keys: Sequence[str]) -> Iterator[pa.Table | BadRows]:
-    rows = []
-    for path, key in zip(paths, keys, strict=True):
-        try:
-            rows.append((_valid(key), storage.read_bytes(path)))
-        except (OSError, UnicodeError) as error:
-            yield BadRows("unreadable_file", path, [str(error)])
-    if rows:
-        yield _raw_images(rows)
-
-
-def _valid(key: str) -> str | None:
-    """The key, or None where it is the name of a file that is no UTF-8."""
-    return None if any("\ud800" <= character <= "\udfff" for character in key) else key
-
-
-def _raw_images(rows: list[tuple]) -> pa.Table:
-    keys, images = zip(*rows, strict=True)
-    return pa.table([pa.array(keys, pa.string()), pa.array(images, pa.binary())], RAW_IMAGES)
-
-
-def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    """Takes the bytes of a row where there are any, else the file that its path names."""
-    (table_path,) = unit.paths
-    for batch in read_table(table_path, unit.mapping, BATCH_IMAGES):
-        if isinstance(batch, BadRows):
-            yield batch
-            continue
-        if "status" in batch.column_names:  # where a download failed there is no image
-            batch = batch.filter(pc.equal(batch["status"], b"success"))
-        column = {
-            name: batch[name] if name in batch.column_names else None for name in IMAGE_FIELDS
-        }
-        keys = texts_of(column["key"], batch.num_rows)
-        paths = texts_of(column["path"], batch.num_rows)
-        images = column["image"].to_pylist() if column["image"] else [None] * batch.num_rows
-        rows = []
-        for key, path, image in zip(keys, paths, images, strict=True):
-            try:
-                if path and not image:
-                    image = storage.read_bytes(_resolve(table_path, path))
-                rows.append((key, image))
-            except (OSError, ValueError) as error:
-                yield BadRows("unreadable_image", path or "", [str(error)])
-        if rows:
-            yield _raw_images(rows)
-
-
-def _resolve(table_path: str, path: str) -> str:
-    return path if "://" in path else os.path.join(os.path.dirname(table_path), path)
-
-
-_RECORD_ERRORS = (KeyError, ValueError, RuntimeError, OSError, pa.ArrowException)
-
-
-def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, bytes | None]:
-    """Key and image of a serialised tf.Example; raises one of _RECORD_ERRORS."""
-    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
-
-    batch = ExamplesToRecordBatchDecoder().DecodeBatch([record])
-    key, image = (batch.column(mapping[field]).flatten() for field in ("key", "image"))
-    return texts_of(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
-        image
-    ) else None
-
-
-def _read_tfrecord(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    (path,) = unit.paths
-    rows: list[tuple] = []
-    try:
-        with open_stream(path) as file:
-            for number in itertools.count(1):
-                record = _TFRecordUtil.read_record(file)
-                if record is None:
-                    break
-                try:
-                    rows.append(_decode_record(record, unit.mapping))
-                except _RECORD_ERRORS as error:
-                    yield BadRows("bad_row", path, [f"record {number}: {error}"])
-                if len(rows) == BATCH_IMAGES:
-                    yield _raw_images(rows)
-                    rows = []
-    except (ValueError, OSError) as error:
-        yield BadRows("unreadable_file", path, [str(error)])
-    if rows:
-        yield _raw_images(rows)
 
 
 class ReadImages(beam.PTransform):

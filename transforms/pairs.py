@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
-from collections.abc import Mapping
 
 import apache_beam as beam
 import numpy as np
@@ -15,8 +13,10 @@ from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
 from transforms import associations
 from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, write_sorted
+from transforms.days import PAIR_EVIDENCE, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
-from transforms.evidence import PAIR_EVIDENCE, QUERY_USERS, add_up
+from transforms.evidence import add_up
+from transforms.examination import EXAMINED_UNIT, Log, wilson_lower_bound
 from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES, SplitShares, split_of
 from transforms.queries import query_stats, rename_variants
 
@@ -34,10 +34,6 @@ CANDIDATES = pa.schema(
 )
 # A query that may leave, and how often it was clicked, in 1/CLICK_UNIT.
 KNOWN_QUERIES = pa.schema([("query_id", pa.int64()), ("text", pa.string()), ("clicks", pa.int64())])
-
-EXAMINED_UNIT = 65_536
-MIN_EXAMINATION = EXAMINED_UNIT // 16  # a click far down would otherwise count for hundreds
-Z = 1.6449  # one-sided 95 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,71 +58,6 @@ class PairRules:
     evidence: str = "auto"
     min_skips: int = 3
     max_linked_queries: int = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """What is known of the whole log.
-
-    Attributes:
-      has_users: whether any row names who typed it.
-      has_rates: whether it tells of images that were shown and not clicked.
-      examination: [positions + 1] int64 in 1/EXAMINED_UNIT, how likely people look there;
-        place 0 is for unknown positions.
-    """
-
-    has_users: bool
-    has_rates: bool
-    examination: np.ndarray
-
-    @classmethod
-    def of_facts(cls, facts: Mapping[str, int]) -> "Log":
-        """From the sums of evidence.FACTS."""
-        return cls(facts.get("users", 0) > 0, facts.get("unclicked", 0) > 0, _examination(facts))
-
-
-def _examination(facts: Mapping[str, int]) -> np.ndarray:
-    """How likely people look at a position, from how much less they click there.
-
-    Click-through rate against that of the first position that is clicked at all, never
-    rising on the way down: clicks over expected clicks (Zhang and Jones, WWW 2007) under
-    the examination hypothesis (Craswell et al., WSDM 2008). All integers, so exact.
-    """
-    named = (re.fullmatch(r"clicks@(\d+)", name) for name in facts)
-    positions = sorted(int(found[1]) for found in named if found)
-    clicks = {k: facts[f"clicks@{k}"] for k in positions}
-    shown = {k: facts[f"impressions@{k}"] for k in positions}
-    examination = np.full(max(positions, default=0) + 1, EXAMINED_UNIT, np.int64)
-    first = next((k for k in positions if k and clicks[k]), None)
-    likely = EXAMINED_UNIT
-    for k in positions:
-        if first is not None and k > first and shown[k]:
-            rate = EXAMINED_UNIT * clicks[k] * shown[first] // (shown[k] * clicks[first])
-            likely = max(MIN_EXAMINATION, min(likely, rate))
-            examination[k] = likely
-    return examination
-
-
-def wilson_lower_bound(clicks: np.ndarray, examined: np.ndarray) -> np.ndarray:
-    """Lower end of the one-sided 95 % interval of a click rate.
-
-    Unlike a Beta prior it needs no rate of the whole catalogue to start from, so that a
-    pair's score depends on its own evidence alone.
-
-    Args:
-      clicks: [n] float64.
-      examined: [n] float64, at least `clicks`.
-
-    Returns:
-      [n] float64 in [0, 1); 0 without clicks.
-
-    Source: Wilson, JASA 1927; Brown, Cai, DasGupta, Statistical Science 2001, section 3.
-    """
-    n = np.maximum(examined, 1 / EXAMINED_UNIT)
-    p = clicks / n
-    spread = Z * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    bound = (p + Z**2 / (2 * n) - spread) / (1 + Z**2 / n)
-    return np.where(clicks > 0, np.maximum(bound, 0), 0)
 
 
 def join_images(evidence: pa.Table, keys: pa.Table, stage: Stage) -> Output:
@@ -355,21 +286,6 @@ def build_pairs(
         tables.PAIRS,
     )
     return Output({"pairs": pairs, "refused": refused}, (), counts)
-
-
-class ReadFacts(beam.PTransform):
-    """PCollection of tables of evidence.FACTS → the `Log`, as a side input."""
-
-    def _rows(self, table):
-        yield from zip(table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
-
-    def expand(self, tables):
-        sums = tables | beam.FlatMap(self._rows) | beam.CombinePerKey(sum)
-        one = sums.pipeline | beam.Create([None])
-        log = one | "Read" >> beam.Map(
-            lambda _, facts: Log.of_facts(facts), beam.pvalue.AsDict(sums)
-        )
-        return beam.pvalue.AsSingleton(log)
 
 
 class JoinImages(beam.PTransform):

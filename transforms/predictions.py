@@ -8,7 +8,8 @@ from model_code.progress import Progress
 from schemas import tables
 from schemas.stage import Stage
 from transforms.datasets import Output
-from transforms.images import BATCH_IMAGES, ImageUnit, clean_images, read_unit
+from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
+from transforms.images import clean_images
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.rows import bad_rows

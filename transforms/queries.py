@@ -12,8 +12,9 @@ from model_code.text import detect_languages
 from schemas import tables
 from schemas.stage import Stage
 from transforms.datasets import SHARDS, from_blocks, write_sorted
+from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
-from transforms.evidence import LANGUAGES, QUERY_DAYS, QUERY_USERS, add_up
+from transforms.evidence import LANGUAGES, add_up
 
 QUERY_STATS = pa.schema(
     [
@@ -75,7 +76,7 @@ def build_queries(
       languages: rows of LANGUAGES; the one that most events give wins, and where none does
         the text is identified.
       users: rows of QUERY_USERS.
-      days: rows of evidence.QUERY_DAYS.
+      days: rows of days.QUERY_DAYS.
       spellings: rows of QUERY_TEXTS: other spellings of a query.
 
     Returns:

@@ -10,8 +10,9 @@ from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
 from transforms.datasets import GroupShards, from_blocks
+from transforms.days import STEPS
 from transforms.events import QUERY_TEXTS
-from transforms.evidence import STEPS, add_up
+from transforms.evidence import add_up
 from transforms.pairs import CANDIDATES, KNOWN_QUERIES
 from transforms.queries import VARIANTS
 

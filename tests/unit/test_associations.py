@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas import tables
 from transforms import associations
 from transforms.associations import EDGES, WEIGHTED_EDGES
-from transforms.evidence import STEPS
+from transforms.days import STEPS
 from transforms.queries import VARIANTS
 
 

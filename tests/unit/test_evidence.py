@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms import evidence
+from transforms import days, evidence
 from transforms.datasets import from_blocks, split_by_hash
 from transforms.events import DAY_MS, EVENTS
 from transforms.evidence import DayRules
@@ -101,12 +101,12 @@ def test_evidence_is_what_people_did_capped(rows, max_events, max_clicks):
 @given(ROWS, st.integers(0, 10), st.randoms())
 def test_merged_days_are_one_run(rows, gap, random):
     whole = mine(rows).tables
-    expected = evidence.merge_days(whole["evidence"], whole["visits"], gap)
+    expected = days.merge_days(whole["evidence"], whole["visits"], gap)
     random.shuffle(rows)
-    days = [mine([r for r in rows if day_of(r) == day]).tables for day in (1, None, 0)]
-    merged = evidence.merge_days(
-        pa.concat_tables([day["evidence"] for day in days]),
-        pa.concat_tables([day["visits"] for day in days]),
+    parts = [mine([r for r in rows if day_of(r) == day]).tables for day in (1, None, 0)]
+    merged = days.merge_days(
+        pa.concat_tables([day["evidence"] for day in parts]),
+        pa.concat_tables([day["visits"] for day in parts]),
         gap,
     )
     for name in ("pairs", "users", "days", "steps"):
@@ -136,7 +136,7 @@ def test_steps_are_those_of_a_session_within_the_gap(rows, gap):
     for row in rows:
         row["session"] = ids.get((row["session"], row["user"]))
     mined = mine(rows).tables
-    steps = evidence.merge_days(mined["evidence"], mined["visits"], gap).tables["steps"]
+    steps = days.merge_days(mined["evidence"], mined["visits"], gap).tables["steps"]
     found = {(r["query_a"], r["query_b"]): r["reformulations"] for r in steps.to_pylist()}
     assert found == expected
 
@@ -148,9 +148,7 @@ def test_one_person_is_told_from_several():
 
     def several(rows):
         mined = mine(rows).tables
-        (pair,) = (
-            evidence.merge_days(mined["evidence"], mined["visits"], 1).tables["pairs"].to_pylist()
-        )
+        (pair,) = days.merge_days(mined["evidence"], mined["visits"], 1).tables["pairs"].to_pylist()
         return pair["first_person"] != pair["last_person"]
 
     assert not several([row(7), row(7, time=6), row(8, clicks=0)])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.errors import PhraseLensError
-from transforms.images import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
 from transforms.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}

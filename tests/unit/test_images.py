@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from tests import image_files
 from tests.image_files import chunk, encode, photo, png, png16
-from transforms import images
+from transforms import image_units, images
 from transforms.images import ImageError, clean_image
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
@@ -214,7 +214,7 @@ def test_one_bad_image_kills_one_row():
     rows[9]["key"] = ""
     rows[10]["key"] = None
     rows[11]["image"] = None
-    table = pa.Table.from_pylist(rows, images.RAW_IMAGES)
+    table = pa.Table.from_pylist(rows, image_units.RAW_IMAGES)
     output = images.clean_images(table, STAGE, MAX_PIXELS, 512)
     assert output.tables["clean"]["key"].to_pylist() == [
         f"i{i}" for i in range(32) if i not in (3, 9, 10, 11)
@@ -245,4 +245,4 @@ def test_one_bad_image_kills_one_row():
     ],
 )
 def test_format_of(path, format_):
-    assert images._format_of(path) == format_
+    assert image_units._format_of(path) == format_

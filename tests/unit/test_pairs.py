@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from transforms import pairs
+from transforms.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
 from transforms.events import QUERY_TEXTS
-from transforms.evidence import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
+from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound
 from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES
-from transforms.pairs import CANDIDATES, EXAMINED_UNIT, IMAGE_EVIDENCE, Log, PairRules
+from transforms.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
 from transforms.queries import VARIANTS
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
@@ -39,7 +40,7 @@ def candidates(rows):
 
 @pytest.mark.parametrize(("clicks", "examined"), [(0, 10), (1, 1), (1, 2), (10, 10), (50, 100)])
 def test_wilson_lower_bound(clicks, examined):
-    found = pairs.wilson_lower_bound(np.array([float(clicks)]), np.array([float(examined)]))
+    found = wilson_lower_bound(np.array([float(clicks)]), np.array([float(examined)]))
     interval = binomtest(clicks, examined).proportion_ci(confidence_level=0.9, method="wilson")
     assert found[0] == pytest.approx(interval.low, abs=1e-4)
 
@@ -48,8 +49,8 @@ def test_wilson_lower_bound(clicks, examined):
 def test_wilson_bound_is_an_end_of_the_interval_that_it_claims(clicks, more):
     """At the bound, the observed rate is Z standard errors away: the definition (Wilson 1927)."""
     n = clicks + more
-    (bound,) = pairs.wilson_lower_bound(np.array([float(clicks)]), np.array([float(n)]))
-    assert clicks / n - bound == pytest.approx(pairs.Z * np.sqrt(bound * (1 - bound) / n), rel=1e-6)
+    (bound,) = wilson_lower_bound(np.array([float(clicks)]), np.array([float(n)]))
+    assert clicks / n - bound == pytest.approx(Z * np.sqrt(bound * (1 - bound) / n), rel=1e-6)
 
 
 def facts(*rows):
@@ -80,7 +81,7 @@ def test_a_click_further_down_is_worth_more():
     )
     found = pairs.weigh(table, Log(True, True, examination), PairRules()).tables["candidates"]
     score = {row["image_id"]: row["score"] for row in found.to_pylist()}
-    bounds = pairs.wilson_lower_bound(np.array([2.0, 2.0]), np.array([8.0, 2.0]))
+    bounds = wilson_lower_bound(np.array([2.0, 2.0]), np.array([8.0, 2.0]))
     assert [score["x"], score["y"]] == bounds.tolist()
     assert score["y"] > score["x"]
 

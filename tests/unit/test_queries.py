@@ -6,8 +6,9 @@ import pytest
 
 from schemas import tables
 from transforms import queries
+from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import QUERY_TEXTS
-from transforms.evidence import LANGUAGES, QUERY_DAYS, QUERY_USERS
+from transforms.evidence import LANGUAGES
 
 
 def table(schema, rows):
