@@ -15,8 +15,10 @@ import dataclasses
 import datetime
 import functools
 import sys
+from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.io.filesystem import FileMetadata
 
 from beam_jobs import job
 from model_code.text import NORMALIZATION_VERSION, normalize_query
@@ -35,7 +37,8 @@ from transforms.rows import ReadRows
 from transforms.tabular import column_mapping
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
-EVENT_SHARD_BYTES = 32 << 20  # of the log for each shard of people
+EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
+PACKED = 5  # so much smaller than text a compressed log is, about
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,14 @@ def plan(config: LogConfig):
     return plan_log("log", config.log, config.format, mapping, UNIT_BYTES)
 
 
+def text_bytes(files: Sequence[FileMetadata]) -> int:
+    """About how large a log is as text: what decides how many shards it needs."""
+    packed = (".parquet", ".pq", ".gz", ".bz2", ".zst", ".snappy", ".sz")
+    return sum(
+        file.size_in_bytes * (PACKED if file.path.lower().endswith(packed) else 1) for file in files
+    )
+
+
 def shards_for(size: int, shard_bytes: int) -> int:
     """Shards that keep each one small, whatever the size of the input; never fewer than 4."""
     return min(max(4, -(-size // shard_bytes)), 4096)
@@ -186,8 +197,7 @@ def preflight(config: Config) -> job.Inputs:
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     units, files = plan(config)
     day = day_number(config.partition)
-    size = sum(file.size_in_bytes for file in files)
-    num_shards = config.num_shards or shards_for(size, EVENT_SHARD_BYTES)
+    num_shards = config.num_shards or shards_for(text_bytes(files), EVENT_SHARD_BYTES)
     log = pipeline | ReadEvents(units, log_rules(config, day), stage)
     mined = (
         log.events

@@ -116,7 +116,7 @@ TABLES = {
     "query_days": datasets.parquet(tables.QUERY_DAYS),
     "query_pairs": datasets.parquet(tables.QUERY_PAIRS),
 }
-SHARD_BYTES = 128 << 20  # of log and images for each shard
+SHARD_BYTES = 128 << 20  # of log, as text, and images for each shard
 
 
 def rules_of(config: Config) -> pairs.PairRules:
@@ -210,10 +210,11 @@ def preflight(config: Config) -> job.Inputs:
 def _size(config: Config) -> tuple[int, int]:
     """Bytes of the log and of the images."""
     if config.log:
-        log = sum(file.size_in_bytes for file in mine_log.plan(config)[1])
+        log = mine_log.text_bytes(mine_log.plan(config)[1])
     else:
         found = find_days(config.days).values()
-        log = sum(shard.bytes for day in found for shard in day.shards("evidence"))
+        evidence_bytes = sum(s.bytes for day in found for s in day.shards("evidence"))
+        log = mine_log.PACKED * evidence_bytes
     images = sum(f.size_in_bytes for f in _image_units(config)[1]) if config.images else 0
     return log, images
 

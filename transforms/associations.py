@@ -1,5 +1,7 @@
 """Pairs and sessions → query–query associations: which queries want the same, which do not."""
 
+from collections.abc import Iterator
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.compute as pc
 
 from schemas import tables
 from schemas.stage import Stage
-from transforms.datasets import GroupShards, from_blocks, write_sorted
+from transforms.datasets import GroupShards, from_blocks, par_do, write_sorted
 from transforms.events import CLICK_UNIT
 from transforms.evidence import add_up
 from transforms.queries import rename_variants
@@ -177,7 +179,7 @@ class KeepKnown(beam.PTransform):
         super().__init__()
         self._num_shards, self._spill = num_shards, spill
 
-    def _keep(self, shard, side):
+    def _keep(self, shard, side) -> Iterator[pa.Table]:
         _, blocks = shard
         edges, known = from_blocks(blocks["edges"], EDGES), from_blocks(blocks["known"], _IDS)
         yield edges.filter(pc.is_in(edges[side], value_set=known["query_id"].combine_chunks()))
@@ -211,7 +213,7 @@ class BuildQueryPairs(beam.PTransform):
         yield beam.pvalue.TaggedOutput("edges", edges)
         yield beam.pvalue.TaggedOutput("degrees", degrees(edges))
 
-    def _attach(self, shard, side, schema):
+    def _attach(self, shard, side, schema) -> Iterator[pa.Table]:
         _, blocks = shard
         edges = from_blocks(blocks["edges"], schema)
         found = add_up(from_blocks(blocks["degrees"], DEGREES), ["query_id"], DEGREES)
@@ -230,9 +232,7 @@ class BuildQueryPairs(beam.PTransform):
             return GroupShards({"edges": side} | more, self._num_shards, self._stage.spill)
 
         summed = (
-            {"edges": edges}
-            | "Sum" >> by("query_a")
-            | beam.ParDo(self._sum).with_outputs("edges", "degrees")
+            {"edges": edges} | "Sum" >> by("query_a") | par_do(self._sum, tags=("edges", "degrees"))
         )
         weighted, schema = summed.edges, EDGES
         for side in ("query_a", "query_b"):

@@ -1,5 +1,7 @@
 """Days of evidence, merged: what any days together tell of pairs and queries, without people."""
 
+from collections.abc import Iterator
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
-from transforms.datasets import COUNTS, Output, from_blocks
+from transforms.datasets import COUNTS, Output, from_blocks, par_do
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, EVENTS
 from transforms.evidence import (
@@ -144,7 +146,7 @@ class MergeDays(beam.PTransform):
         yield from merge_days(evidence, visits, self._gap_seconds).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._merge).with_outputs(*MERGED)
+        return shards | par_do(self._merge, tags=MERGED)
 
 
 class MineAndMergeDays(beam.PTransform):
@@ -162,7 +164,7 @@ class MineAndMergeDays(beam.PTransform):
         yield from Output(tables, (), mined.counts).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._mine).with_outputs(COUNTS, "languages", *MERGED)
+        return shards | par_do(self._mine, tags=(COUNTS, "languages", *MERGED))
 
 
 class ReadDays(beam.PTransform):
@@ -172,7 +174,7 @@ class ReadDays(beam.PTransform):
         super().__init__()
         self._schema, self._deletions = schema, deletions
 
-    def _read(self, path):
+    def _read(self, path) -> Iterator[pa.Table]:
         with pq.ParquetFile(storage.open_input(path)) as file:
             for batch in file.iter_batches(READ_ROWS):
                 table = pa.Table.from_batches([batch]).cast(self._schema)

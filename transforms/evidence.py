@@ -6,6 +6,7 @@ those of any days merge into what a single run over all of them gives (transform
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import fingerprint
-from transforms.datasets import COUNTS, Output, from_blocks, split_by_hash
+from transforms.datasets import COUNTS, Output, from_blocks, par_do, split_by_hash
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
 
@@ -255,15 +256,13 @@ class MineDays(beam.PTransform):
         yield from mine_days(from_blocks(blocks["events"], EVENTS), self._rules).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._mine).with_outputs(
-            COUNTS, "evidence", "visits", "languages"
-        )
+        return shards | par_do(self._mine, tags=(COUNTS, "evidence", "visits", "languages"))
 
 
 class KeepTyped(beam.PTransform):
     """Shards of queries ({texts, evidence}) → tables of QUERY_TEXTS that the evidence is of."""
 
-    def _keep(self, shard):
+    def _keep(self, shard) -> Iterator[pa.Table]:
         _, blocks = shard
         texts = from_blocks(blocks["texts"], QUERY_TEXTS)
         typed = from_blocks(blocks["evidence"], TYPED)["query_id"].combine_chunks()

@@ -394,6 +394,10 @@ def _text(kind: str) -> str | Dialect | None:
     return kind if format_of(kind) == "table" else None
 
 
+# Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
+LOG_BATCH_ROWS = 1 << 18
+
+
 def read_log(unit: LogUnit) -> Iterator[pa.Table | BadRows]:
     """Reads a unit: tables of the fields of a log that it has, text binary, and bad rows."""
     if unit.format in _WHOLE_FILES:
@@ -402,7 +406,7 @@ def read_log(unit: LogUnit) -> Iterator[pa.Table | BadRows]:
     text = _text(unit.format)
     assert text is not None
     rows = _LAYOUTS[unit.format].rows if unit.format in _LAYOUTS else None
-    for batch in read_part(unit.path, text, unit.mapping, unit.start, unit.stop):
+    for batch in read_part(unit.path, text, unit.mapping, unit.start, unit.stop, LOG_BATCH_ROWS):
         if rows is None or isinstance(batch, BadRows):
             yield batch
         else:

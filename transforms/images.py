@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from model_code.progress import Progress
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
-from transforms.datasets import COUNTS, DEAD, Output
+from transforms.datasets import COUNTS, DEAD, Output, par_do
 from transforms.image_units import read_unit
 from transforms.rows import checked_file
 from transforms.signatures import SIGNATURE_BYTES, signature
@@ -211,7 +211,7 @@ class ReadImages(beam.PTransform):
 
     def expand(self, units):
         fn = _ReadImagesFn(*self._args)
-        return units | beam.Reshuffle() | beam.ParDo(fn).with_outputs(DEAD, COUNTS, "clean")
+        return units | beam.Reshuffle() | par_do(fn, tags=(DEAD, COUNTS, "clean"))
 
 
 class _ReadImagesFn(beam.DoFn):

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from schemas import tables
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
-from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, write_sorted
+from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.duplicates import DUPLICATES
 from transforms.images import CLEAN_IMAGES
 from transforms.labels import LABELS
@@ -138,7 +138,7 @@ class FindCopies(beam.PTransform):
         yield from find_copies(clean, from_blocks(blocks["duplicates"], DUPLICATES)).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._find).with_outputs("copies", "keys")
+        return shards | par_do(self._find, tags=("copies", "keys"))
 
 
 class JoinLabels(beam.PTransform):
@@ -157,7 +157,7 @@ class JoinLabels(beam.PTransform):
         yield from join_labels(labels, keys, self._stage).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._join).with_outputs("attributes", DEAD, COUNTS)
+        return shards | par_do(self._join, tags=("attributes", DEAD, COUNTS))
 
 
 class BuildImages(beam.PTransform):
@@ -181,4 +181,4 @@ class BuildImages(beam.PTransform):
         yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._build).with_outputs(SHARDS, COUNTS, "splits")
+        return shards | par_do(self._build, tags=(SHARDS, COUNTS, "splits"))

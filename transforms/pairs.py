@@ -12,7 +12,7 @@ from schemas import tables
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
 from transforms import associations
-from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, write_sorted
+from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.evidence import add_up
@@ -302,7 +302,7 @@ class JoinImages(beam.PTransform):
         yield from join_images(evidence, keys, self._stage).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._join).with_outputs("evidence", DEAD, COUNTS)
+        return shards | par_do(self._join, tags=("evidence", DEAD, COUNTS))
 
 
 class Weigh(beam.PTransform):
@@ -318,7 +318,7 @@ class Weigh(beam.PTransform):
         yield from weigh(evidence, log, self._rules).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._weigh, self._log).with_outputs("candidates", COUNTS)
+        return shards | par_do(self._weigh, self._log, tags=("candidates", COUNTS))
 
 
 class Choose(beam.PTransform):
@@ -336,8 +336,7 @@ class Choose(beam.PTransform):
         yield from choose(candidates, users, texts, log, self._rules).tagged()
 
     def expand(self, shards):
-        choose_pairs = beam.ParDo(self._choose, self._log)
-        return shards | choose_pairs.with_outputs("chosen", "known", COUNTS)
+        return shards | par_do(self._choose, self._log, tags=("chosen", "known", COUNTS))
 
 
 class BuildPairs(beam.PTransform):
@@ -387,6 +386,6 @@ class BuildPairs(beam.PTransform):
         yield from Output(found, (), built.counts).tagged()
 
     def expand(self, shards):
-        return shards | beam.ParDo(self._build, self._log, self._variants).with_outputs(
-            SHARDS, COUNTS, "stats", "edges"
+        return shards | par_do(
+            self._build, self._log, self._variants, tags=(SHARDS, COUNTS, "stats", "edges")
         )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from model_code.progress import Progress
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
-from transforms.datasets import COUNTS, DEAD, Output
+from transforms.datasets import COUNTS, DEAD, Output, par_do
 from transforms.tabular import BadRows
 
 # Rows that are dropped as a matter of course: counted, but nobody has to look into them.
@@ -269,7 +269,7 @@ class ReadRows(beam.PTransform):
 
     def expand(self, units):
         fn = _ReadRowsFn(*self._args)
-        return units | beam.Reshuffle() | beam.ParDo(fn).with_outputs(DEAD, COUNTS, *self._outputs)
+        return units | beam.Reshuffle() | par_do(fn, tags=(DEAD, COUNTS, *self._outputs))
 
 
 class _ReadRowsFn(beam.DoFn):

@@ -1,6 +1,6 @@
 """Spelling variants of queries, merged only where the log itself shows them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -178,13 +178,13 @@ class FindVariants(beam.PTransform):
         super().__init__()
         self._min_steps, self._num_shards, self._spill = min_steps, num_shards, spill
 
-    def _tell_first(self, shard):
+    def _tell_first(self, shard) -> Iterator[pa.Table]:
         _, blocks = shard
         steps = add_up(from_blocks(blocks["steps"], STEPS), ["query_a", "query_b"], STEPS)
         steps = steps.filter(pc.greater_equal(steps["reformulations"], self._min_steps))
         yield tell(steps, from_blocks(blocks["known"], KNOWN_QUERIES), "a")
 
-    def _tell_second(self, shard):
+    def _tell_second(self, shard) -> Iterator[pa.Table]:
         _, blocks = shard
         steps = from_blocks(blocks["steps"], _HALF_TOLD)
         told = tell(steps, from_blocks(blocks["known"], KNOWN_QUERIES), "b")
@@ -192,7 +192,7 @@ class FindVariants(beam.PTransform):
             pa.array(look_alike(told["text_a"].to_pylist(), told["text_b"].to_pylist()))
         )
 
-    def _count(self, shard, alike):
+    def _count(self, shard, alike) -> pa.Table:
         _, blocks = shard
         tables = pa.concat_tables([ALIKE.empty_table(), *alike])
         return count_co_images(from_blocks(blocks["chosen"], CANDIDATES), tables)
