@@ -4,10 +4,11 @@ import csv
 import datetime
 import os
 
+import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import forget, mine_log, mine_pairs
-from schemas import manifest, storage
+from beam_jobs import forget, mine_log, mine_pairs, pipeline
+from schemas import fingerprint, manifest, storage
 from tests.image_files import encode, photo
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "user", "session", "timestamp")
@@ -153,6 +154,36 @@ def test_what_is_forgotten_was_never_there(tmp_path, images, capsys):
     assert "next: ./run.sh all" in capsys.readouterr().out
 
 
+def test_one_command_forgets_everywhere(tmp_path, images):
+    """`all --days … --forget …`, as far as mining: the days, what is mined, and older runs."""
+    log = write(tmp_path / "log" / "all.csv", rows_of())
+    for day in range(5):
+        mine_day(tmp_path, log, day)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("key,label\n" + "".join(f"p{i},label of p{i}\n" for i in range(5)))
+    work = str(tmp_path / "work")
+    command = ["--days", str(tmp_path / "days"), "--images", images, "--labels", str(labels)]
+    command += ["--workdir", work, "--until", "mine_pairs", "--set", "mine_pairs.min_users=2"]
+    assert pipeline.run(command) == 0
+    assert "label of p1" in _plain_text(work)
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("image,user\np1,\n,user-0\n")
+    assert pipeline.run([*command, "--forget", str(deletions)]) == 0
+    for folder in (work, str(tmp_path / "days")):
+        text = _plain_text(folder)
+        assert "label of p1" not in text
+        assert "'p1'" not in text
+        assert str(fingerprint.hash64("user-0")) not in text
+    assert "label of p2" in _plain_text(work)
+    assert len(os.listdir(storage.join(work, "mined", "runs"))) == 1
+
+
+def _plain_text(folder):
+    return b"".join(
+        _plain(storage.join(folder, name)) for name in storage.list_files(folder)
+    ).decode("latin-1")
+
+
 def _texts(days):
     return b" ".join(
         text.encode()
@@ -189,8 +220,6 @@ def _plain(path):
     """All values of a file: Parquet is compressed."""
     if not path.endswith(".parquet"):
         return storage.read_bytes(path)
-    import pyarrow.parquet as pq
-
     return storage.read_bytes(path) + repr(pq.read_table(path).to_pylist()).encode()
 
 

@@ -39,6 +39,19 @@ def test_every_flag_that_is_passed_exists(name, samples):
     assert set(pipeline.flags_of(step, config)) <= fields_of(step.module)
 
 
+def test_days_are_made_to_forget_before_anything_is_read_of_them():
+    flags = {"days": "days", "images": "i", "labels": "l", "forget": "list.csv"}
+    config = pipeline.Config(workdir="w", **flags)
+    pipeline.check(config)
+    steps = pipeline.steps_of(config)
+    assert [step.name for step in steps] == ["forget", *[s.name for s in pipeline.STEPS]]
+    assert pipeline.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
+    mined = pipeline.flags_of(steps[1], config)
+    assert (mined["days"], mined["forget"]) == ("days", "list.csv")
+    assert "log" not in mined
+    assert set(pipeline.flags_of(steps[0], config)) <= fields_of("beam_jobs.forget")
+
+
 def test_every_stage_reads_what_an_earlier_one_wrote():
     written = set()
     for step in STEPS.values():
