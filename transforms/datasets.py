@@ -73,8 +73,9 @@ beam.coders.registry.register_coder(pa.Table, TableCoder)
 
 def par_do(fn: beam.DoFn | Callable, *args: Any, tags: Sequence[str]) -> beam.ParDo:
     """A ParDo with tagged outputs: tables, but for `counts` and `shards`."""
-    tables = {tag: pa.Table for tag in tags if tag not in (COUNTS, SHARDS)}
-    return beam.ParDo(fn, *args).with_output_types(Any, **tables).with_outputs(*tags)
+    others = {COUNTS: tuple[str, int], SHARDS: tuple[str, manifest.Shard]}
+    types = {tag: others.get(tag, pa.Table) for tag in tags}
+    return beam.ParDo(fn, *args).with_output_types(Any, **types).with_outputs(*tags)
 
 
 def from_blocks(blocks: Iterable[Block], schema: pa.Schema) -> pa.Table:
