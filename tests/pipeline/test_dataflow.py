@@ -75,7 +75,7 @@ def test_a_job_arrives_with_its_graph_and_our_code(bucket, dataflow, capsys):
     assert "pickled_main_session" not in names
     graph = next(name for name in staged if name.endswith("pipeline.pb"))
     proto = storage.read_bytes(f"{bucket}/dataflow/staging/{graph}")
-    for label in (b"ReadLog", b"ReadImages", b"JoinByKey", b"CommitManifest"):
+    for label in (b"ReadLog", b"ReadImages", b"JoinImages", b"CommitManifest"):
         assert label in proto
     # The graph commits when it has run; the launcher has written nothing by itself.
     assert manifest.read(output) is None
