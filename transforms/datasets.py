@@ -23,8 +23,9 @@ from schemas.tables import DEAD_LETTERS
 DEAD, COUNTS, SHARDS = "dead", "counts", "shards"
 
 
-# A table below this crosses a shuffle as it is, a larger one through a file.
-SPILL_BYTES = 1 << 20
+# A table below this crosses a shuffle as it is, a larger one through a file: thousands of
+# tables that are just small enough must not fill the memory of a runner that keeps them there.
+SPILL_BYTES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,7 +349,7 @@ class CommitManifest(beam.PTransform):
         if DEAD in inputs:
             keys = ["key", "reason", "detail", "payload"]
             dead = inputs[DEAD] | "WriteDeadLetters" >> WriteTable(
-                self._stage, "dead_letters", DEAD_LETTERS, keys, 1
+                self._stage, "dead_letters", DEAD_LETTERS, keys, self._num_shards
             )
             shards = (shards, dead) | beam.Flatten()
         counts = inputs[COUNTS] | "AddCounts" >> beam.CombinePerKey(sum)
