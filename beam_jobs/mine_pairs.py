@@ -268,18 +268,28 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     built = grouped | pairs.BuildPairs(
         stage, log, variants, rules, None if config.images else shares, num_shards
     )
+    steps = merged["steps"] | "StepEdges" >> beam.Map(associations.step_edges)
     steps = (
-        merged["steps"]
-        | "StepEdges" >> beam.Map(associations.step_edges)
+        {"edges": steps, "known": chosen.known}
+        | "KeepSteps" >> associations.KeepKnown(num_shards, stage.spill)
         | "RenameSteps" >> beam.Map(associations.rename_queries, variants)
     )
     query_pairs = (
-        {"edges": (built.edges, steps) | "Edges" >> beam.Flatten(), "stats": built.stats}
+        {"edges": (built.edges, steps) | "Edges" >> beam.Flatten(), "known": built.stats}
         | associations.KeepKnown(num_shards, stage.spill)
         | associations.BuildQueryPairs(stage, num_shards)
     )
+    history = (
+        {
+            "languages": merged["languages"],
+            "days": merged["days"],
+            "known": chosen.known | "KnownIds" >> beam.Map(queries.ids_of),
+        }
+        | "HistoryByQuery" >> group(languages="query_id", days="query_id", known="query_id")
+        | queries.KeepHistory()
+    )
     of_queries = {
-        name: merged[name] | f"Rename {name}" >> beam.Map(queries.rename_variants, variants)
+        name: history[name] | f"Rename {name}" >> beam.Map(queries.rename_variants, variants)
         for name in ("languages", "days")
     }
     of_queries |= {"stats": built.stats, "spellings": spelled.spellings}

@@ -12,7 +12,7 @@ from schemas.stage import Stage
 from transforms.datasets import GroupShards, from_blocks, par_do, write_sorted
 from transforms.events import CLICK_UNIT
 from transforms.evidence import add_up
-from transforms.queries import rename_variants
+from transforms.queries import QUERY_IDS, ids_of, rename_variants
 
 # One row for each piece of evidence, summed later; query_a < query_b.
 EDGES = pa.schema(
@@ -170,7 +170,7 @@ def build_query_pairs(edges: pa.Table) -> pa.Table:
 
 
 class KeepKnown(beam.PTransform):
-    """PCollections of {edges, stats} → EDGES tables whose two queries both have pairs.
+    """PCollections of {edges, known} → EDGES tables whose two queries both are known.
 
     An id is a hash of what was typed: whoever guesses a rare query could find it by its id.
     """
@@ -181,12 +181,13 @@ class KeepKnown(beam.PTransform):
 
     def _keep(self, shard, side) -> Iterator[pa.Table]:
         _, blocks = shard
-        edges, known = from_blocks(blocks["edges"], EDGES), from_blocks(blocks["known"], _IDS)
+        edges = from_blocks(blocks["edges"], EDGES)
+        known = from_blocks(blocks["known"], QUERY_IDS)
         yield edges.filter(pc.is_in(edges[side], value_set=known["query_id"].combine_chunks()))
 
     def expand(self, inputs):
         edges = inputs["edges"]
-        known = inputs["stats"] | beam.Map(lambda stats: stats.select(_IDS.names))
+        known = inputs["known"] | beam.Map(ids_of)
         for side in ("query_a", "query_b"):
             ids = {"edges": side, "known": "query_id"}
             edges = (
@@ -195,9 +196,6 @@ class KeepKnown(beam.PTransform):
                 | f"Keep {side}" >> beam.FlatMap(self._keep, side)
             )
         return edges
-
-
-_IDS = pa.schema([("query_id", pa.int64())])
 
 
 class BuildQueryPairs(beam.PTransform):

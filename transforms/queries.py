@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from model_code.text import detect_languages
 from schemas import tables
 from schemas.stage import Stage
-from transforms.datasets import SHARDS, from_blocks, write_sorted
+from transforms.datasets import SHARDS, from_blocks, par_do, write_sorted
 from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.evidence import LANGUAGES, add_up
@@ -27,8 +27,14 @@ QUERY_STATS = pa.schema(
 )
 # Queries that are spellings of another, which is none itself.
 VARIANTS = pa.schema([("query_id", pa.int64()), ("canonical_id", pa.int64())])
-_VOTES = pa.schema([field for field in LANGUAGES if field.name != "person"])
+VOTES = pa.schema([field for field in LANGUAGES if field.name != "person"])
+QUERY_IDS = pa.schema([("query_id", pa.int64())])
 EPOCH = datetime.date(1970, 1, 1)
+
+
+def ids_of(table: pa.Table) -> pa.Table:
+    """The column of ids of a table: rows of QUERY_IDS."""
+    return table.select(QUERY_IDS.names)
 
 
 def rename_variants(rows: pa.Table, variants: pa.Table, column: str = "query_id") -> pa.Table:
@@ -73,7 +79,7 @@ def build_queries(
     Args:
       stats: rows of QUERY_STATS.
       texts: rows of QUERY_TEXTS.
-      languages: rows of LANGUAGES; the one that most events give wins, and where none does
+      languages: rows of VOTES; the one that most events give wins, and where none does
         the text is identified.
       users: rows of QUERY_USERS.
       days: rows of days.QUERY_DAYS.
@@ -86,7 +92,7 @@ def build_queries(
     ids = stats["query_id"].combine_chunks()
     texts = texts.group_by(QUERY_TEXTS.names, use_threads=False).aggregate([])
     query = _look_up(texts, "query", ids)
-    votes = add_up(languages, ["query_id", "language"], _VOTES).sort_by(
+    votes = add_up(languages, ["query_id", "language"], VOTES).sort_by(
         [("query_id", "ascending"), ("rows", "descending"), ("language", "ascending")]
     )
     voted = _look_up(votes, "language", ids)
@@ -147,6 +153,29 @@ def head_support(histogram: Mapping[int, int], head_queries: int) -> int:
     return support
 
 
+class KeepHistory(beam.PTransform):
+    """Shards of queries ({languages, days, known}) → tagged `languages` (VOTES), `days`.
+
+    Of the queries that may leave only, and added up. What waits for the spelling variants
+    to be found waits in the memory of some runners: it must be small.
+    """
+
+    def _keep(self, shard):
+        _, blocks = shard
+        known = from_blocks(blocks["known"], QUERY_IDS)["query_id"].combine_chunks()
+        found = {
+            "languages": (from_blocks(blocks["languages"], LANGUAGES), VOTES),
+            "days": (from_blocks(blocks["days"], QUERY_DAYS), QUERY_DAYS),
+        }
+        for name, (table, schema) in found.items():
+            table = table.filter(pc.is_in(table["query_id"], value_set=known))
+            summed = add_up(table, schema.names[:2], schema)
+            yield beam.pvalue.TaggedOutput(name, summed)
+
+    def expand(self, shards):
+        return shards | par_do(self._keep, tags=("languages", "days"))
+
+
 class BuildQueries(beam.PTransform):
     """Shards of queries → PCollection[(name, Shard)] of tables.QUERIES and tables.QUERY_DAYS.
 
@@ -165,7 +194,7 @@ class BuildQueries(beam.PTransform):
         queries, history = build_queries(
             stats,
             from_blocks(blocks["texts"], QUERY_TEXTS),
-            from_blocks(blocks["languages"], LANGUAGES),
+            from_blocks(blocks["languages"], VOTES),
             from_blocks(blocks["users"], QUERY_USERS),
             from_blocks(blocks["days"], QUERY_DAYS),
             from_blocks(blocks["spellings"], QUERY_TEXTS),

@@ -8,7 +8,6 @@ from schemas import tables
 from transforms import queries
 from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import QUERY_TEXTS
-from transforms.evidence import LANGUAGES
 
 
 def table(schema, rows):
@@ -27,14 +26,14 @@ def test_query_stats():
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
 def test_build_queries(order):
-    votes = [(7, 1, "en", 2), (7, 1, "de", 1), (8, 1, "de", 1)]
+    votes = [(1, "en", 2), (1, "de", 1), (1, "de", 1)]
     built, history = queries.build_queries(
         table(queries.QUERY_STATS, [(q, 1, 1, 1, 1) for q in (2, 1, 1)]),
         table(
             QUERY_TEXTS,
             [(1, "rote schuhe"), (2, "the quick brown fox jumps over the dog"), (1, "rote schuhe")],
         ),
-        table(LANGUAGES, [votes[i] for i in order]),
+        table(queries.VOTES, [votes[i] for i in order]),
         table(QUERY_USERS, [(1, 3), (1, 4), (9, 5)]),
         table(
             QUERY_DAYS,
