@@ -156,6 +156,8 @@ def forget(table: pa.Table, deletions: Deletions) -> pa.Table:
 
     Of an image its evidence goes; what people typed while they saw it is theirs.
     """
+    if deletions == Deletions():
+        return table
     keys, places = pa.array([""]), np.zeros(len(table), np.int64)
     if "key" in table.column_names:
         encoded = table["key"].combine_chunks().dictionary_encode()
