@@ -58,6 +58,11 @@ class LogConfig:
         "File with the secret key of the hashes of users and sessions.", default="", role="input"
     )
     max_query_chars: int = flag("Longer queries die.", default=1000)
+    query_parts: int = flag(
+        "Count a click for the parts of its query too, of at most so many words: for captions and "
+        "titles, which hardly repeat as a whole. 0 for none.",
+        default=0,
+    )
     max_person_events: int = flag("Who does more on one day is a robot.", default=1000)
     max_person_clicks: int = flag("Clicks a day of one person on one pair that count.", default=3)
 
@@ -116,6 +121,7 @@ def log_rules(config: LogConfig, day: int | None) -> LogRules:
         deletions(config).keys,
         person_key(config.person_key),
         day,
+        config.query_parts,
     )
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code import privacy
-from model_code.text import normalize_queries
+from model_code.text import normalize_queries, query_parts
 from schemas import fingerprint
 from schemas.stage import Stage
 from transforms.datasets import Output
@@ -42,6 +42,7 @@ EVENTS = pa.schema(
         ("session", pa.int64()),  # keyed hash, of the user too
         ("time", pa.int64()),  # milliseconds since 1970
         ("language", pa.string()),  # as the log says, or null
+        ("part", pa.int8()),  # 1 where only a part of what was typed is meant
     ]
 )
 QUERY_TEXTS = pa.schema([("query_id", pa.int64()), ("query", pa.string())])
@@ -57,6 +58,7 @@ class LogRules:
       forgotten: keys of images that no dead letter may name.
       person_key: key of the hashes of users and sessions.
       day: days since 1970 that rows must be of, or None for any.
+      query_parts: words of the longest part of a query that counts as well; 0 for none.
     """
 
     max_query_chars: int = 1000
@@ -64,6 +66,7 @@ class LogRules:
     forgotten: tuple[str, ...] = ()
     person_key: bytes = b""
     day: int | None = None
+    query_parts: int = 0
 
 
 def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
@@ -133,16 +136,53 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
             "session": sessions.take(rows_left),
             "time": pa.array(times[good], mask=~is_timed[good]),
             "language": _languages(column["language"], rows).take(rows_left),
+            "part": np.zeros(len(rows_left), np.int8),
         },
         schema=EVENTS,
     )
     used = pc.unique(queries.take(np.unique(query_of[good])))
     texts = pa.table([fingerprint.hash64_array(used), used], QUERY_TEXTS)
+    if rules.query_parts:
+        parts, part_texts = events_of_parts(events, texts, rules.query_parts)
+        events = pa.concat_tables([events, parts])
+        texts = pa.concat_tables([texts, part_texts])
     letters = tuple(
         without(letters, rules.forgotten)
         for letters in checked.letters(stage, lambda dropped: _names(keys, key_of[dropped]))
     )
     return Output({"events": events, "texts": texts}, letters, checked.counts("events"))
+
+
+def events_of_parts(events: pa.Table, texts: pa.Table, longest: int) -> tuple[pa.Table, pa.Table]:
+    """What people typed, told of the parts of it too.
+
+    Captions and titles hardly ever repeat as a whole; their words and phrases do.
+
+    Args:
+      events: [n] rows of EVENTS.
+      texts: rows of QUERY_TEXTS, all their queries, each once.
+      longest: words that a part has at most.
+
+    Returns:
+      Rows of EVENTS, one for each event and part of its query, and rows of QUERY_TEXTS.
+    """
+    wholes, parts = query_parts(texts["query"].combine_chunks(), longest)
+    part_ids = fingerprint.hash64_array(parts)
+    starts = np.searchsorted(wholes, np.arange(len(texts) + 1))
+    query = pc.index_in(events["query_id"], value_set=texts["query_id"]).to_numpy()
+    counts = starts[query + 1] - starts[query]
+    rows = np.repeat(np.arange(len(events)), counts)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    told = events.take(pa.array(rows))
+    columns = {name: told[name] for name in EVENTS.names} | {
+        "query_id": part_ids[np.repeat(starts[query], counts) + within],
+        "part": np.ones(len(rows), np.int8),
+    }
+    used = pc.unique(parts)
+    return (
+        pa.table(columns, EVENTS),
+        pa.table([fingerprint.hash64_array(used), used], QUERY_TEXTS),
+    )
 
 
 def without(letters: pa.Table, forgotten: tuple[str, ...]) -> pa.Table:

@@ -124,7 +124,8 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
     unique = unique.append_column("known", known.cast(pa.int8()))
     unique = unique.append_column("person", pa.array(people(unique)))
 
-    busy = unique.group_by(["person", "known", "day"], use_threads=False)
+    busy = unique.filter(pc.equal(unique["part"], 0))
+    busy = busy.group_by(["person", "known", "day"], use_threads=False)
     busy = busy.aggregate([([], "count_all")])
     is_robot = pc.and_(
         pc.greater(busy["known"], NOBODY), pc.greater(busy["count_all"], rules.max_person_events)
@@ -204,7 +205,9 @@ def _evidence(events: pa.Table, max_person_clicks: int) -> pa.Table:
 
 def _visits(events: pa.Table) -> pa.Table:
     """Runs of one query in a session: rows of VISITS."""
-    events = events.filter(pc.and_(pc.is_valid(events["session"]), pc.is_valid(events["time"])))
+    # People go from query to query, not to a part of what they typed.
+    is_visit = pc.and_(pc.is_valid(events["session"]), pc.is_valid(events["time"]))
+    events = events.filter(pc.and_(is_visit, pc.equal(events["part"], 0)))
     moments = ["person", "session", "time", "query_id"]
     events = events.select(moments).group_by(moments, use_threads=False).aggregate([])
     visits = pa.table(

@@ -1,6 +1,7 @@
 import types
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,7 +109,7 @@ def test_good_rows(change, expected):
     (event,) = output.tables["events"].to_pylist()
     event.pop("session")
     defaults = {"key": "a", "query_id": hash64("red"), "clicks": 1024, "impressions": 1}
-    defaults |= {"position": 0, "user": None, "time": None, "language": None}
+    defaults |= {"position": 0, "user": None, "time": None, "language": None, "part": 0}
     assert event == defaults | expected
     assert not reasons(output)
 
@@ -176,6 +177,27 @@ def test_texts_are_the_distinct_normalised_queries():
     assert sorted(output.tables["texts"].to_pylist(), key=str) == sorted(
         [{"query_id": hash64(q), "query": q} for q in ("red", "rot")], key=str
     )
+
+
+def test_a_click_counts_for_the_parts_of_its_query_too():
+    rows = [
+        GOOD | {"query": b"Big red dog", "clicks": b"3", "session": b"s", "user": b"u"},
+        GOOD | {"query": b"red", "image": b"b"},
+        GOOD | {"query": b""},
+    ]
+    whole, output = parse(rows), parse(rows, query_parts=2)
+    assert output.counts == whole.counts
+    names = {row["query_id"]: row["query"] for row in output.tables["texts"].to_pylist()}
+    assert names == {hash64(text): text for text in names.values()}
+    found = [
+        (names[row["query_id"]], row["key"], row["clicks"], row["part"])
+        for row in output.tables["events"].to_pylist()
+    ]
+    parts = ("big", "big red", "red", "red dog", "dog")
+    expected = [("big red dog", "a", 3072, 0), ("red", "b", 1024, 0)]
+    assert sorted(found) == sorted(expected + [(part, "a", 3072, 1) for part in parts])
+    people = output.tables["events"].filter(pc.equal(output.tables["events"]["key"], "a"))
+    assert len(set(people["user"].to_pylist())) == 1
 
 
 @pytest.mark.parametrize("value", [12, 12.0, "12"])

@@ -26,6 +26,7 @@ ROWS = st.lists(
             "session": st.sampled_from([None, 71, 72]),
             "time": st.sampled_from([None, 0, 5, DAY_MS - 1, DAY_MS, DAY_MS + 4]),
             "language": st.sampled_from([None, "en", "de"]),
+            "part": st.integers(0, 1),
         }
     ),
     max_size=25,
@@ -55,7 +56,7 @@ def person_of(row):
 def distinct(rows, max_events):
     """Equal rows once, and no robots."""
     unique = [dict(row) for row in {tuple(row.items()) for row in rows}]
-    done = collections.Counter((person_of(r), day_of(r)) for r in unique)
+    done = collections.Counter((person_of(r), day_of(r)) for r in unique if not r["part"])
     return [
         r for r in unique if person_of(r) is None or done[person_of(r), day_of(r)] <= max_events
     ]
@@ -124,7 +125,7 @@ def test_steps_are_those_of_a_session_within_the_gap(rows, gap):
     moments = {
         ((r["session"], r["user"]), r["time"], r["query_id"])
         for r in rows
-        if r["session"] is not None and r["time"] is not None
+        if r["session"] is not None and r["time"] is not None and not r["part"]
     }
     for session in {s for s, _, _ in moments}:
         steps = sorted((t, q) for s, t, q in moments if s == session)
@@ -144,7 +145,8 @@ def test_steps_are_those_of_a_session_within_the_gap(rows, gap):
 def test_one_person_is_told_from_several():
     def row(user, clicks=1024, **more):
         base = {"key": "a", "query_id": 1, "clicks": clicks, "impressions": 1, "position": 1}
-        return base | {"user": user, "session": None, "time": 5, "language": None} | more
+        nothing = {"session": None, "language": None, "part": 0}
+        return base | nothing | {"user": user, "time": 5} | more
 
     def several(rows):
         mined = mine(rows).tables

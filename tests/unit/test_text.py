@@ -13,6 +13,7 @@ from model_code.text import (
     detect_languages,
     normalize_queries,
     normalize_query,
+    query_parts,
     words,
 )
 
@@ -215,3 +216,31 @@ def test_words_are_parts_of_their_query(text):
     found = words(query)
     assert all(word in query and not word.isspace() for word in found)
     assert {c for c in query if c.isalnum()} <= set("".join(found))
+
+
+@pytest.mark.parametrize(
+    ("query", "longest", "expected"),
+    [
+        ("big red dog", 1, ["big", "dog", "red"]),
+        ("big red dog", 2, ["big", "big red", "dog", "red", "red dog"]),
+        ("big red dog", 3, ["big", "big red", "dog", "red", "red dog"]),
+        ("red, red", 2, ["red"]),
+        ("don't (ever) stop!", 2, ["don't", "ever", "stop"]),
+        ("红色的高跟鞋", 2, ["的", "的高跟鞋", "红色", "红色的", "高跟鞋"]),
+        ("t-shirt blue", 2, ["blue", "shirt", "shirt blue", "t", "t-shirt"]),
+        ("dog", 2, []),
+        ("", 2, []),
+    ],
+)
+def test_parts_of_queries(query, longest, expected):
+    places, parts = query_parts(pa.array(["before me", query]), longest)
+    assert sorted(parts.filter(pa.array(places == 1)).to_pylist()) == expected
+
+
+@given(st.lists(TRICKY, max_size=5), st.integers(1, 3))
+def test_parts_are_runs_of_words_and_never_the_whole(texts, longest):
+    queries = [normalize_query(text) for text in texts]
+    places, parts = query_parts(pa.array(queries, pa.string()), longest)
+    assert list(places) == sorted(places)
+    for place, part in zip(places, parts.to_pylist(), strict=True):
+        assert part in queries[place] and part != queries[place]
