@@ -243,4 +243,5 @@ def test_parts_are_runs_of_words_and_never_the_whole(texts, longest):
     places, parts = query_parts(pa.array(queries, pa.string()), longest)
     assert list(places) == sorted(places)
     for place, part in zip(places, parts.to_pylist(), strict=True):
-        assert part in queries[place] and part != queries[place]
+        assert part in queries[place]
+        assert part != queries[place]
