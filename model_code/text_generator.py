@@ -1,124 +1,42 @@
 """The text generator: images and queries in one space, trained by a cosine softmax over queries.
 
-Source: CN112204575A / US11907337B2, equation (1). The sampled softmax is that of Bengio and
-Senécal, Adaptive importance sampling to accelerate training of a neural probabilistic language
-model (2008), with the exact probability that a query is in the sample.
+Source: CN112204575A / US11907337B2, equation (1); its loss and samples: model_code/sampled_softmax.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from model_code.clicked_queries import ClickedQueries
-from model_code.sparse_adagrad import SparseAdagrad
+from model_code.query_table import Devices, QueryTable
+from model_code.sampled_softmax import Candidates, log_uniform, softmax_loss
 from model_code.text import words
 
-_SCORES = 1 << 26  # scores in memory at once while ranking
+_SCORES = 1 << 24  # scores in memory at once while ranking
+_RANKED_IMAGES = 1024  # of which so many are for one run through the queries
 _FIRST_TEMPERATURE = 0.1
-# Adagrad starts below the squared gradients it meets, so that it adapts from the first step.
-_FIRST_ACCUMULATOR = 1e-6
 
 
-def build_head(features: int, hidden: Sequence[int], width: int) -> keras.Model:
-    """From a backbone's features to the query space: [B, features] → [B, width] unit rows."""
+def build_head(
+    features: int, hidden: Sequence[int], width: int, dropout: float = 0.0
+) -> keras.Model:
+    """From a backbone's features to the query space: [B, features] → [B, width] unit rows.
+
+    Args:
+      features: width of the features.
+      hidden: units of the hidden layers.
+      width: M.
+      dropout: share of hidden units dropped in training.
+    """
     inputs = keras.Input((features,))
     x = inputs
     for units in hidden:
         x = keras.layers.Dense(units, activation="relu")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout)(x)
     x = keras.layers.Dense(width)(x)
     return keras.Model(inputs, keras.layers.UnitNormalization()(x), name="head")
-
-
-def logits(cosine: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-    """Equation (1) before its softmax: −d / τ with the cosine distance d = 1 − cosine."""
-    return (cosine - 1) / temperature
-
-
-def log_uniform(ids: tf.Tensor, num_queries: int) -> tf.Tensor:
-    """The probability that one draw takes a query: log((k + 2) / (k + 1)) / log(K + 1), float64.
-
-    Queries are numbered by falling clicks, whose frequencies it follows (Zipf).
-    """
-    k = tf.cast(ids, tf.float64)
-    return tf.math.log1p(1 / (k + 1)) / np.log(num_queries + 1)
-
-
-def candidates(num_queries: int, draws: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The queries that a step compares with, drawn log-uniformly, each kept once.
-
-    Args:
-      num_queries: K.
-      draws: how many to draw, with replacement; 0 for all queries: the full softmax.
-      seed: [2] integer.
-
-    Returns:
-      ids [S] int64, rising, and the log of the probability that each is among them,
-      log(1 − (1 − p)^draws), [S] float32.
-    """
-    if not draws:
-        return tf.range(num_queries, dtype=tf.int64), tf.zeros([num_queries])
-    uniform = tf.random.stateless_uniform([draws], seed, dtype=tf.float64)
-    drawn = tf.cast(tf.exp(uniform * np.log(num_queries + 1)), tf.int64) - 1
-    ids = tf.sort(tf.unique(tf.clip_by_value(drawn, 0, num_queries - 1)).y)
-    included = -tf.math.expm1(draws * tf.math.log1p(-log_uniform(ids, num_queries)))
-    return ids, tf.cast(tf.math.log(included), tf.float32)
-
-
-def softmax_loss(
-    image_embs: tf.Tensor,
-    pair_rows: tf.Tensor,
-    pair_ids: tf.Tensor,
-    pair_weights: tf.Tensor,
-    pair_vectors: tf.Tensor,
-    candidate_ids: tf.Tensor,
-    candidate_vectors: tf.Tensor,
-    log_included: tf.Tensor,
-    temperature: tf.Tensor,
-) -> tf.Tensor:
-    """Mean cross-entropy between the click shares of an image's queries and equation (1).
-
-    The sum over all queries is that over the image's own, which are always there, plus that
-    over the candidates, each divided by the probability of its presence. An image's own
-    queries do not count again as candidates (accidental hits).
-
-    Args:
-      image_embs: [B, M] unit rows.
-      pair_rows: [n] int64, the image of each pair.
-      pair_ids: [n] int64, its query; no pair twice.
-      pair_weights: [n] the share of clicks; sums to 1 for each image.
-      pair_vectors: [n, M] w of its query, unit rows.
-      candidate_ids: [S] int64, rising.
-      candidate_vectors: [S, M] their w, unit rows.
-      log_included: [S] log of the probability that the candidate is among them.
-      temperature: τ.
-
-    Returns:
-      A scalar.
-    """
-    batch, size = tf.shape(image_embs)[0], tf.shape(candidate_ids)[0]
-    others = logits(tf.matmul(image_embs, candidate_vectors, transpose_b=True), temperature)
-    others -= log_included
-    place = tf.minimum(tf.searchsorted(candidate_ids, pair_ids), size - 1)
-    hit = tf.equal(tf.gather(candidate_ids, place), pair_ids)
-    hits = tf.boolean_mask(tf.stack([tf.cast(pair_rows, tf.int32), place], 1), hit)
-    others = tf.tensor_scatter_nd_update(
-        others, hits, tf.fill([tf.shape(hits)[0]], others.dtype.min)
-    )
-    cosines = tf.reduce_sum(tf.gather(image_embs, pair_rows) * pair_vectors, 1)
-    own = logits(cosines, temperature)
-    top = tf.maximum(tf.reduce_max(others, 1), tf.math.unsorted_segment_max(own, pair_rows, batch))
-    top = tf.stop_gradient(top)
-    total = tf.reduce_sum(tf.exp(others - top[:, None]), 1) + tf.math.unsorted_segment_sum(
-        tf.exp(own - tf.gather(top, pair_rows)), pair_rows, batch
-    )
-    log_total = tf.gather(top + tf.math.log(total), pair_rows)
-    return tf.reduce_sum(pair_weights * (log_total - own)) / tf.cast(batch, own.dtype)
-
-
-def unit_rows(x: tf.Tensor) -> tf.Tensor:
-    return tf.math.l2_normalize(x, 1, epsilon=1e-12)
 
 
 class Trainer(tf.Module):
@@ -128,12 +46,15 @@ class Trainer(tf.Module):
       tower: what `prepare` returns → [B, M] unit rows.
       prepare: input of a batch and its seed (None outside training) → input of the tower.
       num_queries: K.
-      sampled_queries: draws a step for the sampled softmax; 0 for the full one.
+      sampled_queries: the candidates of a step, or how many log-uniform ones; 0 for the full
+        softmax.
       temperature: τ; 0 to learn it.
       learning_rate, weight_decay: of AdamW on the tower and τ; the rate falls as a cosine.
-      query_learning_rate: of Adagrad on the queries' vectors.
+      query_learning_rate: of row-wise Adagrad on the queries' vectors.
       steps: of the whole training.
       seed: of the first vectors.
+      own_queries: "share" or "apart", see `softmax_loss`.
+      devices: which hold the queries' vectors and share the images of a batch; one by default.
     """
 
     def __init__(
@@ -141,20 +62,25 @@ class Trainer(tf.Module):
         tower: keras.Model,
         prepare: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
         num_queries: int,
-        sampled_queries: int,
+        sampled_queries: int | Candidates,
         temperature: float,
         learning_rate: float,
         weight_decay: float,
         query_learning_rate: float,
         steps: int,
         seed: int,
+        *,
+        own_queries: str = "share",
+        devices: Devices | None = None,
     ):
+        if isinstance(sampled_queries, int):
+            sampled_queries = Candidates(log_uniform(num_queries), sampled_queries)
         self.tower = tower
-        self._prepare, self._draws = prepare, sampled_queries
-        shape = (num_queries, tower.output_shape[1])
-        first = tf.random.stateless_normal(shape, [seed, 0], stddev=shape[1] ** -0.5)
-        self.table = tf.Variable(first)
-        self.adagrad = SparseAdagrad(shape, query_learning_rate, _FIRST_ACCUMULATOR)
+        self._prepare, self._candidates, self._own_queries = prepare, sampled_queries, own_queries
+        self._devices = devices or Devices()
+        self.table = QueryTable(
+            num_queries, tower.output_shape[1], query_learning_rate, seed, self._devices
+        )
         self.log_temperature = keras.Variable(
             np.log(temperature or _FIRST_TEMPERATURE), trainable=not temperature, dtype="float32"
         )
@@ -169,74 +95,71 @@ class Trainer(tf.Module):
 
     @property
     def state(self) -> dict:
-        """All that a step changes, for `training.fit`."""
+        """All that a step changes, for `training.fit`: of the table, this process's part."""
         return {
             "tower": self.tower,
             "temperature": self.log_temperature,
             "optimizer": self.optimizer,
             "table": self.table,
-            "adagrad": self.adagrad,
         }
 
     @property
     def temperature(self) -> float:
         return float(np.exp(self.log_temperature.numpy()))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(self, inputs, pair_rows, pair_ids, pair_weights, seed) -> tf.Tensor:
-        """Learns from one batch; see `softmax_loss`. `seed` is [2] integer."""
-        candidate_ids, log_included = candidates(self.table.shape[0], self._draws, seed)
-        ids = tf.concat([pair_ids, candidate_ids], 0)
-        sizes = [tf.size(pair_ids), tf.size(candidate_ids)]
-        with tf.GradientTape() as tape:
-            vectors = tf.split(unit_rows(tf.gather(self.table, ids)), sizes)
-            loss = softmax_loss(
-                self.tower(self._prepare(inputs, seed), training=True),
-                pair_rows,
-                pair_ids,
-                pair_weights,
-                vectors[0],
-                candidate_ids,
-                vectors[1],
-                log_included,
-                tf.exp(self.log_temperature.value),
-            )
-        tower = [variable.value for variable in self._trained]
-        gradients, table_gradient = tape.gradient(loss, [tower, self.table])
+        """Learns from one batch; see `softmax_loss`. The loss does not depend on the devices.
+
+        Args:
+          inputs: of the tower, for the images of the batch, as many for each device; where
+            several processes train, of this one's images, which follow on those of the last.
+          pair_rows, pair_ids, pair_weights: [n] the pairs of the whole batch.
+          seed: [2] integer.
+        """
+        devices, table = self._devices, self.table
+        pairs = tf.cast(pair_ids, tf.int64), tf.cast(pair_rows, tf.int64), pair_weights
+        candidates = self._candidates.draw(seed, pairs[0])
+        parts = tf.split(inputs, len(devices.local))
+
+        def learn(local: int) -> list[tf.Tensor]:
+            devices.check_same(seed)
+            own, rows, weights = table.on_device(local, *pairs)
+            others, log_included = table.on_device(local, *candidates)
+            with tf.GradientTape() as tape:
+                images = self._prepare(parts[local], devices.seed(seed))
+                vectors = table.rows(local, tf.concat([own, others], 0))
+                own_vectors, vectors = tf.split(vectors, [tf.size(own), tf.size(others)])
+                loss = softmax_loss(
+                    devices.gather(self.tower(images, training=True)),
+                    rows,
+                    own,
+                    weights,
+                    own_vectors,
+                    others,
+                    vectors,
+                    log_included,
+                    tf.exp(self.log_temperature.value),
+                    self._own_queries,
+                    devices.sum_logs,
+                )
+            tower = [variable.value for variable in self._trained]
+            gradients, rows_gradient = tape.gradient(loss, [tower, table.shards[local]])
+            table.apply(local, rows_gradient)
+            return devices.sum([loss, *gradients])
+
+        loss, *gradients = devices.run(learn)[0]
         self.optimizer.apply(gradients, self._trained)
-        self.adagrad.apply(self.table, table_gradient)
         return loss
 
     def vectors(self) -> np.ndarray:
-        """w of every query: [K, M] float32 unit rows."""
-        return unit_rows(self.table).numpy()
+        """w of every query: [K, M] float32 unit rows; all processes must call it together."""
+        return self.table.vectors()
 
     @tf.function(reduce_retracing=True)
     def embed(self, inputs) -> tf.Tensor:
         """[B, …] → [B, M] unit rows."""
         return self.tower(self._prepare(inputs, None), training=False)
-
-
-def best_ranks(image_embs: np.ndarray, vectors: np.ndarray, clicked: ClickedQueries) -> np.ndarray:
-    """The rank, from 1, of the best placed clicked query of each image.
-
-    Args:
-      image_embs: [rows, M] float32 unit rows.
-      vectors: [K, M] float32 unit rows.
-      clicked: of these images; each has at least one.
-
-    Returns:
-      [rows] int64.
-    """
-    table, step = tf.constant(vectors), max(1, _SCORES // len(vectors))
-    ranks = []
-    for start in range(0, clicked.rows, step):
-        rows = np.arange(start, min(start + step, clicked.rows))
-        scores = tf.matmul(image_embs[rows], table, transpose_b=True)
-        batch, queries, _ = clicked.of(rows)
-        best = tf.math.segment_max(tf.gather_nd(scores, np.stack([batch, queries], 1)), batch)
-        ranks.append(1 + tf.math.count_nonzero(scores > best[:, None], 1).numpy())
-    return np.concatenate(ranks)
 
 
 def top_queries(image_embs: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
@@ -250,17 +173,25 @@ def top_queries(image_embs: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarr
     Returns:
       [rows, n] int64, places in `vectors`.
     """
-    table, step = tf.constant(vectors), max(1, _SCORES // len(vectors))
-    return np.concatenate(
-        [
-            tf.math.top_k(
-                tf.matmul(image_embs[start : start + step], table, transpose_b=True),
-                min(n, len(vectors)),
-                index_type=tf.int64,
-            ).indices.numpy()
-            for start in range(0, len(image_embs), step)
-        ]
-    )
+    found = []
+    for start in range(0, len(image_embs), _RANKED_IMAGES):
+        embs = image_embs[start : start + _RANKED_IMAGES]
+        best, places = tf.zeros([len(embs), 0]), tf.zeros([len(embs), 0], tf.int64)
+        for first, scores in _score_blocks(embs, vectors):
+            top = tf.math.top_k(scores, min(n, scores.shape[1]), index_type=tf.int64)
+            best = tf.concat([best, top.values], 1)
+            places = tf.concat([places, first + top.indices], 1)
+            top = tf.math.top_k(best, min(n, best.shape[1]))
+            best, places = top.values, tf.gather(places, top.indices, batch_dims=1)
+        found.append(places.numpy())
+    return np.concatenate(found)
+
+
+def _score_blocks(embs: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[int, tf.Tensor]]:
+    """Cosines with some queries at a time: the first of them, [rows, queries]."""
+    step = max(1, _SCORES // len(embs))
+    for first in range(0, len(vectors), step):
+        yield first, tf.matmul(embs, vectors[first : first + step], transpose_b=True)
 
 
 def word_f1(predicted: Sequence[Sequence[str]], clicked: Sequence[Sequence[str]]) -> float:
@@ -282,9 +213,3 @@ def word_f1(predicted: Sequence[Sequence[str]], clicked: Sequence[Sequence[str]]
         theirs: set[str] = set().union(*map(words, queries))
         scores.append(2 * len(ours & theirs) / max(len(ours) + len(theirs), 1))
     return float(np.mean(scores)) if scores else 0.0
-
-
-def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """The share of images with a clicked query in the top n, and the mean reciprocal rank."""
-    metrics = {f"recall_at_{n}": float(np.mean(ranks <= n)) for n in (1, 3, 10)}
-    return metrics | {"mrr": float(np.mean(1 / ranks))}

@@ -7,16 +7,13 @@ import keras
 import numpy as np
 import pyarrow as pa
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_code import text_generator, train_text_generator, training
-from model_code.clicked_queries import ClickedQueries, head_queries
+from model_code.clicked_queries import ClickedQueries, Places, head_queries
 from schemas import manifest
-from tests.mined_dataset import NAMES, query_id, write_colours, write_mined
-
-TAU = 0.07
+from tests.mined_dataset import NAMES, prepare, query_id, write_colours
 
 
 def unit(rng, rows, width):
@@ -24,109 +21,12 @@ def unit(rng, rows, width):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-class Problem:
-    """Five images, twelve queries, one to three clicked queries an image."""
-
-    def __init__(self):
-        rng = np.random.default_rng(3)
-        self.x, self.w = unit(rng, 5, 8), unit(rng, 12, 8)
-        self.targets = np.zeros((5, 12))
-        for row in range(5):
-            queries = rng.choice(12, 1 + row % 3, replace=False)
-            self.targets[row, queries] = rng.dirichlet(np.ones(len(queries)))
-        self.rows, self.ids = np.nonzero(self.targets)
-
-    def loss(self, candidates, log_included) -> float:
-        weights = self.targets[self.rows, self.ids].astype(np.float32)
-        return float(
-            text_generator.softmax_loss(
-                self.x,
-                self.rows,
-                self.ids,
-                weights,
-                self.w[self.ids],
-                candidates,
-                self.w[candidates],
-                log_included,
-                TAU,
-            )
-        )
-
-    def full(self) -> float:
-        distance = 1 - self.x.astype(np.float64) @ self.w.T
-        p = np.exp(-distance / TAU)  # Equation (1), word for word.
-        p /= p.sum(1, keepdims=True)
-        return -(self.targets * np.log(p)).sum() / 5
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return Problem()
-
-
-def test_logits_make_equation_1(problem):
-    cosine = problem.x @ problem.w.T
-    p = tf.nn.softmax(text_generator.logits(cosine, TAU)).numpy()
-    expected = np.exp(-(1 - cosine) / TAU)
-    np.testing.assert_allclose(p, expected / expected.sum(1, keepdims=True), rtol=1e-5)
-
-
-def test_full_loss_is_the_cross_entropy(problem):
-    ids, log_included = text_generator.candidates(12, 0, [0, 0])
-    assert problem.loss(ids, log_included) == pytest.approx(problem.full(), rel=1e-5)
-
-
-def test_own_queries_count_once_whether_sampled_or_not(problem):
-    own = np.unique(problem.ids)
-    others = np.setdiff1d(np.arange(12), own)
-    row = 0
-    mine = problem.ids[problem.rows == row]
-    one = Problem()
-    one.x, one.targets = problem.x[[row] * 5], problem.targets[[row] * 5]
-    one.rows, one.ids = np.nonzero(one.targets)
-    without = np.setdiff1d(np.arange(12), mine)
-    assert len(others) > 0
-    assert one.loss(without, np.zeros(len(without), np.float32)) == pytest.approx(
-        one.loss(np.arange(12), np.zeros(12, np.float32)), rel=1e-6
-    )
-
-
-def test_probability_of_a_candidate_is_the_share_of_samples_that_hold_it():
-    trials, draws = 1000, 6
-    held = np.zeros(12)
-    for trial in range(trials):
-        ids, log_included = text_generator.candidates(12, draws, [7, trial])
-        assert (np.diff(ids) > 0).all()
-        held[ids.numpy()] += 1
-    p = np.log((np.arange(12) + 2) / (np.arange(12) + 1)) / np.log(13)
-    assert p.sum() == pytest.approx(1)
-    expected = 1 - (1 - p) ** draws
-    np.testing.assert_allclose(held / trials, expected, atol=4 * np.sqrt(0.25 / trials))
-    np.testing.assert_allclose(np.exp(log_included), expected[ids.numpy()], rtol=1e-5)
-
-
-def test_corrected_sums_estimate_the_whole_sum(problem):
-    """Horvitz–Thompson: the mean of Σ exp(logit) / P(sampled) is the sum over all queries."""
-    terms = np.exp((problem.x[0].astype(np.float64) @ problem.w.T - 1) / 0.5)
-    sums = []
-    for trial in range(1000):
-        ids, log_included = text_generator.candidates(12, 6, [1, trial])
-        sums.append((terms[ids.numpy()] / np.exp(log_included)).sum())
-    error = np.std(sums) / np.sqrt(len(sums))
-    assert abs(np.mean(sums) - terms.sum()) < 4 * error
-
-
-def test_sampled_loss_approaches_the_full_one(problem):
-    losses = [problem.loss(*text_generator.candidates(12, 40, [5, trial])) for trial in range(300)]
-    assert np.mean(losses) == pytest.approx(problem.full(), rel=0.05)
-
-
 def test_step_moves_tower_queries_and_temperature_by_their_gradients():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     head = text_generator.build_head(4, [], 3)
     trainer = text_generator.Trainer(head, lambda x, seed: x, 6, 0, 0.0, 1e-3, 0.0, 0.05, 10, 0)
-    x, before = rng.normal(size=(2, 4)).astype(np.float32), trainer.table.numpy()
+    x, before = rng.normal(size=(2, 4)).astype(np.float32), trainer.table.shards[0].numpy()
     rows, ids = np.array([0, 1, 1]), np.array([2, 2, 5])
     weights = np.array([1, 0.25, 0.75], np.float32)
     temperature = trainer.temperature
@@ -143,10 +43,11 @@ def test_step_moves_tower_queries_and_temperature_by_their_gradients():
         shift = np.zeros_like(gradient)
         shift[place] = 1e-6
         gradient[place] = (loss(before + shift) - loss(before - shift)) / 2e-6
-    expected = before - 0.05 * gradient / (np.sqrt(1e-6 + gradient**2) + 1e-7)
+    squares = np.mean(gradient**2, 1, keepdims=True)
+    expected = before - 0.05 * gradient / (np.sqrt(1e-6 + squares) + 1e-7)
     first = float(trainer.step(x, rows, ids, weights, np.array([0, 1], np.int32)))
     assert first == pytest.approx(loss(before), rel=1e-5)
-    np.testing.assert_allclose(trainer.table.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(trainer.table.shards[0].numpy(), expected, atol=1e-4)
     assert trainer.temperature != temperature
 
 
@@ -158,22 +59,6 @@ def test_a_given_temperature_stays():
     assert trainer.temperature == pytest.approx(0.2)
 
 
-@given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
-def test_best_ranks_are_those_of_sorting(seed):
-    rng = np.random.default_rng(seed)
-    x, w = unit(rng, 4, 6), unit(rng, 9, 6)
-    clicked = [np.sort(rng.choice(9, rng.integers(1, 4), replace=False)) for _ in range(4)]
-    offsets = np.cumsum([0, *map(len, clicked)])
-    queries = np.concatenate(clicked)
-    ranks = text_generator.best_ranks(
-        x, w, ClickedQueries(offsets, queries, np.ones(len(queries), np.float32))
-    )
-    for row in range(4):
-        order = list(np.argsort(-(x[row] @ w.T)))
-        assert ranks[row] == 1 + min(order.index(query) for query in clicked[row])
-
-
 def test_head_queries_are_the_best_supported():
     queries = pa.table(
         {
@@ -183,8 +68,8 @@ def test_head_queries_are_the_best_supported():
             "head": [True] * 5 + [False],
         }
     )
-    assert head_queries(queries, 10, 1).tolist() == [2, 3, 4, 0]
-    assert head_queries(queries, 2, 2).tolist() == [3, 4]
+    assert head_queries(queries, 10, 1)["query_id"].to_pylist() == [2, 3, 4, 0]
+    assert head_queries(queries, 2, 2)["query_id"].to_pylist() == [3, 4]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5), st.integers(0, 99))
@@ -202,29 +87,28 @@ def test_targets_keep_at_most_the_limit_and_sum_to_one(counts, limit, epoch):
     np.testing.assert_array_equal(drawn.weights, again.weights)
 
 
-def test_only_pairs_of_the_split_and_of_head_queries_count():
-    pairs = pa.table(
-        {
-            "image_id": ["a", "a", "b", "c", "c"],
-            "query_id": pa.array([1, 2, 1, 2, 3], pa.int64()),
-            "split": ["train", "train", "validation", "train", "train"],
-            "weight": pa.array([0.3, 0.1, 1.0, 0.5, 0.5], pa.float32()),
-        }
-    )
-    ids = pa.chunked_array([["a", "b"], ["c"]])
-    clicked, keep = ClickedQueries.from_pairs(pairs, "train", ids, np.array([2, 1]))
-    assert keep.tolist() == [True, False, True]
-    batch, queries, weights = clicked.of(np.array([1, 0]))
-    assert (batch.tolist(), queries.tolist()) == ([0, 1, 1], [0, 0, 1])
-    np.testing.assert_allclose(weights, [1, 0.25, 0.75])
-    first, keep = ClickedQueries.from_pairs(pairs, "train", ids, np.array([2, 1]), limit=1)
-    assert (first.rows, keep.tolist(), len(first.queries)) == (1, [True, False, False], 2)
+def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch():
+    rng = np.random.default_rng(0)
+    images = np.repeat(np.arange(9), 6)
+    queries = np.concatenate([rng.choice(50, 6, replace=False) for _ in range(9)])
+    clicked = ClickedQueries.from_pairs(images, queries, rng.random(54), 9)
+    whole = clicked.targets(2, 3, 4)
+    for rows in (np.array([7]), np.array([2, 8, 0]), rng.permutation(9)):
+        batch = clicked.select(rows).targets(2, 3, 4, rows)
+        for found, expected in zip(batch.pairs(), whole.of(rows), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(whole.weights, clicked.targets(2, 3, 5).weights)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=9), st.integers())
+def test_places_are_those_of_a_search(ids, other):
+    asked = [*ids, max(-(2**63), min(other, 2**63 - 1))]
+    expected = [ids.index(i) if i in ids else -1 for i in asked]
+    assert Places(np.array(ids, np.int64)).of(np.array(asked, np.int64)).tolist() == expected
 
 
 FLAGS = [
-    "--backbone=small_resnet",
     "--small_resnet_width=8",
-    "--image_size=16",
     "--batch_size=8",
     "--epochs=12",
     "--width=16",
@@ -233,10 +117,10 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def mined(tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("mined"))
-    write_colours(root)
-    return root
+def pairs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("work")
+    write_colours(str(root / "mined"))
+    return prepare(str(root / "mined"), str(root / "pairs"), "--image_size=16")
 
 
 def model_of(output):
@@ -248,8 +132,8 @@ def model_of(output):
 
 
 @pytest.mark.parametrize("extra", [[], ["--full_softmax_max=1", "--sampled_queries=20"]])
-def test_command_learns_the_queries_of_colours(mined, tmp_path, extra):
-    argv = [f"--mined={mined}", f"--output={tmp_path}", *FLAGS, *extra]
+def test_command_learns_the_queries_of_colours(pairs, tmp_path, extra):
+    argv = [f"--pairs={pairs}", f"--output={tmp_path}", *FLAGS, *extra]
     assert train_text_generator.run(argv) == 0
     folder, _, found = model_of(tmp_path)
     with open(f"{folder}/history.json") as f:
@@ -264,16 +148,16 @@ def test_command_learns_the_queries_of_colours(mined, tmp_path, extra):
     assert manifest.verify(str(tmp_path)) == []
 
 
-def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(mined, tmp_path, monkeypatch):
+def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(pairs, tmp_path, monkeypatch):
     flags = [*FLAGS, "--epochs=3", "--full_softmax_max=1", "--sampled_queries=20"]
-    assert train_text_generator.run([f"--mined={mined}", f"--output={tmp_path / 'a'}", *flags]) == 0
+    assert train_text_generator.run([f"--pairs={pairs}", f"--output={tmp_path / 'a'}", *flags]) == 0
     whole = training.fit
 
     def die(epoch):
         if epoch == 2:
             raise KeyboardInterrupt
 
-    argv = [f"--mined={mined}", f"--output={tmp_path / 'b'}", *flags]
+    argv = [f"--pairs={pairs}", f"--output={tmp_path / 'b'}", *flags]
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit", functools.partial(whole, after_epoch=die))
         with pytest.raises(KeyboardInterrupt):
@@ -284,9 +168,9 @@ def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(mined, tmp_p
     assert a == b
 
 
-def test_head_on_a_frozen_network(mined, tmp_path):
+def test_head_on_a_frozen_network(pairs, tmp_path):
     flags = [*FLAGS, "--trainable=head", "--head_hidden=24", "--epochs=40"]
-    assert train_text_generator.run([f"--mined={mined}", f"--output={tmp_path}", *flags]) == 0
+    assert train_text_generator.run([f"--pairs={pairs}", f"--output={tmp_path}", *flags]) == 0
     folder, _, _ = model_of(tmp_path)
     head = keras.saving.load_model(f"{folder}/head.keras")
     assert [layer.units for layer in head.layers if hasattr(layer, "units")] == [24, 16]
@@ -294,19 +178,18 @@ def test_head_on_a_frozen_network(mined, tmp_path):
         assert max(row["recall_at_3"] for row in json.load(f)["epochs"]) > 0.5
 
 
-def test_no_training_pairs_is_an_error(mined, tmp_path, capsys):
-    tables = manifest.Dataset(mined)
-    images, pairs, queries = (
-        tables.table(name).to_pylist() for name in ("images", "pairs", "queries")
-    )
-    held_out = [pair for pair in pairs if pair["split"] != "train"]
-    write_mined(str(tmp_path / "bare"), images, held_out, queries, [])
-    argv = [f"--mined={tmp_path / 'bare'}", f"--output={tmp_path / 'out'}", *FLAGS]
-    assert train_text_generator.run(argv) == 2
-    assert "training images with clicked queries" in capsys.readouterr().err
-    assert train_text_generator.run([*argv, "--backbone=resnet"]) == 2
-    assert "resnet101" in capsys.readouterr().err
-    assert manifest.read(str(tmp_path / "out")) is None
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--image_size=32", "expected 32 × 32 pixels for small_resnet, found 16 × 16"),
+        ("--backbone=mobilenet", "expected 224 × 224 pixels for mobilenet, found 16 × 16"),
+        ("--backbone=resnet", "resnet101"),
+    ],
+)
+def test_another_network_or_size_than_the_pairs_were_made_for(pairs, tmp_path, capsys, flag, says):
+    assert train_text_generator.run([f"--pairs={pairs}", f"--output={tmp_path}", flag]) == 2
+    assert says in capsys.readouterr().err
+    assert manifest.read(str(tmp_path)) is None
 
 
 def test_word_f1_compares_sets_of_words():
@@ -317,9 +200,12 @@ def test_word_f1_compares_sets_of_words():
     assert text_generator.word_f1([], []) == 0
 
 
-def test_top_queries_are_those_of_a_full_scan():
+def test_top_queries_are_those_of_a_full_scan(monkeypatch):
+    monkeypatch.setattr(text_generator, "_RANKED_IMAGES", 4)
+    monkeypatch.setattr(text_generator, "_SCORES", 8)
     rng = np.random.default_rng(0)
     embs, vectors = rng.normal(size=(7, 5)), rng.normal(size=(11, 5))
     expected = np.argsort(-(embs @ vectors.T), axis=1)[:, :3]
     found = text_generator.top_queries(np.float32(embs), np.float32(vectors), 3)
     np.testing.assert_array_equal(found, expected)
+    assert text_generator.top_queries(np.float32(embs), np.float32(vectors), 99).shape == (7, 11)

@@ -1,0 +1,43 @@
+"""kill -9 while the text generator trains: the next run ends with the same losses and vectors."""
+
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import work_folder
+
+STEPS_BEFORE_DEATH = 15  # of 24 in 4 epochs: in the middle of the third
+
+
+@pytest.mark.parametrize(
+    "queries", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids="{:,}".format
+)
+def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, capsys):
+    def command(name: str, *more: str) -> list[str]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        module = [sys.executable, "-m", "tests.train_on_devices"]
+        return [*module, str(folder), f"--queries={queries}", *more]
+
+    killed = command("killed", f"--kill_at={STEPS_BEFORE_DEATH}")
+    died = subprocess.run(killed, env=work_folder.environment(), capture_output=True)
+    assert died.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "done-0.npz").exists()
+    work_folder.run(command("killed"))
+    work_folder.run(command("whole"))
+    found, expected = (np.load(tmp_path / name / "done-0.npz") for name in ("killed", "whole"))
+    off = {
+        name: np.abs(found[name] - expected[name]).max().item() for name in ("losses", "vectors")
+    }
+    with capsys.disabled():
+        print(
+            f"\nK = {queries:,}: killed before step {STEPS_BEFORE_DEATH + 1} of "
+            f"{len(expected['losses'])}; greatest difference of a loss {off['losses']:.1e}, "
+            f"of a vector's element {off['vectors']:.1e}"
+        )
+    assert len(found["losses"]) == 24
+    assert expected["losses"][-1] < expected["losses"][0]
+    assert max(off.values()) <= 1e-6

@@ -1,0 +1,166 @@
+"""The table of queries: what a step touches, and that devices do not change what is learnt."""
+
+import functools
+import json
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model_code import query_table, text_generator
+from model_code.query_table import Devices, QueryTable
+from schemas.errors import PhraseLensError
+from tests import train_on_devices, work_folder
+
+COMMAND = [sys.executable, "-m", "tests.train_on_devices"]
+
+
+def trainer_of(queries, sampled=0, **more):
+    head = text_generator.build_head(4, [], 3)
+    return text_generator.Trainer(
+        head, lambda x, seed: x, queries, sampled, 0.1, 1e-3, 0.0, 0.05, 10, 0, **more
+    )
+
+
+def test_vectors_are_unit_rows_of_the_table(monkeypatch):
+    monkeypatch.setattr(query_table, "_CHUNK", 4)
+    table = QueryTable(11, 3, 0.1, 5, Devices())
+    raw = table.shards[0].numpy()
+    np.testing.assert_allclose(
+        table.vectors(), raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-5
+    )
+    assert len(np.unique(raw)) == 33
+    again = QueryTable(11, 3, 0.1, 5, Devices())
+    np.testing.assert_array_equal(again.shards[0].numpy(), raw)
+
+
+def test_a_step_touches_the_rows_it_names_and_no_others():
+    trainer = trainer_of(500, 20)
+    table, seed = trainer.table, np.array([0, 3], np.int32)
+    before, first = table.shards[0].numpy(), table.optimizers[0].accumulator.numpy()
+    ids = np.array([7, 499, 7])
+    x, rows = np.ones((2, 4), np.float32) * [[1], [-2]], np.array([0, 0, 1])
+    trainer.step(np.float32(x), rows, ids, np.float32([0.5, 0.5, 1]), seed)
+    drawn, _ = trainer._candidates.draw(seed, tf.constant(ids))
+    named = np.union1d(ids, drawn.numpy())
+    others = np.setdiff1d(np.arange(500), named)
+    assert len(others) > 450
+    np.testing.assert_array_equal(table.shards[0].numpy()[others], before[others])
+    np.testing.assert_array_equal(table.optimizers[0].accumulator.numpy()[others], first[others])
+    assert (table.shards[0].numpy()[ids] != before[ids]).any(1).all()
+
+
+def test_no_tensor_of_a_step_is_as_large_as_the_table():
+    """Gradients stay sparse: in the whole graph of a step only variables have K rows."""
+    queries = 12_345
+    trainer = trainer_of(queries, 20)
+    x, one = np.ones((2, 4), np.float32), np.array([0, 1])
+    step = trainer.step.get_concrete_function(
+        x, one, one, np.float32([1, 1]), np.array([0, 1], np.int32)
+    )
+    shapes = [tensor.shape for op in step.graph.get_operations() for tensor in op.outputs]
+    # What is drawn from has K places, and is searched: [K] and, as the search wants it, [1, K].
+    wide = [shape for shape in shapes if shape.rank == 2 and shape.as_list() == [queries, 3]]
+    assert len(shapes) > 100
+    assert not wide
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(trainer.table.rows(0, tf.constant([5, 5, 9], tf.int64)) ** 3)
+    assert isinstance(tape.gradient(loss, trainer.table.shards[0]), tf.IndexedSlices)
+
+
+@pytest.mark.parametrize("wanted", ["0", "some", "-1"])
+def test_devices_that_are_no_number(wanted):
+    with pytest.raises(PhraseLensError, match="a number from 1"):
+        query_table.devices(wanted)
+
+
+def start(folder, *flags, **environment):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [*COMMAND, str(folder), *flags],
+        env=work_folder.environment() | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def result(folder, part=0):
+    with np.load(folder / f"done-{part}.npz") as found:
+        return found["losses"], found["vectors"]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """Losses and vectors of a run on one device, by its flags."""
+
+    @functools.cache
+    def run(flags):
+        folder = tmp_path_factory.mktemp("one_device")
+        train_on_devices.main([str(folder), *flags])
+        losses, vectors = result(folder)
+        assert len(losses) >= 20
+        assert losses[-5:].mean() < losses[:5].mean() - 0.1
+        return losses, vectors
+
+    return run
+
+
+SHARE = ("--own_queries=share", "--kind=mixed")
+APART = ("--own_queries=apart", "--kind=log_uniform")
+
+
+def assert_same(found, expected):
+    """Sums in another order differ in their last bits, which every step carries on."""
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    np.testing.assert_allclose(found[1], expected[1], atol=2e-3)
+
+
+@pytest.mark.parametrize("flags", [SHARE, pytest.param(APART, marks=pytest.mark.slow)])
+def test_two_devices_of_one_process_learn_as_one(flags, one_device, tmp_path):
+    finish(start(tmp_path, "--devices=2", *flags))
+    assert_same(result(tmp_path), one_device(flags))
+
+
+@pytest.mark.parametrize("flags", [APART, pytest.param(SHARE, marks=pytest.mark.slow)])
+def test_two_processes_learn_as_one(flags, one_device, tmp_path):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+    finish(*(start(tmp_path, *flags, TF_CONFIG=config) for config in configs))
+    for part in range(2):
+        assert_same(result(tmp_path, part), one_device(flags))
+        # Each process keeps the checkpoint of its own rows.
+        assert (tmp_path / f"part-{part}" / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_killed_on_two_devices_it_goes_on(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first = start(killed, "--devices=2", *APART, "--kill_at=15")
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    finish(start(killed, "--devices=2", *APART))
+    finish(start(whole, "--devices=2", *APART))
+    for found, expected in zip(result(killed), result(whole), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
