@@ -11,9 +11,9 @@ export PYTHONPATH=$root PYTHONSAFEPATH=1 PATH=$venv/bin:$PATH
 # TensorFlow's errors arrive as exceptions; its log calls even a missing GPU driver an error.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
 
-jobs="mine_log mine_pairs embed_phrases embed_images prepare_examples classify_images"
+jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs forget train export report samples submit verify doctor bench lock"
+commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -30,6 +30,7 @@ Stages, in the order of `all`
   samples             draw scenes and a click log to try things on
   mine_log            click log of one day → a day, which merges with others
   mine_pairs          click log or days + images + labels → query–image pairs, images, queries
+  prepare_pairs       images with their queries → training examples of the text generator
   train MODEL         MODEL is text_generator, text_embedder, pixel_embedder or fusion
   embed_phrases       queries → vectors, text embeddings and the phrase index
   embed_images        images → phrases, text embeddings, pixel embeddings
@@ -39,6 +40,7 @@ Stages, in the order of `all`
   report              every result → one HTML page, a model card and a data card
 
 Elsewhere
+  similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
 
 Care
@@ -46,6 +48,7 @@ Care
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   verify PATH…        check datasets against their manifests
+  index-eval          recall, speed and memory of each kind of phrase index
   bench NAME          run a benchmark of benchmarks/
   lock [--upgrade]    resolve the requirements*.txt ranges into lock files
 
@@ -136,7 +139,7 @@ bench() { # NAME ARGS…
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
   setup
   # What we are compared with is no part of the product; pip adds it beside what is locked.
-  case $1 in mining*) install requirements-bench.lock ;; esac
+  case $1 in mining* | phrases) install requirements-bench.lock ;; esac
   module "benchmarks.$1" "${@:2}"
 }
 
@@ -159,7 +162,8 @@ case $command in
   quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
   all) module beam_jobs.pipeline "$@" ;;
   test) run_tests "$@" ;;
-  mine_log | mine_pairs | embed_phrases | embed_images | prepare_examples | classify_images | forget)
+  mine_log | mine_pairs | prepare_pairs | embed_phrases | embed_images | prepare_examples | \
+    classify_images | forget)
     module "beam_jobs.$command" "$@"
     ;;
   train)
@@ -176,6 +180,8 @@ case $command in
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
+  index-eval) module model_code.index_eval "$@" ;;
+  similar) module model_code.similar "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11

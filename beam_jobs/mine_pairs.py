@@ -421,7 +421,7 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh train text_generator --mined {c.output} --output …",
+    next_command=lambda c: f"./run.sh prepare_pairs --mined {c.output} --output …",
 )
 
 

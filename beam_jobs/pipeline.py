@@ -35,10 +35,12 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
     "standard": {},
     "quickstart": {
         "make_samples": {"images": "4000", "workers": "2"},
-        "train_text_generator": {
+        "prepare_pairs": {
             "backbone": "small_resnet",
             "image_size": "64",
             "min_query_images": "3",
+        },
+        "train_text_generator": {
             "epochs": "40",
             "patience": "12",
             "batch_size": "32",
@@ -115,11 +117,18 @@ FORGET = Step("forget", "beam_jobs.forget", "deletes from days what must be forg
 STEPS = (
     _step("beam_jobs", "mine_pairs", "finds who chose which image for which query", "mined"),
     _step(
+        "beam_jobs",
+        "prepare_pairs",
+        "brings clicked images to training resolution, with their queries",
+        "training_pairs",
+        "mined",
+    ),
+    _step(
         "model_code",
         "train_text_generator",
         "learns to predict queries from pixels",
         "text_generator",
-        "mined",
+        pairs="training_pairs",
     ),
     _step(
         "model_code",

@@ -6,22 +6,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas import fingerprint
 
-def head_queries(queries: pa.Table, limit: int, min_images: int) -> np.ndarray:
+
+def head_queries(queries: pa.Table, limit: int, min_images: int) -> pa.Table:
     """The best of the head, which get a softmax weight of their own.
 
     Args:
-      queries: the mined table of queries.
+      queries: the mined table of queries, or some columns of it.
       limit: at most this many.
       min_images: training images that a query needs.
 
     Returns:
-      [K] int64 query ids: most training clicks first, then by id.
+      Their rows by rank: most training clicks first, then by id.
     """
     enough = pc.greater_equal(queries["train_images"], max(min_images, 1))
     supported = queries.filter(pc.and_(queries["head"], enough))
     order = [("train_clicks", "descending"), ("query_id", "ascending")]
-    return supported.sort_by(order)["query_id"].to_numpy()[:limit]
+    return supported.sort_by(order).slice(0, limit)
+
+
+class Places:
+    """Where ids stand in a list of them: 16 bytes an id, an eighth of a dict's.
+
+    Args:
+      ids: [K] int64, each once.
+    """
+
+    def __init__(self, ids: np.ndarray):
+        self._order = np.argsort(ids)
+        self._sorted = ids[self._order]
+
+    def of(self, ids: np.ndarray) -> np.ndarray:
+        """[n] int64 ids → [n] int64 places, −1 for an id that is not in the list."""
+        if not len(self._sorted):
+            return np.full(len(ids), -1)
+        near = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
+        return np.where(self._sorted[near] == ids, self._order[near], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +52,7 @@ class ClickedQueries:
     Attributes:
       offsets: [rows + 1] int64.
       queries: [pairs] int64, places in the list of head queries.
-      weights: [pairs] float32, which sum to 1 for each image.
+      weights: [pairs] float32, which sum to 1 for each image that has any.
     """
 
     offsets: np.ndarray
@@ -40,77 +61,71 @@ class ClickedQueries:
 
     @classmethod
     def from_pairs(
-        cls,
-        pairs: pa.Table,
-        split: str,
-        image_ids: pa.ChunkedArray,
-        head: np.ndarray,
-        limit: int | None = None,
-    ) -> tuple["ClickedQueries", np.ndarray]:
-        """Collects the pairs of a split whose query is in the head.
+        cls, images: np.ndarray, queries: np.ndarray, weights: np.ndarray, rows: int
+    ) -> "ClickedQueries":
+        """Collects pairs by image, those of an image by query.
 
         Args:
-          pairs: the mined table of pairs.
-          split: whose pairs.
-          image_ids: the ids of all images.
-          head: [K] int64, from `head_queries`.
-          limit: at most this many images, the first ones.
-
-        Returns:
-          The clicked queries of the images that have any, in the order of `image_ids`,
-          and [images] bool, which those are.
+          images: [pairs] int64 below `rows`.
+          queries: [pairs] int64; no pair twice.
+          weights: [pairs] above 0, in any unit.
+          rows: how many images there are.
         """
-        mine = pairs.filter(pc.equal(pairs["split"], split))
-        images = pc.index_in(mine["image_id"], image_ids)
-        queries = pc.index_in(mine["query_id"], pa.array(head))
-        known = pc.and_(images.is_valid(), queries.is_valid())
-        image = images.filter(known).to_numpy().astype(np.int64)
-        query = queries.filter(known).to_numpy().astype(np.int64)
-        weight = mine["weight"].filter(known).to_numpy()
-        order = np.lexsort((query, image))
-        if limit is not None and len(order):
-            last = np.unique(image)[:limit][-1:]
-            order = order[: np.searchsorted(image[order], last, "right").sum()]
-        image, query, weight = image[order], query[order], weight[order]
-        counts = np.bincount(image, minlength=len(image_ids))
-        keep = counts > 0
-        offsets = np.concatenate([[0], np.cumsum(counts[keep])])
-        return cls(offsets, query, _shares(weight, offsets)), keep
+        order = np.lexsort((queries, images))
+        counts = np.bincount(images, minlength=rows)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        return cls(offsets, queries[order], _shares(weights[order], offsets))
 
     @property
     def rows(self) -> int:
         return len(self.offsets) - 1
 
-    def targets(self, limit: int, seed: int, epoch: int) -> "ClickedQueries":
-        """The same pairs, of which at most `limit` an image, drawn anew each epoch, have weight."""
-        counts = np.diff(self.offsets)
-        if counts.max(initial=0) <= limit:
+    @property
+    def counts(self) -> np.ndarray:
+        """How many queries each image has: [rows] int64."""
+        return np.diff(self.offsets)
+
+    def targets(
+        self, limit: int, seed: int, epoch: int, rows: np.ndarray | None = None
+    ) -> "ClickedQueries":
+        """The same pairs, of which at most `limit` an image, drawn anew each epoch, have weight.
+
+        Args:
+          limit: queries of an image that are targets.
+          seed, epoch: of the draws.
+          rows: [rows] int64, numbers of the images, where they are not 0, 1, …: what is drawn
+            depends on an image's number and not on its place in a batch.
+        """
+        if self.counts.max(initial=0) <= limit:
             return self
-        image = np.repeat(np.arange(self.rows), counts)
-        draws = np.random.default_rng([seed, epoch]).random(len(self.queries))
+        numbers = np.arange(self.rows) if rows is None else rows
+        image = np.repeat(np.arange(self.rows), self.counts)
+        key = np.random.default_rng([seed, epoch]).integers(2**63 - 1, size=1)
+        draws = fingerprint.mix(fingerprint.mix(key, numbers[image]), self.queries)
         order = np.lexsort((draws, image))
         place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order)) - np.repeat(self.offsets[:-1], counts)
+        place[order] = np.arange(len(order)) - np.repeat(self.offsets[:-1], self.counts)
         kept = np.where(place < limit, self.weights, np.float32(0))
         return dataclasses.replace(self, weights=_shares(kept, self.offsets))
 
-    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pairs of a batch.
-
-        Args:
-          rows: [B] int64.
-
-        Returns:
-          Place in the batch [n] int64 in rising order, query [n] int64, weight [n] float32.
-        """
-        counts = self.offsets[rows + 1] - self.offsets[rows]
-        batch = np.repeat(np.arange(len(rows)), counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    def select(self, rows: np.ndarray) -> "ClickedQueries":
+        """Those of some images, [B] int64, in their order."""
+        counts = self.counts[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         pairs = np.repeat(self.offsets[rows], counts) + within
-        return batch, self.queries[pairs], self.weights[pairs]
+        return ClickedQueries(offsets, self.queries[pairs], self.weights[pairs])
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image [pairs] int64 in rising order, query [pairs] int64, weight [pairs] float32."""
+        return np.repeat(np.arange(self.rows), self.counts), self.queries, self.weights
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of a batch of images, [B] int64: place in the batch, query, weight."""
+        return self.select(rows).pairs()
 
 
 def _shares(weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Scales the weights of each image to a sum of 1: [pairs] float32."""
-    sums = np.add.reduceat(weights.astype(np.float64), offsets[:-1]) if len(weights) else weights
-    return (weights / np.repeat(sums, np.diff(offsets))).astype(np.float32)
+    image = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return (weights / np.bincount(image, weights)[image]).astype(np.float32)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -147,8 +148,16 @@ class ArraySource:
             yield self._array[start : start + batch_size]
 
 
+class Images(Protocol):
+    """Images that can be read one after the other; `rows` says how many."""
+
+    rows: int
+
+    def in_order(self, batch_size: int) -> Iterator[np.ndarray]: ...
+
+
 def features_of(
-    source: ImageSource, encode: Callable, width: int, folder: str, name: str
+    source: Images, encode: Callable, width: int, folder: str, name: str
 ) -> ArraySource:
     """What a frozen network makes of every image, computed once and kept on disk.
 

@@ -1,12 +1,13 @@
 """Trains the text generator: a network that predicts which queries people would click an image for.
 
-Reads a mined dataset; writes the network, a vector for each of the best supported queries, and the
-history with the retrieval of held-out images' queries. The first command is the documented
-default; the second trains only a head on frozen pretrained features, in seconds an epoch.
+Reads what prepare_pairs wrote; writes the network, a vector for each of the best supported queries,
+and the history with the retrieval of held-out images' queries. The first command is the documented
+default; the second trains only a head on frozen pretrained features, in seconds an epoch. The
+network and the size of its images are those that the pairs were prepared for.
 
-  python -m model_code.train_text_generator --mined=work/mined --output=work/text_generator
-  python -m model_code.train_text_generator --mined=work/mined --output=work/text_generator \\
-      --backbone=mobilenet --weights=mobilenet.weights.h5 --trainable=head --head_hidden=512
+  ./run.sh train text_generator --pairs work/training_pairs --output work/text_generator
+  ./run.sh train text_generator --pairs work/training_pairs --output work/text_generator \\
+      --weights mobilenet.weights.h5 --trainable head --head_hidden 512
 """
 
 import dataclasses
@@ -14,29 +15,31 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from model_code import command
-from model_code.clicked_queries import ClickedQueries, head_queries
 from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
 from schemas.stage import Stage
+
+if TYPE_CHECKING:
+    from model_code.pair_reader import Pairs
 
 NAME = "train_text_generator"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    mined: str = flag("Mined dataset.", role="input")
+    pairs: str = flag("Dataset of prepare_pairs.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
-        "Network: resnet101, resnet50, mobilenet, densenet121, convnext_base or small_resnet.",
-        default="resnet101",
+        "Network: resnet101, resnet50, mobilenet, densenet121, convnext_base or small_resnet; "
+        "none for the one that the pairs were prepared for.",
+        default="",
     )
     weights: str = flag(
         "Its first weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to "
@@ -44,7 +47,10 @@ class Config:
         default="",
         role="input",
     )
-    image_size: int = flag("Side of the images in pixels; 0 for the network's own.", default=0)
+    image_size: int = flag(
+        "Side of the images in pixels, if the pairs must not be of another; 0 takes theirs.",
+        default=0,
+    )
     small_resnet_width: int = flag("Channels of small_resnet's first stage.", default=16)
     trainable: str = flag(
         "Train the whole network, or its head only, on features computed once.",
@@ -54,13 +60,30 @@ class Config:
     head_hidden: tuple[str, ...] = flag(
         "Hidden layers between features and query space: their units; 0 for none.", default=()
     )
+    head_dropout: float = flag("Share of the units of hidden layers dropped.", default=0.0)
     width: int = flag("Dimensions of the query space (M).", default=64)
-    head_queries: int = flag("Queries with a weight of their own, at most (K).", default=4_000_000)
-    min_query_images: int = flag("Training images that such a query needs.", default=1)
     max_positives: int = flag("Queries of an image that are targets in one epoch.", default=64)
     temperature: float = flag("Fixed temperature τ; 0 to learn it.", default=0.0)
     full_softmax_max: int = flag("Sample the softmax when K is larger.", default=20_000)
-    sampled_queries: int = flag("Draws a step for the sampled softmax.", default=8192)
+    sampled_queries: int = flag("Candidates a step of the sampled softmax.", default=8192)
+    candidates: str = flag(
+        "How they are drawn: by rank of clicks (Zipf), by training clicks, or by rank and with "
+        "the queries of the batch's images.",
+        default="log_uniform",
+        choices=("log_uniform", "frequency", "mixed"),
+    )
+    candidate_power: float = flag("Power of the clicks for --candidates=frequency.", default=0.75)
+    own_queries: str = flag(
+        "The clicked queries of an image share its probability, or are kept apart: no negatives "
+        "of each other.",
+        default="share",
+        choices=("share", "apart"),
+    )
+    devices: str = flag(
+        "Devices that share the queries' vectors and each batch: a number, or 'all' GPUs; where "
+        "TF_CONFIG names several workers, all of theirs.",
+        default="1",
+    )
     epochs: int = flag("Epochs, at most.", default=20)
     batch_size: int = flag("Images a step.", default=256)
     learning_rate: float = flag("First learning rate of the network (AdamW).", default=1e-3)
@@ -71,7 +94,6 @@ class Config:
         "Flip, crop and tint training images; with --trainable=head they stay as they are.",
         default=True,
     )
-    validation_images: int = flag("Held-out images for the retrieval metrics.", default=10_000)
     seed: int = flag("Seed of all randomness.", default=0)
     cache_bytes: int = flag(
         "Keep decoded images in memory up to this many bytes, else stream them.",
@@ -81,105 +103,81 @@ class Config:
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-@dataclasses.dataclass(frozen=True)
-class Clicks:
-    """What the trainer takes from a mined dataset.
+def network_of(config: Config, prepared_for: str, image_size: int) -> str:
+    """The name of the network to train.
 
-    Attributes:
-      query_ids: [K] int64 head queries.
-      queries: [K] their texts.
-      train: their clicks on training images.
-      held_out: their clicks on those validation images of `in_held_out` that have any.
-      in_train, in_held_out: [rows of the images table] bool, which images are trained on, and
-        which validation images were clicked at all.
-      has_head: [validation images] bool, which of them are rows of `held_out`.
-      searched: [validation images] the texts of all their clicked queries.
-    """
-
-    query_ids: np.ndarray
-    queries: list[str]
-    train: ClickedQueries
-    held_out: ClickedQueries
-    in_train: np.ndarray
-    in_held_out: np.ndarray
-    has_head: np.ndarray
-    searched: list[list[str]]
-
-
-def load_clicks(config: Config) -> Clicks:
-    """Reads the pairs of head queries.
+    Args:
+      prepared_for: the network that the pairs were prepared for.
+      image_size: side of their images in pixels.
 
     Raises:
-      PhraseLensError: there is no training image with a clicked head query.
+      PhraseLensError: their images have not the size that the flags ask for.
     """
-    dataset = Dataset(config.mined)
-    columns = ["query_id", "query", "train_clicks", "train_images", "head"]
-    table = dataset.table("queries", columns)
-    query_ids = head_queries(table, config.head_queries, config.min_query_images)
-    texts = table["query"].to_pylist()
-    image_ids = dataset.table("images", ["image_id"])["image_id"]
-    pairs = dataset.table("pairs", ["image_id", "query_id", "split", "weight"])
-    train, in_train = ClickedQueries.from_pairs(pairs, "train", image_ids, query_ids)
-    every, in_held_out = ClickedQueries.from_pairs(
-        pairs, "validation", image_ids, table["query_id"].to_numpy(), config.validation_images
-    )
-    chosen = image_ids.filter(pa.array(in_held_out))
-    pairs = pairs.filter(pc.is_in(pairs["image_id"], value_set=chosen))
-    held_out, in_head = ClickedQueries.from_pairs(pairs, "validation", image_ids, query_ids)
-    if not train.rows:
+    from model_code import backbones
+
+    name = config.backbone or prepared_for
+    own = image_size if name == prepared_for else backbones.spec(name).image_size
+    wanted = config.image_size or own
+    if wanted != image_size:
         raise PhraseLensError(
-            f"table 'pairs' of {config.mined}",
-            "training images with clicked queries",
-            "Check the click log, its image keys, and --min_query_images.",
+            f"images of {config.pairs}",
+            f"{wanted} × {wanted} pixels for {name}, found {image_size} × {image_size}",
+            f"Run prepare_pairs with --backbone={name} --image_size={wanted}, "
+            f"or give --image_size={image_size} here.",
         )
-    searched = [[texts[i] for i in every.of(np.array([row]))[1]] for row in range(every.rows)]
-    places = pc.index_in(pa.array(query_ids), table["query_id"]).to_pylist()
-    return Clicks(
-        query_ids,
-        [texts[place] for place in places],
-        train,
-        held_out,
-        in_train,
-        in_held_out,
-        in_head[in_held_out],
-        searched,
-    )
+    return name
 
 
 def work(config: Config, stage: Stage) -> int:
     # TensorFlow takes seconds to load; --help and a finished stage need none of it.
+    from model_code.pair_reader import open_pairs
+
+    # Where only the head is trained, images are read once and pixels are kept nowhere.
+    cache_bytes = config.cache_bytes if config.trainable == "all" else 0
+    with open_pairs(config.pairs, cache_bytes) as pairs:
+        return train_generator(config, stage, pairs)
+
+
+def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
+    """Trains on opened pairs and commits the model; returns the exit status."""
     import keras
 
-    from model_code import backbones, image_ops, text_generator, training
-    from model_code.image_source import ArraySource, ImageSource, features_of
+    from model_code import (
+        backbones,
+        image_ops,
+        phrase_metrics,
+        query_table,
+        sampled_softmax,
+        text_generator,
+        training,
+    )
+    from model_code.pair_reader import FeatureSource, PairSource
 
+    devices = query_table.devices(config.devices)
+    scratch = devices.own_folder(stage.scratch)
     training.set_seed(config.seed)
-    spec = backbones.spec(config.backbone)
-    clicks, mined = load_clicks(config), Dataset(config.mined)
+    name, size = network_of(config, pairs.backbone, pairs.image_size), pairs.image_size
+    spec = backbones.spec(name)
+    vocabulary = pairs.vocabulary
+    query_ids, num_queries = vocabulary["query_id"].to_numpy(), vocabulary.num_rows
     print(
-        f"{len(clicks.query_ids):,} head queries on {clicks.train.rows:,} training and "
-        f"{len(clicks.searched):,} validation images",
+        f"{num_queries:,} head queries on {pairs.train.rows:,} training and "
+        f"{pairs.validation.rows:,} validation images",
         flush=True,
     )
-    size = config.image_size or spec.image_size
     backbone = backbones.pretrained(
-        config.backbone, size, config.weights, "--weights", config.small_resnet_width
+        name, size, config.weights, "--weights", config.small_resnet_width
     )
     features = backbone.output_shape[1]
     hidden = [int(units) for units in config.head_hidden if int(units)]
-    head = text_generator.build_head(features, hidden, config.width)
-    images = [
-        ImageSource(mined, keep, size, config.cache_bytes, f"decode {split} images")
-        for keep, split in ((clicks.in_train, "training"), (clicks.in_held_out, "validation"))
-    ]
-    train: ImageSource | ArraySource
-    held_out: ImageSource | ArraySource
-    train, held_out = images
+    head = text_generator.build_head(features, hidden, config.width, config.head_dropout)
+    train: PairSource | FeatureSource = pairs.train
+    held_out: PairSource | FeatureSource = pairs.validation
     if config.trainable == "head":
         encode = backbones.encoder(backbone, spec.preprocessing)
         train, held_out = (
-            features_of(source, encode, features, stage.scratch, f"{split} features")
-            for source, split in zip(images, ("training", "validation"), strict=True)
+            FeatureSource(source, encode, features, scratch, f"{split} features")
+            for source, split in ((pairs.train, "training"), (pairs.validation, "validation"))
         )
         tower = head
 
@@ -189,49 +187,65 @@ def work(config: Config, stage: Stage) -> int:
         if config.weights:
             backbones.freeze_batch_norm(backbone)
         tower = keras.Model(backbone.inputs, head(backbone.output))
+        pairs.train.load()
 
         def prepare(inputs, seed):
             if config.augment and seed is not None:
                 inputs = image_ops.augment(inputs, seed)
             return image_ops.preprocess(spec.preprocessing, inputs)
 
-    batch_size = min(config.batch_size, train.rows)
+    batch_size = devices.equal_parts(min(config.batch_size, train.rows))
     steps = train.rows // batch_size
     trainer = text_generator.Trainer(
         tower,
         prepare,
-        len(clicks.query_ids),
-        config.sampled_queries if len(clicks.query_ids) > config.full_softmax_max else 0,
+        num_queries,
+        sampled_softmax.candidates(
+            config.candidates,
+            config.sampled_queries if num_queries > config.full_softmax_max else 0,
+            config.candidate_power,
+            vocabulary["clicks"].to_numpy(),
+            vocabulary["images"].to_numpy(),
+            train.rows,
+            batch_size,
+        ),
         config.temperature,
         config.learning_rate,
         config.weight_decay,
         config.query_learning_rate,
         config.epochs * steps,
         config.seed,
+        own_queries=config.own_queries,
+        devices=devices,
     )
 
     def batches(epoch: int) -> Iterator[tuple]:
-        targets = clicks.train.targets(config.max_positives, config.seed, epoch)
-        for step, (rows, inputs) in enumerate(train.shuffled(batch_size, config.seed, epoch)):
-            yield inputs, *targets.of(rows), np.array([config.seed, epoch * steps + step], np.int32)
+        shuffled = train.shuffled(
+            batch_size, config.seed, epoch, config.max_positives, devices.part
+        )
+        for step, batch in enumerate(shuffled):
+            yield *batch, np.array([config.seed, epoch * steps + step], np.int32)
+
+    searched, clicked = pairs.validation.texts, pairs.validation.clicked()
+    has_head = np.flatnonzero(clicked.counts)
 
     def evaluate() -> dict[str, float]:
         if not held_out.rows:
             return {"temperature": trainer.temperature}
         embs = np.concatenate([trainer.embed(x).numpy() for x in held_out.in_order(256)])
-        top = text_generator.top_queries(embs, trainer.vectors(), 3)
-        phrases = [[clicks.queries[query] for query in row] for row in top]
-        metrics = {"word_f1": text_generator.word_f1(phrases, clicks.searched)}
-        if clicks.held_out.rows:
-            ranks = text_generator.best_ranks(
-                embs[clicks.has_head], trainer.vectors(), clicks.held_out
-            )
-            metrics |= text_generator.retrieval_metrics(ranks)
+        vectors = trainer.vectors()
+        top = text_generator.top_queries(embs, vectors, 3)
+        texts = vocabulary["query"].take(pa.array(top.reshape(-1))).to_pylist()
+        phrases = np.array(texts, object).reshape(top.shape).tolist()
+        metrics = {"word_f1": text_generator.word_f1(phrases, searched)}
+        if len(has_head):
+            ranks = phrase_metrics.best_ranks(embs[has_head], vectors, clicked.select(has_head))
+            metrics |= phrase_metrics.retrieval_metrics(ranks)
         return metrics | {"temperature": trainer.temperature}
 
     history = training.fit(
         NAME,
-        stage.scratch,
+        scratch,
         trainer.state,
         batches,
         trainer.step,
@@ -243,37 +257,39 @@ def work(config: Config, stage: Stage) -> int:
         patience=config.patience,
     )
     description = {
-        "backbone": config.backbone,
-        "backbone_fingerprint": backbones.fingerprint_of(config.backbone, backbone),
+        "backbone": name,
+        "backbone_fingerprint": backbones.fingerprint_of(name, backbone),
         "image_size": size,
         "preprocessing": spec.preprocessing,
         "width": config.width,
-        "head_queries": len(clicks.query_ids),
+        "head_queries": num_queries,
         "temperature": trainer.temperature,
     }
     vectors = trainer.vectors()
+    if devices.part[0]:
+        return 0  # The first process has all that this one has, and commits it.
     local = stage.empty_folder("model")
-    training.write_logs(history, stage.scratch, local)
+    training.write_logs(history, scratch, local)
     backbone.save(os.path.join(local, "backbone.keras"))
     head.save(os.path.join(local, "head.keras"))
-    np.save(os.path.join(local, "query_ids.npy"), clicks.query_ids)
+    np.save(os.path.join(local, "query_ids.npy"), query_ids)
     np.save(os.path.join(local, "query_vectors.npy"), vectors)
     with open(os.path.join(local, "config.json"), "w") as f:
         json.dump(description, f, indent=1)
-    arrays = [*backbone.get_weights(), *head.get_weights(), clicks.query_ids, vectors]
+    arrays = [*backbone.get_weights(), *head.get_weights(), query_ids, vectors]
     counters = {
-        "queries": len(clicks.query_ids),
-        "training_images": clicks.train.rows,
-        "training_pairs": len(clicks.train.queries),
-        "validation_images": len(clicks.searched),
+        "queries": num_queries,
+        "training_images": pairs.train.rows,
+        "training_pairs": pairs.training_pairs,
+        "validation_images": pairs.validation.rows,
     }
     stage.commit_files("model", local, counters, fingerprint.of_arrays(description, arrays))
     best = history.epochs[history.best_epoch - 1]
     shown = ", ".join(f"{k} {v:.3f}" for k, v in best.items() if k != "epoch")
     print(f"{NAME}: epoch {history.best_epoch} of {len(history.epochs)} is best: {shown}")
     print(
-        f"next: python -m beam_jobs.embed_phrases --mined={config.mined} "
-        f"--generator={config.output} …  (see its --help)"
+        f"next: python -m beam_jobs.embed_phrases --generator={config.output} --mined=… "
+        "(see its --help)"
     )
     return 0
 
@@ -285,7 +301,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         __doc__,
         argv,
         work,
-        lambda config: {"mined": config.mined},
+        lambda config: {"pairs": config.pairs},
         ["model_code.train_text_generator"],
         lambda config: command.weights_input(config.weights),
     )

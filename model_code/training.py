@@ -1,11 +1,14 @@
 """The training loop that every model shares: early stopping, TensorBoard, exact resume."""
 
+import collections
 import dataclasses
 import glob
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -14,6 +17,7 @@ import tensorflow as tf
 
 from model_code.progress import Progress
 
+_AHEAD = 2  # batches that are prepared while a step runs
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
 )
@@ -26,13 +30,16 @@ class History:
     Attributes:
       epochs: one mapping an epoch: `epoch`, `loss` and the metrics of `evaluate`.
       best_epoch: the epoch whose weights were kept, from 1.
+      input_wait: of each epoch's steps, the share of time in which they waited for batches. A
+        clock's value, so that it is no part of what two runs of the same work have in common.
     """
 
     epochs: list[dict[str, float]]
     best_epoch: int
+    input_wait: list[float] = dataclasses.field(default_factory=list, compare=False)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        return json.dumps({"epochs": self.epochs, "best_epoch": self.best_epoch}, indent=1)
 
 
 def set_seed(seed: int) -> None:
@@ -44,6 +51,94 @@ def set_seed(seed: int) -> None:
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
     """The order in which an epoch visits rows: [rows] int64, the same after a resume."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+class Ahead:
+    """The same batches in the same order, some of them made ahead in a thread, from now on.
+
+    Args:
+      batches: what is iterated over, in that thread.
+      count: batches that are made before they are asked for.
+    """
+
+    def __init__(self, batches: Iterable, count: int = _AHEAD):
+        self._rest, self._end = iter(batches), object()
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: collections.deque[Future] = collections.deque()
+        for _ in range(count):
+            self._submit()
+
+    def _submit(self) -> None:
+        self._waiting.append(self._pool.submit(next, self._rest, self._end))
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._waiting:
+            raise StopIteration
+        try:
+            batch = self._waiting.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+        if batch is self._end:
+            self.close()
+            raise StopIteration
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread; there are no more batches."""
+        self._waiting.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+
+@dataclasses.dataclass
+class Steps:
+    """The steps of one epoch.
+
+    Attributes:
+      loss: mean over them.
+      input_wait: the share of their time in which they waited for batches.
+    """
+
+    loss: float
+    input_wait: float
+
+
+def run_steps(
+    batches: Iterator, step: Callable[..., tf.Tensor], done: Callable[[], None] = lambda: None
+) -> Steps:
+    """Takes a step with each batch, and measures how long the steps wait for them.
+
+    A device may still work when `step` returns. Reading each loss one step later leaves it
+    with work at all times and lets the host run ahead by one step only, so that what the
+    host waits for is missing to the device too; a device that is faster than its input waits
+    no longer than is said here.
+
+    Args:
+      batches: each a tuple of the arguments of `step`.
+      step: returns the loss as a scalar.
+      done: called after each step.
+    """
+    losses: list[float] = []
+    waited, start, last = 0.0, time.perf_counter(), None
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            break
+        loss = step(*batch)
+        if last is not None:
+            losses.append(float(last))
+        last = loss
+        done()
+    if last is not None:
+        losses.append(float(last))
+    seconds = time.perf_counter() - start
+    return Steps(float(np.mean(losses)), waited / seconds)
 
 
 def fit(
@@ -66,7 +161,8 @@ def fit(
     A run that was killed goes on after its last whole epoch and ends with the very
     weights of an undisturbed run, provided that `batches` and `step` depend on the
     state and the epoch alone: so random numbers come from `(seed, epoch, step)`
-    or from seed generators inside `state`.
+    or from seed generators inside `state`. Batches are made in a thread, a few ahead of the
+    steps, and so must not depend on what the epoch's own steps change.
 
     Args:
       label: names the run in progress lines.
@@ -93,23 +189,25 @@ def fit(
     best = tf.train.Checkpoint(**parts)
     last = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1, checkpoint_name="last")
     rows: list[dict[str, float]] = []
+    waits: list[float] = []
     best_epoch = 0
     if last.latest_checkpoint:
         checkpoint.restore(last.latest_checkpoint).assert_existing_objects_matched()
         with open(_history_path(folder, int(epoch_done.numpy()))) as f:
             saved = json.load(f)
-        rows, best_epoch = saved["epochs"], saved["best_epoch"]
+        rows, best_epoch, waits = saved["epochs"], saved["best_epoch"], saved["input_wait"]
     writer = tf.summary.create_file_writer(os.path.join(folder, "tensorboard"))
     progress = Progress(label, steps_per_epoch * epochs, "steps")
     progress.done = steps_per_epoch * len(rows)
+    coming = None
     for epoch in range(len(rows) + 1, epochs + 1):
         if best_epoch and epoch - 1 - best_epoch >= patience:
             break
-        losses = []
-        for batch in batches(epoch):
-            losses.append(step(*batch))
-            progress.add(1)
-        row = {"epoch": float(epoch), "loss": float(np.mean([float(loss) for loss in losses]))}
+        taken = run_steps(coming or Ahead(batches(epoch)), step, lambda: progress.add(1))
+        # The next epoch's first batches are made while this one is evaluated and saved.
+        coming = Ahead(batches(epoch + 1)) if epoch < epochs else None
+        waits.append(taken.input_wait)
+        row = {"epoch": float(epoch), "loss": taken.loss}
         row |= {name: float(value) for name, value in evaluate().items()}
         sign = 1 if maximize else -1
         if not best_epoch or sign * row[monitor] > sign * rows[best_epoch - 1][monitor]:
@@ -119,20 +217,24 @@ def fit(
         epoch_done.assign(epoch)
         # The history of epoch n is there before checkpoint n is: a kill between leaves n - 1.
         with open(_history_path(folder, epoch), "w") as f:
-            f.write(History(rows, best_epoch).to_json())
+            json.dump(dataclasses.asdict(History(rows, best_epoch, waits)), f)
         last.save(checkpoint_number=epoch)
         _remove_stale(folder, epoch, best_epoch)
         with writer.as_default(step=epoch):
-            for name, value in row.items():
+            for name, value in (row | {"input_wait": taken.input_wait}).items():
                 # What tf.summary.scalar writes; that one wants the TensorBoard package.
                 tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
         if after_epoch:
             after_epoch(epoch)
-    progress.close(f"best epoch {best_epoch} of {len(rows)}")
+    if coming:
+        coming.close()
+    progress.close(
+        f"best epoch {best_epoch} of {len(rows)}, {np.mean(waits or [0.0]):.1%} waiting for input"
+    )
     writer.close()
     if best_epoch:
         best.read(os.path.join(folder, f"best-{best_epoch}")).assert_existing_objects_matched()
-    return History(rows, best_epoch)
+    return History(rows, best_epoch, waits)
 
 
 def write_logs(history: History, folder: str, output: str) -> None:

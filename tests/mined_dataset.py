@@ -81,6 +81,15 @@ def write_mined(
     return manifest.Dataset(root)
 
 
+def prepare(mined: str, output: str, *flags: str) -> str:
+    """Prepares the training pairs of a mined dataset for a tiny network; returns `output`."""
+    from beam_jobs import prepare_pairs
+
+    argv = [f"--mined={mined}", f"--output={output}", "--backbone=small_resnet", *flags]
+    assert prepare_pairs.run(argv) == 0
+    return output
+
+
 def write_colours(root: str, per_colour: int = 20, size: int = 32) -> manifest.Dataset:
     """A mined dataset of red, green and blue squares, labelled so, with queries in 3 languages.
 

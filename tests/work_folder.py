@@ -36,7 +36,13 @@ SETTINGS: dict[str, dict[str, str]] = {
         "one_person_pairs": "true",
         "max_person_clicks": "100",
     },
-    "train_text_generator": SMALL_NETWORK | {"epochs": "2", "batch_size": "64", "width": "16"},
+    "prepare_pairs": {"backbone": "small_resnet", "image_size": "32"},
+    "train_text_generator": {
+        "small_resnet_width": "4",
+        "epochs": "2",
+        "batch_size": "64",
+        "width": "16",
+    },
     "train_text_embedder": {
         "width": "24",
         "buckets": "4096",
@@ -45,7 +51,14 @@ SETTINGS: dict[str, dict[str, str]] = {
         "max_steps_per_epoch": "10",
     },
     "train_pixel_embedder": SMALL_NETWORK | {"epochs": "2", "pixel_width": "32"},
-    "embed_images": {"num_phrases": "4"},  # not the default: the export must follow
+    # Not the defaults: the export must follow.
+    "embed_images": {
+        "num_phrases": "4",
+        "diversity": "mmr",
+        "phrase_pool": "20",
+        "mmr_lambda": "0.4",
+        "phrase_weights": "probability",
+    },
     "prepare_examples": {"num_shards": "2"},
     "train_fusion": {
         "heads": "16",

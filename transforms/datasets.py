@@ -171,11 +171,15 @@ class GroupShards(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What the pure functions of a job return: tables by name, dead letters, counts of rows."""
+    """What the pure functions of a job return: tables by name, dead letters, counts of rows.
+
+    Of a function that writes its rows as they come, `shards` are what it wrote, by table.
+    """
 
     tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
     dead: tuple[pa.Table, ...] = ()
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: tuple[tuple[str, manifest.Shard], ...] = ()
 
     def tagged(self) -> Iterator[beam.pvalue.TaggedOutput]:
         """The outputs for Beam: one tag a table, and `dead` and `counts`."""

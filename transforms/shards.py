@@ -39,7 +39,7 @@ class ShardWorker(Protocol):
         """Loads models; called once a process, and the result is shared by its threads."""
 
     def process(self, task: Any, loaded: Any, progress: Progress) -> Output:
-        """The tables, dead letters and counts that the shard makes."""
+        """The tables, dead letters and counts that the shard makes, and what it wrote itself."""
 
 
 class MapShards(beam.PTransform):
@@ -103,11 +103,12 @@ class _MapShardsFn(beam.DoFn):
         if dead:
             tables["dead_letters"] = pa.concat_tables(dead)
         keys = {"dead_letters": ["key", "reason"], **self._keys}
-        shards = [
+        written = [
             write_sorted(self._stage, table, name, index, self._num_shards, keys[name])
             for name, table in tables.items()
             if table.num_rows
         ]
+        shards = [*output.shards, *written]
         rows = [{"table": name} | dataclasses.asdict(shard) for name, shard in shards]
         return Record(rows, output.counts)
 

@@ -208,6 +208,6 @@ def test_done_work_is_not_done_again(tmp_path, images, capsys):
     assert "--dry_run: nothing was run" in capsys.readouterr().out
     assert not (tmp_path / "mined").exists()
     assert mine(tmp_path, log, images)[0] == 0
-    assert "next: ./run.sh train text_generator" in capsys.readouterr().out
+    assert "next: ./run.sh prepare_pairs" in capsys.readouterr().out
     assert mine(tmp_path, log, images)[0] == 0
     assert "already done" in capsys.readouterr().out

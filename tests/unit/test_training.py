@@ -1,5 +1,7 @@
 """The training loop: exact resume, early stopping, the best epoch's weights."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -148,3 +150,73 @@ def test_epoch_order_is_a_permutation_of_its_own():
     orders = [training.epoch_order(0, epoch, 50) for epoch in (1, 2, 1)]
     assert sorted(orders[0]) == list(range(50))
     assert orders[0].tolist() == orders[2].tolist() != orders[1].tolist()
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order():
+    for count in (1, 2, 9):
+        assert list(training.Ahead(range(5), count)) == [0, 1, 2, 3, 4]
+    assert list(training.Ahead([], 2)) == []
+
+    def dying():
+        yield from (1, 2)
+        raise ValueError("the disk is gone")
+
+    seen = []
+    with pytest.raises(ValueError, match="the disk is gone"):
+        seen.extend(iter(training.Ahead(dying(), 3)))
+    made = []
+    batches = training.Ahead((made.append(n) or n for n in range(9)), 2)
+    assert next(batches) == 0
+    batches.close()
+    assert list(batches) == []
+    assert made == list(range(len(made)))
+    assert len(made) <= 3  # Nothing goes on in the thread once nobody asks.
+
+
+@pytest.mark.parametrize(("batch_seconds", "step_seconds"), [(3, 0), (0, 3), (1, 3)])
+def test_input_wait_is_the_share_of_time_without_a_batch(monkeypatch, batch_seconds, step_seconds):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def batches():
+        for n in range(12):
+            now[0] += batch_seconds
+            yield (n,)
+
+    def step(n):
+        now[0] += step_seconds
+        return tf.constant(float(n))
+
+    taken = training.run_steps(batches(), step)
+    assert taken.loss == np.mean(range(12))
+    assert taken.input_wait == pytest.approx(batch_seconds / (batch_seconds + step_seconds))
+
+
+def test_next_batches_are_made_while_a_step_runs():
+    made = [threading.Event() for _ in range(6)]
+
+    def batches():
+        for n, event in enumerate(made):
+            event.set()
+            yield (n,)
+
+    def step(n):
+        # Would never end if the next batch were made after the step.
+        assert made[min(n + 1, 5)].wait(60)
+        return tf.constant(0.0)
+
+    training.run_steps(training.Ahead(batches()), step)
+
+
+def test_waiting_is_kept_of_every_epoch_and_compared_of_none(tmp_path):
+    def die(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run().fit(tmp_path, epochs=3, after_epoch=die)
+    history = Run().fit(tmp_path, epochs=3)
+    assert len(history.input_wait) == len(history.epochs) == 3
+    assert all(0 <= share <= 1 for share in history.input_wait)
+    assert history == training.History(history.epochs, history.best_epoch)
+    assert "input_wait" not in history.to_json()

@@ -1,0 +1,67 @@
+"""Tables that are no Parquet: TFRecord shards, and folders of plain files."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from apache_beam.io.tfrecordio import _TFRecordUtil
+
+from schemas import manifest, storage
+from schemas.stage import Stage
+
+
+class RecordWriter:
+    """Writes one TFRecord shard as its records come, so that memory is that of one record.
+
+    A context manager. Without a record there is no file.
+
+    Args:
+      stage: the run.
+      path: the shard's path relative to the dataset.
+      index: the shard's index.
+      group: see `manifest.Shard`.
+    """
+
+    def __init__(self, stage: Stage, path: str, index: int, group: str = ""):
+        self._stage, self._path, self._index, self._group = stage, path, index, group
+        self._stack = contextlib.ExitStack()
+        self._file: Any = None
+        self._rows = self._bytes = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, record: bytes) -> None:
+        if self._file is None:
+            path = self._stage.absolute(self._path)
+            self._file = self._stack.enter_context(storage.open_output(path))
+        _TFRecordUtil.write_record(self, record)
+        self._rows += 1
+
+    def write(self, data: bytes) -> None:
+        """Takes the framed bytes of a record from Beam."""
+        self._digest.update(data)
+        self._bytes += len(data)
+        self._file.write(data)
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    @property
+    def shards(self) -> list[manifest.Shard]:
+        """What was written, after the last record: one shard, or none."""
+        if not self._rows:
+            return []
+        digest = self._digest.hexdigest()
+        return [
+            manifest.Shard(self._path, self._index, self._rows, self._bytes, digest, self._group)
+        ]
+
+
+def publish(folder: str, stage: Stage, table: str) -> Iterator[tuple[str, manifest.Shard]]:
+    """Uploads the files below a local folder as a table of plain files; yields (name, Shard)."""
+    names = storage.upload_dir(folder, stage.absolute(stage.folder(table)))
+    for shard in manifest.describe_files(stage.output, stage.folder(table), names):
+        yield table, shard
