@@ -1,10 +1,13 @@
 """Gives every query its vector and its text embedding, and builds the phrase index.
 
 Reads a mined dataset, a text generator and a text embedder. Head queries keep their
-softmax weight w_c; every other query gets its prototype φ_c, the mean embedding of the
-training images that people chose for it, so that the vocabulary outgrows the training.
+softmax weight w_c, or get their prototype φ_c, the mean embedding of the training images that
+people chose for it, or a mix of both: whichever is best on validation images. Every other query
+gets its prototype, on the scale on which it compares with the head's vectors, so that the
+vocabulary outgrows the training.
 
-Writes one dataset with the tables image_embs (training images in query space), phrases,
+Writes one dataset with the tables image_embs (clicked images in query space), phrases,
+calibration (the scale, and the retrieval of validation images' queries among all phrases),
 index (Faiss, its id table and vectors) and dead_letters.
 
   ./run.sh embed_phrases --mined work/mined --generator work/text_generator \\
@@ -17,12 +20,15 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code.calibration import HEADS
+from model_code.index_choice import KINDS, IndexSettings
 from schemas import tables
 from schemas.config import flag
 from schemas.manifest import Dataset, Table
-from transforms import datasets, phrases
+from transforms import calibration, datasets, phrase_index, phrase_ranks, phrases, prototypes
 from transforms.datasets import COUNTS, SHARDS
 from transforms.models import ModelFolder
+from transforms.prototypes import EVIDENCE
 from transforms.shards import MapShards
 
 
@@ -33,11 +39,31 @@ class Config:
     text_embedder: str = flag("Text embedder.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     min_prototype_images: int = flag("Fewest training images that make a prototype.", default=2)
+    prototype_weights: str = flag(
+        "What an image counts in a prototype: more with more clicks, or all the same.",
+        default="clicks",
+        choices=EVIDENCE,
+    )
     head_vectors: str = flag(
-        "What stands for a head query.", default="weight", choices=("weight", "prototype")
+        "What stands for a head query: weight, prototype, a mix, or the best of them on "
+        "validation images.",
+        default="auto",
+        choices=HEADS,
+    )
+    calibration_images: int = flag(
+        "Validation images that calibrate prototypes and rank phrases, at most.", default=10_000
     )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    index_kind: str = flag("Kind of the phrase index.", default="auto", choices=("auto", *KINDS))
+    index_recall: float = flag("Share of the 3 nearest phrases that search finds.", default=0.99)
+    index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0)
+    previous_phrases: str = flag(
+        "Dataset of embed_phrases whose index is updated.", default="", role="input"
+    )
+    max_index_drift: float = flag(
+        "Share of phrases added, removed or moved that makes it anew.", default=0.2
+    )
 
 
 def _datasets(config: Config) -> dict[str, str]:
@@ -45,7 +71,7 @@ def _datasets(config: Config) -> dict[str, str]:
         "mined": config.mined,
         "generator": config.generator,
         "text_embedder": config.text_embedder,
-    }
+    } | ({"previous_phrases": config.previous_phrases} if config.previous_phrases else {})
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -71,55 +97,65 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         for name in ("images", "pairs", "queries")
     }
 
-    embed = phrases.EmbedTrainingImages(
-        stage, generator, query_width, mined.manifest.tables["images"].rows
-    )
-    tasks = [(i, (path, paths["pairs"].get(i))) for i, path in paths["images"].items()]
+    rows = mined.manifest.tables["images"].rows
+    embed = phrases.EmbedClickedImages(stage, generator, query_width, rows)
+    quotas = phrases.share_out(config.calibration_images, num_shards)
+    tasks = [
+        (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i]))
+        for i, path in paths["images"].items()
+    ]
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
-        | "EmbedTrainingImages" >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards)
+        | "EmbedClickedImages" >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards)
     )
-    sums = (
+    made = (
         embedded[SHARDS]
         | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
         | "AddPairs"
         >> beam.Map(lambda named: (stage.absolute(named[1].path), paths["pairs"][named[1].index]))
-        | phrases.Prototypes(query_width, num_shards)
+        | prototypes.Prototypes(query_width, num_shards, config.prototype_weights)
+    )
+    calibrated = made | calibration.Calibrate(
+        generator,
+        query_width,
+        mined.manifest.tables["queries"].rows,
+        config.min_prototype_images,
+        config.head_vectors,
     )
     queries = pipeline | "QueryShards" >> beam.Create(list(paths["queries"].items()))
-    built = (
-        {"sums": sums, "queries": queries}
-        | beam.CoGroupByKey()
-        | phrases.BuildPhrases(
-            stage,
-            generator,
-            text_embedder,
-            (query_width, text_width),
-            num_shards,
-            config.min_prototype_images,
-            config.head_vectors,
-        )
+    shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
+    built = (shards, calibrated) | phrases.BuildPhrases(
+        stage,
+        generator,
+        text_embedder,
+        (query_width, text_width),
+        num_shards,
+        config.min_prototype_images,
     )
+    report = (calibrated, built[phrases.RANKED]) | phrase_ranks.WriteCalibration(stage)
     index = (
-        pipeline
-        | "Once" >> beam.Create([None])
+        (embedded[SHARDS], built[SHARDS])
+        | "ImagesAndPhrases" >> beam.Flatten()
         | "BuildIndex"
-        >> beam.FlatMap(
-            phrases.build_index,
-            beam.pvalue.AsIter(built[SHARDS]),
+        >> phrase_index.BuildIndex(
             stage,
             generator.config()["temperature"],
+            IndexSettings(
+                config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
+            ),
+            config.previous_phrases,
         )
     )
     {
-        SHARDS: (embedded[SHARDS], built[SHARDS], index) | "Shards" >> beam.Flatten(),
+        SHARDS: (embedded[SHARDS], built[SHARDS], report, index) | "Shards" >> beam.Flatten(),
         COUNTS: (embedded[COUNTS], built[COUNTS]) | "Counts" >> beam.Flatten(),
     } | datasets.CommitManifest(
         stage,
         {
-            "image_embs": datasets.parquet(phrases.image_embs_schema(query_width)),
+            "image_embs": datasets.parquet(prototypes.image_embs_schema(query_width)),
             "phrases": datasets.parquet(tables.phrases(query_width, text_width)),
+            "calibration": Table("files", "", ()),
             "index": Table("files", "", ()),
         },
         num_shards,

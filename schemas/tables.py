@@ -106,9 +106,12 @@ def phrases(query_width: int, text_width: int) -> pa.Schema:
             ("query_id", pa.int64()),
             ("query", pa.string()),
             ("language", pa.string()),
-            ("source", pa.string()),  # "weight" (w_c) or "prototype" (φ_c)
+            ("source", pa.string()),  # "weight" (w_c), "prototype" (φ_c) or "mix" (of both)
             ("support", pa.int64()),  # training images of the query
-            ("query_vector", vector(query_width)),  # unit length
+            (
+                "query_vector",
+                vector(query_width),
+            ),  # of length 1, or s for the tail
             ("text_emb", vector(text_width)),  # unit length
         ]
     )
@@ -123,7 +126,7 @@ def features(query_width: int, text_width: int, pixel_width: int) -> pa.Schema:
             ("query_emb", vector(query_width)),
             ("phrase_ids", pa.list_(pa.int64())),
             ("phrases", pa.list_(pa.string())),
-            ("phrase_scores", pa.list_(pa.float32())),  # cosine
+            ("phrase_scores", pa.list_(pa.float32())),  # inner product of the vectors
             ("phrase_probabilities", pa.list_(pa.float32())),  # equation (1) over the index
             ("text_emb", vector(text_width)),
             ("pixel_emb", vector(pixel_width)),
@@ -134,6 +137,9 @@ def features(query_width: int, text_width: int, pixel_width: int) -> pa.Schema:
     )
 
 
+# For each label, for each phrase: by how much it moved the label's logit.
+PHRASE_EFFECTS = pa.list_(pa.list_(pa.float32()))
+
 PREDICTIONS = pa.schema(
     [
         ("key", pa.string()),
@@ -142,6 +148,7 @@ PREDICTIONS = pa.schema(
         ("probabilities", pa.list_(pa.float32())),
         ("phrases", pa.list_(pa.string())),
         ("phrase_scores", pa.list_(pa.float32())),
+        ("phrase_effects", PHRASE_EFFECTS),
         ("model_fingerprint", pa.string()),
     ]
 )
