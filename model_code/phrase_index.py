@@ -1,62 +1,183 @@
 """Nearest-neighbour search over the phrases' query-space vectors (equation (3) of the source).
 
-A Faiss index with the tables that give its rows their meaning, saved as one folder.
+A Faiss index with the tables that give its rows their meaning, saved as one folder:
+
+query_vectors.npy  [K, M] float32    queries.parquet, queries.arrow  the phrases' texts
+text_embs.npy      [K, T] float32    partition_rows.npy  [R] int64, the sample of equation (1)
+query_ids.npy      [K] int64         config.json
+index.faiss        where the kind stores more than the vectors
+places.npy         [ids] int64, the row of each id of the index, once it was updated
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model_code import index_kinds, partition
+from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind, training_rows
+from model_code.index_search import Effort, Searcher, probes_from, tune
 from schemas.errors import PhraseLensError
 from schemas.tables import arrow_to_vectors
 
-# Up to here the whole of equation (1)'s denominator is computed for every image.
-EXACT_PARTITION_MAX = 1 << 18
-NEIGHBOURS_BEYOND = 1024
+_TRAINING_KEY, _PARTITION_KEY = 1, 2
 
 
-def build(folder: str, phrases: Iterable[pa.RecordBatch], temperature: float) -> int:
-    """Builds the index of all phrases and saves it.
+def no_phrases() -> PhraseLensError:
+    return PhraseLensError(
+        "phrases",
+        "at least one query with a vector",
+        "Lower --min_prototype_images, or mine more clicks on training images.",
+    )
+
+
+def build(
+    folder: str,
+    phrases: Iterable[pa.RecordBatch],
+    temperature: float,
+    settings: IndexSettings = DEFAULT,
+    probes: np.ndarray | None = None,
+) -> int:
+    """Builds the index of all phrases in one place and saves it.
 
     Args:
       folder: an existing local folder.
       phrases: batches with the schema `schemas.tables.phrases`.
       temperature: τ of equation (1).
+      settings: what is asked of the index.
+      probes: see `save_index`.
 
     Returns:
       The number of phrases.
 
     Raises:
-      PhraseLensError: there are no phrases.
+      PhraseLensError: there are no phrases, or the kind does not fit into the memory.
     """
     batches = list(phrases)
-    if not batches:
-        raise PhraseLensError(
-            "phrases",
-            "at least one query with a vector",
-            "Lower --min_prototype_images, or mine more clicks on training images.",
-        )
-    table = pa.Table.from_batches(batches)
-    vectors = arrow_to_vectors(table["query_vector"])
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    faiss.write_index(index, os.path.join(folder, "index.faiss"))
-    np.save(os.path.join(folder, "query_vectors.npy"), vectors)
-    text_embs = arrow_to_vectors(table["text_emb"])
-    np.save(os.path.join(folder, "text_embs.npy"), text_embs)
-    np.save(os.path.join(folder, "query_ids.npy"), table["query_id"].to_numpy())
-    texts = table.select(["query_id", "query", "language"])
-    pq.write_table(texts, os.path.join(folder, "queries.parquet"))
+    rows = sum(batch.num_rows for batch in batches)
+    write_tables(folder, batches, rows)
+    vectors, query_ids = open_vectors(folder)
+    kind = choose_kind(rows, vectors.shape[1], settings)
+    index = index_kinds.build(kind, vectors, training_sample(query_ids, kind))
+    save_index(folder, kind, index, temperature, settings, probes)
+    return rows
+
+
+def write_tables(folder: str, phrases: Iterable[pa.RecordBatch], rows: int) -> None:
+    """Writes the tables of an index, holding one batch at a time.
+
+    Args:
+      folder: an existing local folder.
+      phrases: batches with the schema `schemas.tables.phrases`.
+      rows: of all batches together.
+
+    Raises:
+      PhraseLensError: there are no phrases.
+    """
+    if not rows:
+        raise no_phrases()
+    texts = pa.schema([("query_id", pa.int64()), ("query", pa.string()), ("language", pa.string())])
+    query_ids = np.empty(rows, np.int64)
+    arrays: dict[str, np.memmap] = {}
+    start = 0
+    with (
+        pq.ParquetWriter(os.path.join(folder, "queries.parquet"), texts) as parquet,
+        # The same texts once more, in the form that processes can map and share.
+        pa.ipc.new_file(os.path.join(folder, "queries.arrow"), texts) as arrow,
+    ):
+        for batch in phrases:
+            stop = start + batch.num_rows
+            for name, column in (("query_vectors", "query_vector"), ("text_embs", "text_emb")):
+                values = arrow_to_vectors(batch[column])
+                if name not in arrays:
+                    path = os.path.join(folder, f"{name}.npy")
+                    shape = (rows, values.shape[1])
+                    arrays[name] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                arrays[name][start:stop] = values
+            query_ids[start:stop] = batch["query_id"].to_numpy()
+            table = pa.Table.from_batches([batch]).select(texts.names).cast(texts)
+            parquet.write_table(table)
+            arrow.write_table(table)
+            start = stop
+    for array in arrays.values():
+        array.flush()
+    np.save(os.path.join(folder, "query_ids.npy"), query_ids)
+    np.save(os.path.join(folder, "partition_rows.npy"), partition_sample(query_ids))
+
+
+def open_vectors(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    """The memory-mapped query_vectors [K, M] float32 and query_ids [K] int64 of an index."""
+    read = functools.partial(np.load, mmap_mode="r")
+    return tuple(read(os.path.join(folder, f"{n}.npy")) for n in ("query_vectors", "query_ids"))
+
+
+def training_sample(query_ids: np.ndarray, kind: Kind) -> np.ndarray:
+    """Rows [n] int64 of the phrases that train the kind's quantizer."""
+    return partition.sample_rows(query_ids, training_rows(kind), _TRAINING_KEY)
+
+
+def partition_sample(query_ids: np.ndarray) -> np.ndarray:
+    """Rows [R] int64 of the phrases that stand for those that search does not find."""
+    return partition.sample_rows(query_ids, partition.SAMPLE_SIZE, _PARTITION_KEY)
+
+
+def read_config(folder: str) -> dict[str, Any]:
+    with open(os.path.join(folder, "config.json")) as f:
+        return json.load(f)
+
+
+def save_index(
+    folder: str,
+    kind: Kind,
+    index: Any,
+    temperature: float,
+    settings: IndexSettings,
+    probes: np.ndarray | None = None,
+    places: np.ndarray | None = None,
+    drift: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Tunes an index, and saves it beside its tables.
+
+    Args:
+      folder: has the tables of `write_tables`.
+      kind: the index's kind.
+      index: the Faiss index; None for flat.
+      temperature: τ of equation (1).
+      settings: its `recall` is what is tuned for.
+      probes: [n, M] float32 query embeddings of images to tune with; None to make some up.
+      places: see `Searcher`.
+      drift: rows when the quantizer was trained, and how many have changed since.
+
+    Returns:
+      What config.json says.
+    """
+    vectors, query_ids = open_vectors(folder)
+    if probes is None or not len(probes):
+        probes = probes_from(vectors[np.load(os.path.join(folder, "partition_rows.npy"))])
+    effort, reached = tune(Searcher(kind, index, vectors, places), probes, settings.recall)
+    index_kinds.save(index, os.path.join(folder, "index.faiss"))
+    if places is not None:
+        np.save(os.path.join(folder, "places.npy"), places)
+    text_embs = np.load(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
+    config = {
+        "temperature": temperature,
+        "phrases": len(query_ids),
+        "query_width": vectors.shape[1],
+        "text_width": text_embs.shape[1],
+        "kind": dataclasses.asdict(kind),
+        "effort": dataclasses.asdict(effort),
+        "recall": round(reached, 4),
+        "drift": drift or {"trained_rows": len(query_ids), "drifted_rows": 0.0},
+    }
     with open(os.path.join(folder, "config.json"), "w") as f:
-        widths = {"query_width": vectors.shape[1], "text_width": text_embs.shape[1]}
-        json.dump({"temperature": temperature, "phrases": len(vectors), "kind": "Flat"} | widths, f)
-    return len(vectors)
+        json.dump(config, f, indent=1)
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +186,7 @@ class Neighbours:
 
     Attributes:
       rows: [n, N] int64, rows of the index.
-      scores: [n, N] float32, cosines.
+      scores: [n, N] float32, inner products; cosines for phrases of unit length.
       probabilities: [n, N] float32, equation (1); see `PhraseIndex.search`.
     """
 
@@ -75,48 +196,103 @@ class Neighbours:
 
 
 class PhraseIndex:
-    """A saved index, opened for search; vectors are memory-mapped, processes share them.
+    """A saved index, opened for search; what can be is memory-mapped, processes share it.
 
     Attributes:
-      queries: [K] the phrases' texts.
+      query_vectors: [K, M] float32.
       query_ids: [K] int64.
       text_embs: [K, T] float32.
+      temperature: τ of equation (1).
+      searcher: finds the nearest phrases, without their probabilities.
+      effort: how hard it searches, as tuned.
+
+    Raises:
+      PhraseLensError: an older version wrote it.
     """
 
     def __init__(self, folder: str):
-        self._index = faiss.read_index(os.path.join(folder, "index.faiss"))
-        self._vectors = np.load(os.path.join(folder, "query_vectors.npy"), mmap_mode="r")
+        config = read_config(folder)
+        if not isinstance(config["kind"], dict):
+            raise PhraseLensError(folder, "an index of this version", "Run embed_phrases again.")
+        self.temperature = config["temperature"]
+        self.query_vectors, self.query_ids = open_vectors(folder)
         self.text_embs = np.load(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
-        self.query_ids = np.load(os.path.join(folder, "query_ids.npy"))
-        self.queries = pq.read_table(os.path.join(folder, "queries.parquet"))["query"].to_pylist()
-        with open(os.path.join(folder, "config.json")) as f:
-            self.temperature = json.load(f)["temperature"]
+        self._texts = pa.ipc.open_file(pa.memory_map(os.path.join(folder, "queries.arrow")))
+        self._sampled = np.load(os.path.join(folder, "partition_rows.npy"))
+        self.effort = Effort(**config["effort"])
+        self.searcher = _open_searcher(folder, Kind(**config["kind"]), self.query_vectors)
 
     def __len__(self) -> int:
         return len(self.query_ids)
 
+    @functools.cached_property
+    def queries(self) -> list[str]:
+        """[K] the phrases' texts, all in memory; `texts` reads only those asked for."""
+        return self._queries.to_pylist()
+
+    @functools.cached_property
+    def _queries(self) -> pa.ChunkedArray:
+        return self._texts.read_all()["query"]
+
+    @functools.cached_property
+    def _sample(self) -> np.ndarray:
+        return self.query_vectors[self._sampled]
+
+    def texts(self, rows: np.ndarray) -> np.ndarray:
+        """[…] rows → […] texts (object)."""
+        found = self._queries.take(pa.array(rows.reshape(-1)))
+        return np.array(found.to_pylist(), dtype=object).reshape(rows.shape)
+
     def search(self, query_embs: np.ndarray, num_phrases: int) -> Neighbours:
         """Finds the N nearest phrases.
 
-        The probability is equation (1) over the phrases of the index: exact up to
-        EXACT_PARTITION_MAX phrases; beyond, the denominator is that of the nearest
-        NEIGHBOURS_BEYOND only, which makes it an upper bound.
+        The probability is equation (1) over the phrases of the index. Its denominator is
+        exact up to partition.EXACT_PARTITION_MAX phrases, else estimated (see
+        model_code/partition.py); never less than the sum over what was found, so that no
+        probability passes 1 and those of an image add up to 1 at most.
 
         Args:
           query_embs: [n, M] float32, unit length.
           num_phrases: N.
         """
         count = min(num_phrases, len(self))
-        exact = len(self) <= EXACT_PARTITION_MAX
-        deep = count if exact else max(count, NEIGHBOURS_BEYOND)
-        scores, rows = self._index.search(np.ascontiguousarray(query_embs, np.float32), deep)
-        logits = (query_embs @ self._vectors.T if exact else scores) / self.temperature
-        top = logits.max(axis=1, keepdims=True)
-        log_partition = top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-        scores, rows = scores[:, :count], rows[:, :count]
-        probabilities = np.exp(scores / self.temperature - log_partition)
+        rows, scores = self.searcher.nearest(query_embs, count, self.effort)
+        log_partition = self.log_partition(query_embs, rows, scores)[:, np.newaxis]
+        rows, scores = rows[:, :count], scores[:, :count]
+        probabilities = np.exp(scores / np.float64(self.temperature) - log_partition)
         return Neighbours(rows, scores, probabilities.astype(np.float32))
+
+    def log_partition(
+        self, query_embs: np.ndarray, rows: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        """log of the denominator of equation (1) for n images: [n] float64.
+
+        Args:
+          query_embs: [n, M] float32.
+          rows: [n, k] int64, phrases that search has found, -1 for none.
+          scores: [n, k] float32.
+        """
+        if len(self) > partition.EXACT_PARTITION_MAX:
+            return partition.estimate(
+                query_embs,
+                rows,
+                scores,
+                len(self),
+                self._sampled,
+                self._sample,
+                self.temperature,
+            )
+        found = partition.log_sum_exp(scores / np.float64(self.temperature))
+        whole = partition.exact(query_embs, self.query_vectors, self.temperature)
+        return np.maximum(found, whole)
 
     def text_features(self, rows: np.ndarray) -> np.ndarray:
         """Mean of the phrases' text embeddings: [n, N] rows of the index → [n, T] float32."""
         return self.text_embs[rows].mean(axis=1, dtype=np.float32)
+
+
+def _open_searcher(folder: str, kind: Kind, vectors: np.ndarray) -> Searcher:
+    path = os.path.join(folder, "places.npy")
+    places = np.load(path, mmap_mode="r") if os.path.exists(path) else None
+    index = index_kinds.load(kind, os.path.join(folder, "index.faiss"))
+    return Searcher(kind, index_kinds.to_gpu(kind, index, vectors), vectors, places)
