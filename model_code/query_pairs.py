@@ -1,12 +1,16 @@
 """Pairs of queries of a mined dataset: what trains the text embedder, and against what."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
+
+# Ids are hashes already: an odd multiple of one is as good a hash, and in another order.
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +19,8 @@ class Associations:
 
     Attributes:
       texts: [queries] in the order of their ids.
+      languages: [queries] codes.
+      query_keys: [queries] uint64 hashes of the ids.
       pairs: [pairs, 2] int64 indices into `texts`, the lower id first.
       weights: [pairs] float32.
       keys: [pairs] uint64 hashes of the pairs of ids.
@@ -23,6 +29,8 @@ class Associations:
     """
 
     texts: list[str]
+    languages: np.ndarray
+    query_keys: np.ndarray
     pairs: np.ndarray
     weights: np.ndarray
     keys: np.ndarray
@@ -35,13 +43,31 @@ class Associations:
         )
 
 
+class HeldOut(NamedTuple):
+    """Associations cut in three, none of which shares a pair with another.
+
+    Attributes:
+      train: what is left for training; refused pairs of held-out queries are left out too.
+      queries: [left] int64: the queries that may train.
+      unseen_pairs: [pairs, 2] int64: single pairs of queries that may train. The others of
+        an image may still tie the two together.
+      unseen_queries: [pairs, 2] int64: a query none of whose pairs trains, and its partner.
+    """
+
+    train: Associations
+    queries: np.ndarray
+    unseen_pairs: np.ndarray
+    unseen_queries: np.ndarray
+
+
 def load_associations(mined: Dataset) -> Associations:
     """Reads the queries with training images, and the associations among them.
 
     Raises:
       PhraseLensError: fewer than two queries have a training image.
     """
-    queries = mined.table("queries", ["query_id", "query", "train_images"]).sort_by("query_id")
+    columns = ["query_id", "query", "language", "train_images"]
+    queries = mined.table("queries", columns).sort_by("query_id")
     queries = queries.filter(queries["train_images"].to_numpy() > 0)
     if queries.num_rows < 2:
         raise PhraseLensError(
@@ -58,14 +84,15 @@ def load_associations(mined: Dataset) -> Associations:
     pairs = np.stack([np.searchsorted(ids, side) for side in (first, second)], axis=1)
     pairs = np.minimum(pairs, len(ids) - 1)
     known = (ids[pairs[:, 0]] == first) & (ids[pairs[:, 1]] == second)
-    # Ids are hashes already: an odd multiple of one plus the other is as good a hash.
-    keys = first.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.view(np.uint64)
+    keys = first.view(np.uint64) * _MIX + second.view(np.uint64)
     order = np.argsort(keys, kind="stable")
     order = order[known[order]]
     is_pair, is_refused = weights[order] > 0, is_skip[order] > 0
     chosen = order[is_pair]
     return Associations(
         queries["query"].to_pylist(),
+        np.array(pc.fill_null(queries["language"], "und").to_pylist(), object),
+        ids.view(np.uint64) * _MIX,
         pairs[chosen],
         weights[chosen].astype(np.float32),
         keys[chosen],
@@ -73,8 +100,34 @@ def load_associations(mined: Dataset) -> Associations:
     )
 
 
-class PairSet:
-    """A set of unordered pairs of `queries` things that answers for whole matrices.
+def hold_out(everything: Associations, pair_share: float, query_share: float) -> HeldOut:
+    """Keeps some pairs, and all pairs of some queries, from training: by their hashes alone.
+
+    Args:
+      everything: all associations.
+      pair_share: share of the pairs of the other queries.
+      query_share: share of the queries.
+    """
+    is_held = _below(everything.query_keys, query_share)
+    touched = is_held[everything.pairs]
+    single = _below(everything.keys, pair_share) & ~touched.any(axis=1)
+    train = everything.select(~single & ~touched.any(axis=1))
+    refused = everything.refused[~is_held[everything.refused].any(axis=1)]
+    directed = [everything.pairs[touched[:, 0]], everything.pairs[touched[:, 1]][:, ::-1]]
+    return HeldOut(
+        dataclasses.replace(train, refused=refused),
+        np.flatnonzero(~is_held),
+        everything.pairs[single],
+        np.concatenate(directed),
+    )
+
+
+def _below(keys: np.ndarray, share: float) -> np.ndarray:
+    return keys < np.uint64(int(share * (2**64 - 1)))
+
+
+class Neighbours:
+    """The partners of each of `queries` things in a set of unordered pairs.
 
     Args:
       pairs: [pairs, 2] int64.
@@ -82,39 +135,44 @@ class PairSet:
     """
 
     def __init__(self, pairs: np.ndarray, queries: int):
-        self._queries = queries
-        self._codes = np.unique(self._encode(pairs[:, 0], pairs[:, 1]))
+        codes = np.concatenate([pairs @ [queries, 1], pairs @ [1, queries]])
+        codes.sort()
+        codes = codes[np.diff(codes, prepend=-1) > 0]
+        self._partners = codes % queries
+        self._starts = np.searchsorted(codes, np.arange(queries + 1) * queries)
 
-    def _encode(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.minimum(a, b) * self._queries + np.maximum(a, b)
+    def of(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All partners of some things: [found] row in `some`, [found] partner."""
+        starts, sizes = self._starts[some], self._starts[some + 1] - self._starts[some]
+        ends = np.cumsum(sizes)
+        rows = np.repeat(np.arange(len(some)), sizes)
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + sizes, sizes)
+        return rows, self._partners[places]
+
+    def count(self) -> np.ndarray:
+        """[queries] int64: the number of partners of each thing."""
+        return np.diff(self._starts)
 
     def matrix(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Which a[i] and b[j] are a pair or the same thing: [len(a), len(b)] bool."""
-        same = a[:, None] == b[None, :]
-        if not len(self._codes):
-            return same
-        codes = self._encode(a[:, None], b[None, :])
-        places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
-        return same | (self._codes[places] == codes)
+        columns, column_of = np.unique(b, return_inverse=True)
+        known = a[:, None] == columns[None, :]
+        rows, partners = self.of(a)
+        places = np.searchsorted(columns, partners)
+        places[places == len(columns)] = 0
+        # What is no partner of a row marks nothing: most partners are not in `b`.
+        hits = columns[places] == partners
+        known[rows[hits], places[hits]] = True
+        return known[:, column_of]
 
 
-class RefusedPairs:
-    """Draws, for the queries of a batch, others that are hard to tell from them.
+def draw_refused(
+    refused: Neighbours, batch: np.ndarray, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Others that are hard to tell from the queries of a batch: at most `most` refused partners.
 
-    Args:
-      pairs: [pairs, 2] int64, see `Associations.refused`.
-      queries: number of queries.
+    Returns:
+      [drawn] int64, different and sorted.
     """
-
-    def __init__(self, pairs: np.ndarray, queries: int):
-        both_ways = np.concatenate([pairs, pairs[:, ::-1]])
-        both_ways = both_ways[np.lexsort((both_ways[:, 1], both_ways[:, 0]))]
-        self._partners = both_ways[:, 1]
-        self._starts = np.searchsorted(both_ways[:, 0], np.arange(queries + 1))
-
-    def draw(self, batch: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-        """At most `most` different partners of the queries of a batch, [drawn] int64 sorted."""
-        batch = np.unique(batch)
-        partners = [self._partners[self._starts[q] : self._starts[q + 1]] for q in batch]
-        found = np.unique(np.concatenate([np.zeros(0, np.int64), *partners]))
-        return np.sort(rng.permutation(found)[:most])
+    found = np.unique(refused.of(np.unique(batch))[1])
+    return np.sort(rng.permutation(found)[:most])

@@ -79,69 +79,74 @@ def ngram_ids(
     return ids.to_tensor(PADDING, shape=tf.stack([tf.cast(ids.nrows(), tf.int64), width]))
 
 
-@keras.saving.register_keras_serializable("phraselens")
-class NgramTable(keras.layers.Layer):
-    """A row of numbers for each n-gram id.
+def word_counts(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+    """[batch] int64: the words that lead the bag of each text."""
+    return tf.minimum(words(texts).row_lengths(), max_tokens)
 
-    Unlike `keras.layers.Embedding` it gathers from the variable itself, so that a step
-    neither reads nor copies the whole table.
+
+@keras.saving.register_keras_serializable("phraselens")
+class BagOfNgrams(keras.layers.Layer):
+    """Mean of the vectors of a bag's n-grams; with attention, by the softmax of their scores.
+
+    An empty bag counts as one of a single `PADDING`, which has a vector as any other id. The
+    layer gathers from the variable itself, and only for n-grams that are there: a step neither
+    reads the whole table nor pays for the longest bag in every row.
+
+    Args:
+      rows: number of ids, `PADDING` among them.
+      width: of the vectors.
+      attention: whether n-grams have scores: one more column of the table.
+      scale: length of a vector at the start, about. Vectors grow as they are trained: the
+        smaller the start, the less do n-grams that training never saw blur those it did.
     """
 
-    def __init__(self, rows: int, width: int, **kwargs):
+    def __init__(self, rows: int, width: int, attention: bool, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)
-        self.rows, self.width = rows, width
-        initializer = keras.initializers.RandomNormal(stddev=width**-0.5)
-        self.table = self.add_weight(shape=(rows, width), initializer=initializer, name="table")
+        self.rows, self.width, self.attention, self.scale = rows, width, attention, scale
+        initializer = keras.initializers.RandomNormal(stddev=scale * width**-0.5)
+        shape = (rows, width + int(attention))
+        self.table = self.add_weight(shape=shape, initializer=initializer, name="table")
 
     def call(self, ids):
-        """[batch, length] int → [batch, length, width] float32."""
-        return tf.gather(self.table.value, ids)
-
-    def get_config(self):
-        return super().get_config() | {"rows": self.rows, "width": self.width}
-
-
-@keras.saving.register_keras_serializable("phraselens")
-class BagPooling(keras.layers.Layer):
-    """Mean of a bag's vectors; with attention, weighted by the softmax of the n-grams' scores.
-
-    An empty bag counts as one of a single `PADDING`, which has a vector as any other id.
-    """
-
-    def __init__(self, attention: bool, **kwargs):
-        super().__init__(**kwargs)
-        self.attention = attention
-
-    def call(self, ids, vectors):
-        """[batch, length] int, [batch, length, width (+ 1: score)] → [batch, width]."""
+        """[batch, length] int64 → [batch, width] float32."""
         present = tf.not_equal(ids, PADDING)
         empty = ~tf.reduce_any(present, axis=1, keepdims=True)
         present = tf.concat([present[:, :1] | empty, present[:, 1:]], axis=1)
-        scores = tf.where(present, 0.0, -1e9)
+        bags = tf.where(present)[:, 0]
+        vectors = tf.gather(self.table.value, tf.boolean_mask(ids, present))
+        weights = tf.ones_like(vectors[:, :1])
         if self.attention:
-            scores += vectors[:, :, -1]
-            vectors = vectors[:, :, :-1]
-        return tf.einsum("bl,blw->bw", tf.nn.softmax(scores, axis=1), vectors)
+            scores, vectors = vectors[:, self.width :], vectors[:, : self.width]
+            highest = tf.stop_gradient(tf.math.segment_max(scores, bags))
+            weights = tf.exp(scores - tf.gather(highest, bags))
+        weighted = tf.math.segment_sum(tf.concat([weights * vectors, weights], axis=1), bags)
+        return weighted[:, : self.width] / weighted[:, self.width :]
+
+    def compute_output_shape(self, ids_shape):
+        return ids_shape[0], self.width
 
     def get_config(self):
-        return super().get_config() | {"attention": self.attention}
+        settings = ("rows", "width", "attention", "scale")
+        return super().get_config() | {name: getattr(self, name) for name in settings}
 
 
-def build(buckets: int, width: int, attention: bool, dense: bool) -> keras.Model:
-    """The network: ids → table → pooling → (dense layer) → unit length.
+def build(
+    buckets: int, width: int, attention: bool, dense: bool, scale: float = 1.0
+) -> keras.Model:
+    """The network: ids → table → mean by attention → (dense layer) → unit length.
 
     Args:
       buckets: hash values; the table has one row more, for padding.
       width: of the result.
-      attention: see `BagPooling`; the score of an n-gram is one more column of the table.
-      dense: whether a fully connected layer follows the pooling.
+      attention: see `BagOfNgrams`.
+      dense: whether a fully connected layer follows the bag.
+      scale: see `BagOfNgrams`.
 
     Returns:
       A model from [batch, length] int64 to [batch, width] float32.
     """
     ids = keras.Input((None,), dtype="int64", name="ids")
-    vectors = NgramTable(buckets + 1, width + int(attention), name="ngrams")(ids)
-    pooled = BagPooling(attention, name="pooling")(ids, vectors)
+    pooled = BagOfNgrams(buckets + 1, width, attention, scale, name="ngrams")(ids)
     if dense:
         pooled = keras.layers.Dense(width, kernel_initializer="orthogonal", name="dense")(pooled)
     unit = keras.layers.UnitNormalization(axis=-1, name="unit")(pooled)
@@ -166,12 +171,17 @@ def drop_tokens(ids: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def in_batch_loss(
-    embs: tf.Tensor, not_negative: tf.Tensor, weights: tf.Tensor, temperature: float
+    embs: tf.Tensor,
+    not_negative: tf.Tensor,
+    weights: tf.Tensor,
+    temperature: float,
+    log_counts: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
     """Cross-entropy of finding each row's partner among the batch, in both directions.
 
     Source: Radford et al., ICML 2021, section 2.3, figure 3 (symmetric in-batch softmax);
-    hard negatives that the whole batch shares: Karpukhin et al., EMNLP 2020, section 3.2.
+    hard negatives that the whole batch shares: Karpukhin et al., EMNLP 2020, section 3.2;
+    the correction of the logits: Yi et al., RecSys 2019, section 3.
 
     Args:
       embs: [2 · batch + hard, width] unit vectors: a, their partners b, hard negatives.
@@ -180,17 +190,23 @@ def in_batch_loss(
         partner count in any case.
       weights: [batch] of each pair.
       temperature: divides the cosines.
+      log_counts: [2 · batch + hard] natural logarithm of how often each row of `embs` is a
+        candidate of a batch on average, taken from its logits: without it what is popular
+        is pushed away for nothing but being drawn often.
 
     Returns:
       The weighted mean over the pairs and both directions, a scalar.
     """
     batch = tf.shape(weights)[0]
-    a_embs, b_embs, hard_embs = embs[:batch], embs[batch : 2 * batch], embs[2 * batch :]
+    log_counts = tf.broadcast_to(log_counts, tf.shape(embs)[:1])
     losses = tf.zeros_like(weights)
-    for anchors, partners, known in zip((a_embs, b_embs), (b_embs, a_embs), (0, 1), strict=True):
-        candidates = tf.concat([partners, hard_embs], axis=0)
-        logits = tf.matmul(anchors, candidates, transpose_b=True) / temperature
-        masked = tf.linalg.set_diag(not_negative[known], tf.zeros_like(weights, tf.bool))
+    for way in (0, 1):
+        anchors = embs[way * batch : (way + 1) * batch]
+        partner = tf.range(batch) + (1 - way) * batch
+        candidates = tf.concat([partner, tf.range(2 * batch, tf.shape(embs)[0])], axis=0)
+        logits = tf.matmul(anchors, tf.gather(embs, candidates), transpose_b=True) / temperature
+        logits -= tf.gather(log_counts, candidates)[None, :]
+        masked = tf.linalg.set_diag(not_negative[way], tf.zeros_like(weights, tf.bool))
         logits = tf.where(masked, -1e9, logits)
         losses += tf.reduce_logsumexp(logits, axis=1) - tf.linalg.diag_part(logits)
     return tf.reduce_sum(weights * losses) / (2 * tf.reduce_sum(weights))

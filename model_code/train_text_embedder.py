@@ -5,11 +5,12 @@ people used for the same thing are drawn together, against the other queries of 
 batch; so is every query and itself with some n-grams left out, which alone makes a
 useful space when associations are few. Hard negatives come on top: queries whose people
 were shown an image that was chosen for a query of the batch, and refused it. Some
-associations are held out, to see after each epoch how high a query ranks its partner
-among other queries, and to stop in time.
+associations and all those of some queries are held out, to see after each epoch how high a
+query ranks its partner among other queries, to stop in time, and to compare at the end with
+tf-idf and with the mean of the words.
 
 Writes a dataset with the table "model": saved_model/ (texts → unit vectors), config.json,
-history.json, tensorboard/.
+history.json, evaluation.json, tensorboard/.
 
   python -m model_code.train_text_embedder --mined work/mined --output work/text_embedder
 """
@@ -18,21 +19,26 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model_code import command
-from model_code.query_pairs import Associations, PairSet, RefusedPairs, load_associations
+from model_code import command, text_evaluation
+from model_code.evaluation import without_nan
+from model_code.query_pairs import hold_out, load_associations
+from model_code.text_batches import Batches, BatchRules, split_words
 from schemas import fingerprint
 from schemas.config import flag
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 
+if TYPE_CHECKING:
+    from model_code.text_held_out import Bags
+
 MODULES = ("model_code.train_text_embedder",)
-_EVALUATED_PAIRS = 1000
 _DENSE_LEARNING_RATE = 1e-3
+_UNSEEN = 1e-3  # counts for an n-gram of no query
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +50,46 @@ class Config:
     max_tokens: int = flag("N-grams kept of a query, words first.", default=64)
     char_trigrams: bool = flag("Add the character trigrams of words.", default=False)
     attention: bool = flag("Weight n-grams by a learned score; plain mean if not.", default=True)
+    frequency_power: float = flag(
+        "Attention starts where an n-gram weighs as the number of queries that hold it to this "
+        "power, so that what is rare does not blur a query; 0 starts it at equal weights.",
+        default=0.0,
+    )
     dense: bool = flag("Add a fully connected layer after the bag.", default=False)
+    initial_scale: float = flag(
+        "Length of an n-gram's vector before training; the less, the less do n-grams that "
+        "training never saw blur the others.",
+        default=1.0,
+    )
     epochs: int = flag("At most this many epochs.", default=20)
     patience: int = flag("Epochs without a better one before stopping.", default=3)
+    min_steps_per_epoch: int = flag("An epoch has at least this many batches.", default=1)
     max_steps_per_epoch: int = flag("An epoch ends after this many batches.", default=1000)
     batch_size: int = flag("Pairs in a batch.", default=512)
     learning_rate: float = flag("Of Adagrad on the table of n-grams.", default=0.1)
     temperature: float = flag("Divides cosines in the softmax.", default=0.05)
     token_dropout: float = flag("Share of n-grams left out in training.", default=0.25)
     self_pairs_share: float = flag("Share of a batch that pairs a query with itself.", default=0.25)
+    shared_words: float = flag(
+        "Share of words that both sides of a query paired with itself keep; each of the others "
+        "is on one side, so that words of one query come together. 1 keeps all on both.",
+        default=1.0,
+    )
+    debias: bool = flag(
+        "Take the logarithm of how often a query is in a batch from its logits, so that popular "
+        "queries are not pushed away.",
+        default=True,
+    )
+    language_balance: float = flag(
+        "0 draws associations alike, 1 draws each combination of two languages alike.", default=0.0
+    )
     weight_power: float = flag(
         "An association counts as its weight to this power; 0 makes all equal.", default=0.5
     )
     held_out_share: float = flag("Share of associations kept for evaluation.", default=0.05)
+    held_out_queries: float = flag(
+        "Share of queries kept, with all their associations, for evaluation.", default=0.03
+    )
     hard_negatives: int = flag(
         "At most so many queries whose typers refused the image of a query of the batch are "
         "added to it, to be told apart.",
@@ -66,116 +99,30 @@ class Config:
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-def batches(
-    epoch: int,
-    train: Associations,
-    known: PairSet,
-    refused: RefusedPairs,
-    config: Config,
-    steps: int,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """The batches of an epoch: associations first, then queries paired with themselves.
-
-    Yields:
-      a [batch] int64, b [batch] int64, hard [hard] int64: indices of queries;
-      not_negative [2, batch, batch + hard] bool: of a with b and hard, of b with a and hard;
-      weights [batch] float32, of mean 1 over the associations; seed [2] int32.
-    """
-    from model_code.training import epoch_order
-
-    per_batch = _pairs_per_batch(train, config)
-    selves_per_batch = config.batch_size - per_batch
-    edges = np.resize(epoch_order(config.seed, epoch, len(train.pairs)), steps * per_batch)
-    selves = np.resize(epoch_order(config.seed, epoch, len(train.texts)), steps * selves_per_batch)
-    weights = train.weights.astype(np.float64) ** config.weight_power
-    weights = (weights / weights.mean() if len(weights) else weights).astype(np.float32)
-    for step in range(steps):
-        edge = edges[step * per_batch : (step + 1) * per_batch]
-        self_pair = selves[step * selves_per_batch : (step + 1) * selves_per_batch]
-        a = np.concatenate([train.pairs[edge, 0], self_pair])
-        b = np.concatenate([train.pairs[edge, 1], self_pair])
-        weight = np.concatenate([weights[edge], np.ones(len(self_pair), np.float32)])
-        rng = np.random.default_rng([config.seed, epoch, step])
-        seed = rng.integers(0, 2**31, 2).astype(np.int32)
-        hard = refused.draw(np.concatenate([a, b]), config.hard_negatives, rng)
-        sides = ((a, np.concatenate([b, hard])), (b, np.concatenate([a, hard])))
-        not_negative = np.stack([known.matrix(*side) for side in sides])
-        yield a, b, hard, not_negative, weight, seed
-
-
-def _pairs_per_batch(train: Associations, config: Config) -> int:
-    if not len(train.pairs):
-        return 0
-    return max(1, round(config.batch_size * (1 - config.self_pairs_share)))
-
-
-def steps_per_epoch(train: Associations, config: Config) -> int:
-    """Batches until every association and, if any are drawn, every query was seen once."""
-    pairs = _pairs_per_batch(train, config)
-    steps = [1]
-    if pairs:
-        steps.append(-(-len(train.pairs) // pairs))
-    if config.batch_size > pairs:
-        steps.append(-(-len(train.texts) // (config.batch_size - pairs)))
-    return min(max(steps), config.max_steps_per_epoch)
-
-
-def ranks(
-    anchor_embs: np.ndarray, candidate_embs: np.ndarray, targets: np.ndarray, excluded: np.ndarray
-) -> np.ndarray:
-    """The place of each anchor's target among the candidates by cosine, from 1.
-
-    Args:
-      anchor_embs: [anchors, width] unit rows.
-      candidate_embs: [candidates, width] unit rows.
-      targets: [anchors] int64 index of a candidate.
-      excluded: [anchors, candidates] bool: true partners too, which may rank above.
-
-    Returns:
-      [anchors] int64; equals count as above.
-    """
-    scores = anchor_embs @ candidate_embs.T
-    own = np.take_along_axis(scores, targets[:, None], axis=1)
-    above = (scores >= own) & ~excluded
-    np.put_along_axis(above, targets[:, None], True, axis=1)
-    return above.sum(axis=1)
-
-
 def _work(config: Config, stage: Stage) -> int:
-    import tensorflow as tf
-
-    from model_code import text_embedder, training
+    from model_code import text_embedder, text_held_out, training
 
     training.set_seed(config.seed)
+    bag = {name: getattr(config, name) for name in ("buckets", "max_tokens", "char_trigrams")}
     everything = load_associations(Dataset(config.mined))
-    held = everything.keys < np.uint64(int(config.held_out_share * (2**64 - 1)))
-    train, held_out = everything.select(~held), everything.select(held)
-    bag: dict[str, Any] = {
-        "buckets": config.buckets,
-        "max_tokens": config.max_tokens,
-        "char_trigrams": config.char_trigrams,
-    }
-    ids = np.asarray(text_embedder.ngram_ids(tf.constant(everything.texts), **bag))
-    lengths = (ids != text_embedder.PADDING).sum(axis=1)
-    model = text_embedder.build(config.buckets, config.width, config.attention, config.dense)
+    held = hold_out(everything, config.held_out_share, config.held_out_queries)
+    bags = text_held_out.make_bags(everything.texts, **bag)
+    model = text_embedder.build(
+        config.buckets, config.width, config.attention, config.dense, config.initial_scale
+    )
+    if config.attention and config.frequency_power:
+        start_attention(model, bags.ids[held.queries], config.frequency_power)
     step, state = training_step(model, config)
-    evaluate = _evaluation(model, ids, train, held_out, everything, config)
-    known = PairSet(train.pairs, len(train.texts))
-    refused = RefusedPairs(train.refused, len(train.texts))
-    steps = steps_per_epoch(train, config)
-
-    def epoch_batches(epoch: int) -> Iterator[tuple]:
-        for a, b, hard, *rest in batches(epoch, train, known, refused, config, steps):
-            rows = np.concatenate([a, b, hard])
-            yield ids[rows, : max(1, lengths[rows].max())], *rest
-
+    rules = {field.name: getattr(config, field.name) for field in dataclasses.fields(BatchRules)}
+    batches = Batches(held.train, held.queries, BatchRules(**rules))
+    steps = min(max(batches.steps(), config.min_steps_per_epoch), config.max_steps_per_epoch)
     history = training.fit(
         "train_text_embedder",
         stage.scratch,
         state,
-        epoch_batches,
+        lambda epoch: step_inputs(batches, bags, config, epoch, steps),
         step,
-        evaluate,
+        text_held_out.monitor(model, bags, everything, held, config.seed),
         epochs=config.epochs,
         steps_per_epoch=steps,
         monitor="score",
@@ -188,28 +135,75 @@ def _work(config: Config, stage: Stage) -> int:
         "attention": config.attention,
         "dense": config.dense,
     }
-    with open(os.path.join(local, "config.json"), "w") as f:
-        json.dump(description, f, indent=1)
+    evaluation = text_held_out.evaluate(model, bags, everything, held, config.max_tokens)
+    contents = {"config": description, "evaluation": without_nan(evaluation)}
+    for name, content in contents.items():
+        with open(os.path.join(local, f"{name}.json"), "w") as f:
+            json.dump(content, f, indent=1)
     training.write_logs(history, stage.scratch, local)
+    trained = len(held.train.pairs)
     counters = {
-        "queries": len(train.texts),
+        "queries": len(everything.texts),
+        "queries_held_out": len(everything.texts) - len(held.queries),
         "associations.in": len(everything.pairs),
-        "associations.out": len(train.pairs),
-        "associations.dropped_held_out": len(held_out.pairs),
-        "refused_pairs": len(train.refused),
+        "associations.out": trained,
+        "associations.dropped_held_out": len(everything.pairs) - trained,
+        "refused_pairs": len(everything.refused),
     }
     weights = [np.asarray(v) for v in model.get_weights()]
     stage.commit_files("model", local, counters, fingerprint.of_arrays(description, weights))
-    best = history.epochs[history.best_epoch - 1]
-    print(
-        f"train_text_embedder: {len(train.texts):,} queries, {len(train.pairs):,} associations; "
-        f"held out: recall@1 {best['recall_at_1']:.3f}, recall@10 {best['recall_at_10']:.3f}"
-    )
+    for kind, found in evaluation.items():
+        title = f"{kind.replace('_', ' ')}, 1 of {found['candidates']:,}"
+        print(text_evaluation.table(title, found["methods"]))
+    print(f"train_text_embedder: {len(everything.texts):,} queries, {trained:,} associations")
     print(
         f"next: python -m beam_jobs.embed_phrases --mined {config.mined} "
         f"--text_embedder {config.output} …  (see its --help)"
     )
     return 0
+
+
+def start_attention(model, ids: np.ndarray, power: float) -> None:
+    """Starts the score of each n-gram at the logarithm of a power of its frequency.
+
+    The softmax of the scores then weighs it in proportion to that power.
+
+    Args:
+      model: a network with attention.
+      ids: [texts, length] int64: the bags that frequencies are counted in.
+      power: of the number of texts that hold an n-gram.
+    """
+    table = model.get_layer("ngrams").table
+    bags = np.sort(ids, axis=1)
+    is_first = np.diff(bags, axis=1, prepend=0) > 0
+    frequency = np.bincount(bags[is_first], minlength=table.shape[0])
+    values = np.array(table)
+    values[:, -1] = power * np.log(np.maximum(frequency, _UNSEEN))
+    table.assign(values)
+
+
+def step_inputs(
+    batches: Batches, bags: "Bags", config: Config, epoch: int, steps: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """The arguments of the training step, batch by batch of an epoch.
+
+    Yields:
+      ids [2 · batch + hard, length] int64 of a, b and the hard negatives; not_negative
+      [2, batch, batch + hard] bool; log_counts [2 · batch + hard] float32; weights [batch]
+      float32; seed [2] int32.
+    """
+    log_counts = np.zeros(len(bags.ids), np.float32)
+    if config.debias:
+        log_counts = np.log(np.maximum(batches.expected_counts(), 1e-12)).astype(np.float32)
+    for batch in batches.epoch(epoch, steps):
+        rows = np.concatenate([batch.a, batch.b, batch.hard])
+        ids, size = bags.rows(rows), len(batch.a)
+        selves = np.arange(size - batch.selves, size)
+        if config.shared_words < 1 and len(selves):
+            rng = np.random.default_rng(batch.seed)
+            parts = split_words(ids[selves], bags.words[rows[selves]], config.shared_words, rng)
+            ids[selves], ids[selves + size] = parts
+        yield ids, batch.not_negative, log_counts[rows], batch.weights, batch.seed
 
 
 def training_step(model, config: Config):
@@ -234,14 +228,15 @@ def training_step(model, config: Config):
             tf.TensorSpec([None, None], tf.int64),
             tf.TensorSpec([2, None, None], tf.bool),
             tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([None], tf.float32),
             tf.TensorSpec([2], tf.int32),
         ]
     )
-    def step(ids, not_negative, weights, seed):
+    def step(ids, not_negative, log_counts, weights, seed):
         ids = drop_tokens(ids, config.token_dropout, seed)
         with tf.GradientTape() as tape:
             embs = model(ids, training=True)
-            loss = in_batch_loss(embs, not_negative, weights, config.temperature)
+            loss = in_batch_loss(embs, not_negative, weights, config.temperature, log_counts)
         grads = tape.gradient(loss, [table, *rest])
         state["table_optimizer"].apply(table, grads[0])
         if rest:
@@ -249,47 +244,6 @@ def training_step(model, config: Config):
         return loss
 
     return step, state
-
-
-def _evaluation(model, ids, train: Associations, held_out: Associations, everything, config):
-    """How high held-out partners rank; with none held out, how high half-dropped queries do."""
-    import tensorflow as tf
-
-    from model_code.text_embedder import drop_tokens
-
-    pairs = held_out.pairs[:_EVALUATED_PAIRS]
-    if len(pairs):
-        anchors = np.concatenate([pairs[:, 0], pairs[:, 1]])
-        partners = np.concatenate([pairs[:, 1], pairs[:, 0]])
-        anchor_ids = ids[anchors]
-        excluded_pairs = PairSet(everything.pairs, len(everything.texts))
-    else:
-        anchors = np.random.default_rng(config.seed).permutation(len(train.texts))
-        anchors = partners = anchors[:_EVALUATED_PAIRS]
-        anchor_ids = np.asarray(drop_tokens(tf.constant(ids[anchors]), 0.5, seed=(config.seed, 0)))
-        excluded_pairs = PairSet(train.pairs, len(train.texts))
-    candidates = np.unique(partners)
-    targets = np.searchsorted(candidates, partners)
-    excluded = excluded_pairs.matrix(anchors, candidates)
-
-    def evaluate() -> Mapping[str, float]:
-        anchor_embs, candidate_embs = (
-            np.asarray(model(anchor_ids)),
-            np.asarray(model(ids[candidates])),
-        )
-        found = ranks(anchor_embs, candidate_embs, targets, excluded)
-        mrr = float(np.mean(1 / found))
-        cosine = float(np.mean(np.sum(anchor_embs * candidate_embs[targets], axis=1)))
-        return {
-            "recall_at_1": float(np.mean(found <= 1)),
-            "recall_at_10": float(np.mean(found <= 10)),
-            "mrr": mrr,
-            "cosine": cosine,
-            # Few pairs are soon all found: then the nearer, the better.
-            "score": mrr + 1e-3 * cosine,
-        }
-
-    return evaluate
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model_code import query_pairs, text_embedder
 from model_code import train_text_embedder as trainer
@@ -86,24 +84,30 @@ def test_the_network_equals_numpy(attention, dense):
 
 
 @pytest.mark.parametrize("hard", [0, 2])
-def test_in_batch_loss_equals_numpy(hard):
+@pytest.mark.parametrize("debiased", [False, True])
+def test_in_batch_loss_equals_numpy(hard, debiased):
     rng = np.random.default_rng(0)
     embs = rng.normal(size=(8 + hard, 3)).astype(np.float32)
     embs /= np.linalg.norm(embs, axis=1, keepdims=True)
-    a, b, others = embs[:4], embs[4:8], embs[8:]
+    counts = rng.uniform(0.1, 2, 8 + hard).astype(np.float32) if debiased else np.ones(8 + hard)
     together = rng.random((2, 4, 4 + hard)) < 0.2
     together[:, np.arange(4), np.arange(4)] = True
     weights = np.array([1, 2, 0.5, 1], np.float32)
     expected = 0.0
     for i in range(4):
-        for way, (anchor, own, partners) in enumerate(((a[i], b[i], b), (b[i], a[i], a))):
-            logits = [
-                anchor @ other / 0.1
-                for j, other in enumerate([*partners, *others])
+        for way in (0, 1):
+            anchor, partners = (i, range(4, 8)) if way == 0 else (i + 4, range(4))
+            candidates = [*partners, *range(8, 8 + hard)]
+            # A candidate that is drawn twice as often counts half as much: exp(s) / count.
+            terms = {
+                j: np.exp(embs[anchor] @ embs[other] / 0.1) / counts[other]
+                for j, other in enumerate(candidates)
                 if j == i or not together[way, i, j]
-            ]
-            expected += weights[i] * (np.log(np.exp(logits).sum()) - anchor @ own / 0.1) / 2
-    found = text_embedder.in_batch_loss(*map(tf.constant, (embs, together, weights)), 0.1)
+            }
+            expected -= weights[i] * np.log(terms[i] / sum(terms.values())) / 2
+    arguments = [tf.constant(x) for x in (embs, together, weights)]
+    logs = tf.constant(np.log(counts), tf.float32) if debiased else 0.0
+    found = text_embedder.in_batch_loss(*arguments, 0.1, logs)
     assert float(found) == pytest.approx(expected / weights.sum(), rel=1e-5)
 
 
@@ -118,21 +122,12 @@ def test_dropped_tokens_are_padding_and_a_bag_is_never_emptied():
     np.testing.assert_array_equal(one, [[4, 0]] * 100)
 
 
-def test_known_pairs_and_equal_queries_are_no_negatives():
-    known = query_pairs.PairSet(np.array([[0, 3], [4, 1]]), queries=5)
-    a, b = np.array([0, 1, 3]), np.array([3, 4, 3, 2])
-    expected = [[{x, y} in ({0, 3}, {1, 4}) or x == y for y in b] for x in a]
-    np.testing.assert_array_equal(known.matrix(a, b), expected)
-    np.testing.assert_array_equal(
-        query_pairs.PairSet(np.zeros((0, 2), int), 5).matrix(a, a), np.eye(3)
-    )
-
-
-def test_ranks_leave_other_partners_out():
-    anchors = np.array([[1.0, 0.0]])
-    candidates = np.array([[0.9, 0.1], [1.0, 0.0], [0.5, 0.5], [0.6, 0.4]])
-    excluded = np.array([[False, True, False, False]])
-    assert trainer.ranks(anchors, candidates, np.array([3]), excluded) == [2]
+def test_attention_starts_at_a_power_of_the_frequency():
+    model = text_embedder.build(5, 3, attention=True, dense=False)
+    trainer.start_attention(model, np.array([[1, 2, 2], [1, 0, 0], [1, 3, 0], [1, 2, 0]]), 0.5)
+    scores = model.get_layer("ngrams").table.numpy()[:, -1]
+    np.testing.assert_allclose(np.exp(scores[1:4]), np.sqrt([4, 2, 1]), rtol=1e-5)
+    assert (scores[[0, 4, 5]] < scores[3] - 2).all(), "what no query holds weighs next to nothing"
 
 
 def _toy(root: str):
@@ -192,47 +187,6 @@ def test_a_refused_pair_is_no_association(trained):
     assert not _pairs_of(found.pairs) & _pairs_of(found.refused)
     assert (found.weights > 0).all()
     assert all(a.split()[0] != b.split()[0] for a, b in np.array(found.texts)[found.refused])
-
-
-REFUSED = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]))
-
-
-@given(REFUSED, st.lists(st.integers(0, 9), min_size=1), st.integers(0, 5))
-def test_hard_negatives_are_refused_partners_of_the_batch(pairs, batch, most):
-    refused = query_pairs.RefusedPairs(np.array(pairs, np.int64).reshape(-1, 2), queries=10)
-    partners = {b for a, b in pairs if a in batch} | {a for a, b in pairs if b in batch}
-    found = refused.draw(np.array(batch), most, np.random.default_rng(1))
-    assert len(set(found.tolist())) == len(found) == min(most, len(partners))
-    assert set(found.tolist()) <= partners
-    again = refused.draw(np.array(batch), most, np.random.default_rng(1))
-    np.testing.assert_array_equal(found, again)
-
-
-def test_no_known_association_is_a_negative_of_a_batch(trained):
-    train = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
-    known = query_pairs.PairSet(train.pairs, len(train.texts))
-    refused = query_pairs.RefusedPairs(train.refused, len(train.texts))
-    config = trainer.Config("", "", batch_size=32, hard_negatives=16)
-    true_pairs = _pairs_of(train.pairs)
-    for a, b, hard, not_negative, weights, _ in trainer.batches(
-        3, train, known, refused, config, 4
-    ):
-        assert 0 < len(hard) <= 16
-        assert weights.shape == (32,)
-        for way, (anchors, partners) in enumerate(((a, b), (b, a))):
-            for i, anchor in enumerate(anchors):
-                for j, other in enumerate([*partners, *hard]):
-                    is_known = anchor == other or tuple(sorted((anchor, other))) in true_pairs
-                    assert not_negative[way, i, j] == is_known
-
-
-def test_without_hard_negatives_none_are_drawn(trained):
-    train = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
-    known = query_pairs.PairSet(train.pairs, len(train.texts))
-    refused = query_pairs.RefusedPairs(train.refused, len(train.texts))
-    config = trainer.Config("", "", batch_size=32, hard_negatives=0)
-    batches = list(trainer.batches(3, train, known, refused, config, 2))
-    assert [len(hard) for _, _, hard, *_ in batches] == [0, 0]
 
 
 def test_hard_negatives_are_pushed_away(tmp_path):
