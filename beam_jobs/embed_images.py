@@ -16,6 +16,8 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code import phrase_settings
+from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
 from schemas.manifest import Dataset
 from transforms import datasets
@@ -32,12 +34,33 @@ class Config:
     phrases: str = flag("Dataset of embed_phrases.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     num_phrases: int = flag("Phrases predicted for an image, N.", default=3)
+    diversity: str = flag(
+        "The N nearest phrases; near-identical ones once (merge); or maximal marginal relevance.",
+        default="none",
+        choices=phrase_settings.DIVERSITIES,
+    )
+    phrase_pool: int = flag("Nearest phrases that merge and mmr choose from.", default=50)
+    mmr_lambda: float = flag("Of mmr: 1 is nearness alone, 0 difference alone.", default=0.7)
+    merge_similarity: float = flag(
+        "Of merge: cosine of text embeddings from which on two phrases are one.", default=0.9
+    )
+    phrase_weights: str = flag(
+        "Weights of the phrases in the text feature.",
+        default="equal",
+        choices=phrase_settings.WEIGHTS,
+    )
+    reuse: str = flag(
+        "An earlier output: vectors of images that the same networks embedded are taken from it.",
+        default="",
+        role="runtime",
+    )
     batch_size: int = flag("Images of a batch.", default=32)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def preflight(config: Config) -> job.Inputs:
+    PhraseSettings.of(dataclasses.asdict(config)).check()
     mined = Dataset(config.mined)
     mined.shards("images")
     ModelFolder.of(config.generator)
@@ -72,20 +95,32 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         pixel_embedder,
         index,
         widths,
-        config.num_phrases,
+        PhraseSettings.of(dataclasses.asdict(config)),
         config.batch_size,
         mined.manifest.tables["images"].rows,
     )
     num_shards = mined.manifest.num_shards
+    earlier = earlier_shards(config.reuse, num_shards)
+    tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index))) for shard in shards]
     embedded = (
         pipeline
-        | "ImageShards" >> beam.Create([(shard.index, mined.path(shard)) for shard in shards])
+        | "ImageShards" >> beam.Create(tasks)
         | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards)
     )
     tables = {"features": datasets.parquet(widths.schema)}
     {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
         stage, tables, num_shards, config.max_dead_fraction
     )
+
+
+def earlier_shards(dataset: str, num_shards: int) -> dict[int, str]:
+    """Shard → path of an earlier run's features of it; none where other images are in a shard."""
+    if not dataset:
+        return {}
+    found = Dataset(dataset)
+    if found.manifest.num_shards != num_shards:
+        return {}
+    return {shard.index: found.path(shard) for shard in found.shards("features")}
 
 
 JOB = job.Job(

@@ -3,14 +3,18 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from model_code import diversity
 from model_code.image_embedder import ImageEmbedder
+from model_code.phrase_settings import PhraseSettings
+from schemas.errors import PhraseLensError
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
 SEARCH_CHUNK = 1 << 18
@@ -21,11 +25,11 @@ BATCH_SIZE = 32
 def nearest(
     query_embs: tf.Tensor, query_vectors: tf.Variable, count: int, chunk: int = SEARCH_CHUNK
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The nearest rows of a table by cosine, exactly.
+    """The nearest rows of a table by inner product, exactly.
 
     Args:
       query_embs: [batch, M] float32 unit rows.
-      query_vectors: [K, M] float32 unit rows.
+      query_vectors: [K, M] float32; of unit length for the head, scaled for the tail.
       count: N, at most K.
       chunk: rows of the table compared at once.
 
@@ -44,6 +48,32 @@ def nearest(
     return best.values, tf.gather(tf.concat(rows, axis=1), best.indices, batch_dims=1)
 
 
+def score_variants(
+    transform: Callable, network: Callable, texts: tf.Tensor, pixel_embs: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the classifier says of images with each of several text features.
+
+    Args:
+      transform: the layer that tf.Transform learned.
+      network: normalised features → (logits, probabilities), [batch, labels] each.
+      texts: [batch, V, T] float32.
+      pixel_embs: [batch, P] float32.
+
+    Returns:
+      logits and probabilities, [batch, V, labels] float32 each.
+    """
+    variants, width = texts.shape[1:]
+    features = transform(
+        {
+            "text_emb": tf.reshape(texts, [-1, width]),
+            "pixel_emb": tf.repeat(pixel_embs, variants, axis=0),
+        }
+    )
+    scores = network({name: features[name] for name in ("text_emb", "pixel_emb")}, training=False)
+    logits, probabilities = (tf.reshape(s, [-1, variants, s.shape[1]]) for s in scores)
+    return logits, probabilities
+
+
 class _ImageClassifier(tf.Module):
     """The parts in a row; see `export` for the folders."""
 
@@ -58,34 +88,49 @@ class _ImageClassifier(tf.Module):
         self.query_vectors = tf.Variable(vectors, trainable=False)
         self.text_embs = tf.Variable(np.load(os.path.join(index, "text_embs.npy")), trainable=False)
         self.phrases = tf.Variable(queries, trainable=False)
+        with open(os.path.join(index, "config.json")) as f:
+            self.temperature = json.load(f)["temperature"]
         self.transform = tft.TFTransformOutput(folders["transform"]).transform_features_layer()
-        self.fused = keras.models.load_model(os.path.join(folders["fusion"], "fused.keras"))
+        fused = keras.models.load_model(os.path.join(folders["fusion"], "fused.keras"))
+        self.fused = keras.Model(fused.input, [fused.get_layer("logits").output, fused.output])
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
             labels = f.read().removesuffix("\n").split("\n")
         self.labels = tf.Variable(labels, trainable=False)
         with open(os.path.join(folders["metadata"], "config.json")) as f:
-            self.num_phrases = min(json.load(f)["num_phrases"], len(queries))
+            self.phrase_settings = PhraseSettings.of(json.load(f))
+        self.pool = min(self.phrase_settings.pool, len(queries))
+        self.num_phrases = min(self.phrase_settings.num_phrases, len(queries))
         self.top_labels = min(top_labels, len(labels))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         query_embs, pixel_embs = self.embedder.graph(images)
-        scores, rows = nearest(query_embs, self.query_vectors, self.num_phrases)
-        text_embs = tf.reduce_mean(tf.gather(self.text_embs, rows), axis=1)
-        features = self.transform({"text_emb": text_embs, "pixel_emb": pixel_embs})
-        probabilities = self.fused(
-            {name: features[name] for name in ("text_emb", "pixel_emb")}, training=False
-        )
-        best = tf.math.top_k(probabilities, self.top_labels)
+        scores, rows, text_embs = self._phrases(query_embs)
+        args = self.phrase_settings, scores, text_embs, self.temperature
+        texts = diversity.text_features(*args)
+        # With all phrases first, then without each: what one is said to have done is what it did.
+        texts = tf.concat([texts[:, tf.newaxis], diversity.without_each(*args)], axis=1)
+        logits, probabilities = score_variants(self.transform, self.fused, texts, pixel_embs)
+        best = tf.math.top_k(probabilities[:, 0], self.top_labels)
+        effects = tf.transpose(logits[:, :1] - logits[:, 1:], [0, 2, 1])
         return {
             "labels": tf.gather(self.labels, best.indices),
             "probabilities": best.values,
             "phrases": tf.gather(self.phrases, rows),
             "phrase_scores": scores,
+            "phrase_effects": tf.gather(effects, best.indices, batch_dims=1),
         }
 
+    def _phrases(self, query_embs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Scores [batch, N], rows [batch, N] and text embeddings [batch, N, T] of the phrases."""
+        scores, rows = nearest(query_embs, self.query_vectors, self.pool)
+        text_embs = tf.gather(self.text_embs, rows)
+        phrases = tf.gather(self.phrases, rows)
+        places = diversity.choose(self.phrase_settings, scores, text_embs, phrases)
+        return tuple(tf.gather(v, places, batch_dims=1) for v in (scores, rows, text_embs))
 
-def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str, int]:
+
+def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str, Any]:
     """Writes the SavedModel.
 
     Args:
@@ -95,7 +140,8 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
       top_labels: k, labels of an image.
 
     Returns:
-      Numbers of labels, phrases, num_phrases and top_labels in the model.
+      Numbers of labels, phrases, num_phrases and top_labels in the model, and how its phrases
+      are chosen ("phrase_settings").
     """
     module = _ImageClassifier(folders, top_labels)
     tf.saved_model.save(
@@ -106,6 +152,7 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
         "phrases": module.phrases.shape[0],
         "num_phrases": module.num_phrases,
         "top_labels": module.top_labels,
+        "phrase_settings": dataclasses.asdict(module.phrase_settings),
     }
 
 
@@ -117,13 +164,21 @@ class Classified:
       labels: [n][k] most probable first.
       probabilities: [n, k] float32.
       phrases: [n][N] nearest first.
-      phrase_scores: [n, N] float32, cosines.
+      phrase_scores: [n, N] float32, inner products with the image's query embedding.
+      phrase_effects: [n, k, N] float32, by how much each phrase moved each label's logit: the
+        logit with all phrases minus the one without it. The text feature without the only
+        phrase is zero.
     """
 
     labels: list[list[str]]
     probabilities: np.ndarray
     phrases: list[list[str]]
     phrase_scores: np.ndarray
+    phrase_effects: np.ndarray
+
+
+# The model's outputs, as the fields of `Classified`.
+OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
 
 
 class Classifier:
@@ -131,12 +186,20 @@ class Classifier:
 
     Args:
       folder: local folder of the table "model".
+
+    Raises:
+      PhraseLensError: it was exported by a version that knew fewer outputs.
     """
 
     def __init__(self, folder: str):
         # The signature is a weak reference into the module that was loaded.
         self._module = tf.saved_model.load(os.path.join(folder, "saved_model"))
         self._classify = self._module.signatures["serving_default"]
+        missing = set(OUTPUTS) - set(self._classify.structured_outputs)
+        if missing:
+            raise PhraseLensError(
+                folder, f"a model with {', '.join(sorted(missing))}", "Run ./run.sh export again."
+            )
         with open(os.path.join(folder, "config.json")) as f:
             self.config = json.load(f)
 
@@ -149,12 +212,7 @@ class Classifier:
         Raises:
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
-        parts: dict[str, list[np.ndarray]] = {
-            "labels": [],
-            "probabilities": [],
-            "phrases": [],
-            "phrase_scores": [],
-        }
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in OUTPUTS}
         for start in range(0, len(images), BATCH_SIZE):
             batch = list(images[start : start + BATCH_SIZE])
             filled = batch + batch[-1:] * (BATCH_SIZE - len(batch))
@@ -166,6 +224,7 @@ class Classifier:
             np.concatenate(parts["probabilities"]),
             _texts(parts["phrases"]),
             np.concatenate(parts["phrase_scores"]),
+            np.concatenate(parts["phrase_effects"]),
         )
 
 

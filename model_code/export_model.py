@@ -5,7 +5,8 @@ image networks, the phrases with both their vectors, the normalisation that tf.T
 learned, and the fused classifier; it needs TensorFlow and nothing else.
 
 Writes a dataset with the table "model": saved_model/ (images [batch] string → labels and
-probabilities [batch, k], phrases and phrase_scores [batch, N]) and config.json.
+probabilities [batch, k], phrases and phrase_scores [batch, N], and by how much each phrase moved
+each label's logit, phrase_effects [batch, k, N]) and config.json.
 
   python -m model_code.export_model --generator work/text_generator \\
     --pixel_embedder work/pixel_embedder --phrases work/phrases \\

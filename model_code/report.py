@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jinja2
 
-from model_code import command, report_charts, report_data
+from model_code import command, report_charts, report_data, report_effects
 from schemas import manifest, storage
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -89,7 +89,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.filters |= {"percent": percent, "points": points, "cell": cell}
+    env.filters |= {"percent": percent, "points": points, "cell": cell, "signed": signed}
     env.filters["number"] = lambda value: f"{value:,.0f}"
     env.filters["megabytes"] = lambda value: f"{value / 1e6:,.1f} MB"
     return env
@@ -103,6 +103,12 @@ def percent(share: float) -> str:
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
     return "–" if math.isnan(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """A number with its sign, which a rounded 0 has not."""
+    rounded = round(value, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def cell(text: str) -> str:
@@ -127,8 +133,8 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
     evaluation = report_data.read_evaluation(datasets["fusion"])
     cases = report_data.read_cases(datasets["fusion"])
     gallery = report_data.gallery(cases, per_verdict)
-    shown = [case.image_id for chosen in gallery.values() for case in chosen]
-    images = report_data.read_images(datasets["mined"], shown)
+    shown = [case for chosen in gallery.values() for case in chosen]
+    images = report_data.read_images(datasets["mined"], [case.image_id for case in shown])
     difference, error = report_data.paired_difference(cases, "fused", "pixel")
     manifests = {name: dataset.manifest for name, dataset in datasets.items()}
     return {
@@ -141,6 +147,7 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
         "error": error,
         "finding": finding(difference, error),
         "gallery": gallery,
+        "effects": report_effects.read_effects(datasets, shown),
         "counts": {v: sum(c.verdict == v for c in cases) for v in report_data.VERDICTS},
         "images": {key: report_data.data_uri(image) for key, image in images.items()},
         "confused": report_data.most_confused(

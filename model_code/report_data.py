@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from model_code.image_rows import read_rows
 from model_code.metrics import mean_and_error
 from schemas import fingerprint, storage
 from schemas.dead_letter import REASONS
@@ -242,19 +242,8 @@ def read_collection(mined: Dataset) -> Collection:
 
 def read_images(mined: Dataset, image_ids: Sequence[str]) -> dict[str, bytes]:
     """The encoded images of some ids, from the shards where these ids lie."""
-    shards = {shard.index: shard for shard in mined.shards("images")}
-    by_shard: dict[int, list[str]] = {}
-    indices = fingerprint.shard_of(pa.array(image_ids, pa.string()), mined.manifest.num_shards)
-    for image_id, index in zip(image_ids, indices.tolist(), strict=True):
-        by_shard.setdefault(index, []).append(image_id)
-    found: dict[str, bytes] = {}
-    for index, ids in by_shard.items():
-        with storage.open_input(mined.path(shards[index])) as file:
-            table = pq.read_table(
-                file, columns=["image_id", "image"], filters=[("image_id", "in", ids)]
-            )
-        found |= {row["image_id"]: row["image"] for row in table.to_pylist()}
-    return found
+    rows = read_rows(mined, "images", image_ids, ["image"])
+    return {image_id: row["image"] for image_id, row in rows.items()}
 
 
 def data_uri(image: bytes) -> str:

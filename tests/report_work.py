@@ -37,7 +37,7 @@ def probabilities(truth: np.ndarray, error_rate: float, seed: int) -> np.ndarray
 
 
 def write(root: str, images: int = 60) -> str:
-    """Writes mined, text_generator, features and fusion below `root`; returns `root`."""
+    """Writes mined, text_generator, features, fusion, model and predictions; returns `root`."""
     labels = np.arange(images) % len(LABELS)
     rows = [_image(i, int(labels[i])) for i in range(images)]
     queries = [
@@ -48,7 +48,9 @@ def write(root: str, images: int = 60) -> str:
     mined_dataset.write_mined(f"{root}/mined", rows, [], queries, [])
     _write_generator(f"{root}/text_generator")
     _write_features(f"{root}/features")
-    write_fusion(f"{root}/fusion", [row["image_id"] for row in rows], labels)
+    ids = [row["image_id"] for row in rows]
+    write_fusion(f"{root}/fusion", ids, labels)
+    write_predictions(root, ids[::2], labels[::2])
     return root
 
 
@@ -128,6 +130,32 @@ def write_fusion(root: str, image_ids: list[str], labels: np.ndarray) -> None:
         tables_, {"images.in": 60, "images.out": 60}, model_fingerprint="a" * 64
     )
     manifest.commit(root, done, planned.seen)
+
+
+def effect(label: int, phrase: int) -> float:
+    """By how much a phrase moved a label's logit, made up."""
+    return (label + 1) * (1.5, 0.0, -0.75)[phrase]
+
+
+def write_predictions(root: str, image_ids: list[str], labels: np.ndarray) -> None:
+    """Writes a model of the fused classifier, and what it says of some images."""
+    planned = stage.plan("export_model", _Config(f"{root}/model"), [], {"fusion": f"{root}/fusion"})
+    planned.commit_files("model", planned.empty_folder("model"), {}, model_fingerprint="b" * 64)
+    config = _Config(f"{root}/predictions")
+    planned = stage.plan("classify_images", config, [], {"model": f"{root}/model"})
+    rows = [
+        {"key": f"{image_id}.jpg", "image_id": image_id, "labels": LABELS}
+        | {"phrases": [PHRASES[(i + k) % len(PHRASES)] for k in range(3)]}
+        | {"phrase_effects": [[effect(c, k) for k in range(3)] for c in range(len(LABELS))]}
+        for image_id, i in zip(image_ids, labels.tolist(), strict=True)
+    ]
+    table = pa.Table.from_pylist(rows, tables.PREDICTIONS)
+    path = planned.shard_path("predictions", 0, 1, "parquet")
+    shard = manifest.write_parquet(planned.output, path, 0, table)
+    schema = manifest.schema_fingerprint(tables.PREDICTIONS)
+    written = {"predictions": manifest.Table("parquet", schema, (shard,))}
+    counters = {"images.in": len(rows), "images.out": len(rows)}
+    manifest.commit(planned.output, planned.manifest(written, counters), planned.seen)
 
 
 def _evaluate(scores: np.ndarray, truth: np.ndarray) -> dict:

@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from model_code.phrase_settings import PhraseSettings
 from model_code.progress import Progress
 from schemas import storage, tables
 from schemas.stage import Stage
-from schemas.tables import vectors_to_arrow
+from schemas.tables import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import Output
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
@@ -31,67 +33,103 @@ class Widths:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedImages:
-    """Worker of `MapShards`: a shard of images (the task is its path) → a shard of features."""
+    """Worker of `MapShards`: a shard of images → a shard of features.
+
+    The task is its path and that of an earlier run's features of the same shard, or None.
+    """
 
     stage: Stage
     generator: ModelFolder
     pixel_embedder: ModelFolder
     index: ModelFolder
     widths: Widths
-    num_phrases: int
+    phrase_settings: PhraseSettings
     batch_size: int
     total: int | None
     label: str = "features"
     unit: str = "images"
 
     def load(self):
-        embedder = load("image_embedder", self.generator, self.pixel_embedder)
-        return embedder, load("phrase_index", self.index)
+        from model_code.phrase_chooser import PhraseChooser
 
-    def process(self, path: str, loaded, progress: Progress) -> Output:
-        embedder, index = loaded
-        parts, dead, rows = [], [], 0
+        embedder = load("image_embedder", self.generator, self.pixel_embedder)
+        return embedder, PhraseChooser(load("phrase_index", self.index), self.phrase_settings)
+
+    def process(self, task: tuple[str, str | None], loaded, progress: Progress) -> Output:
+        path, earlier_path = task
+        embedder, chooser = loaded
+        parts, dead, rows, reused = [], [], 0, 0
+        earlier = self._earlier(earlier_path)
         with pq.ParquetFile(storage.open_input(path)) as file:
             columns = ["image_id", "split", "labels", "image"]
             for batch in file.iter_batches(self.batch_size, columns=columns):
+                rows += batch.num_rows
+                progress.add(batch.num_rows)
+                place = pc.index_in(batch["image_id"], value_set=earlier["image_id"])
+                known = batch.filter(place.is_valid())
+                reused += known.num_rows
+                if known.num_rows:
+                    embs = take_embeddings(earlier, place.drop_null())
+                    parts.append(self._features(known, embs, chooser))
+                batch = batch.filter(pc.is_null(place))
                 images = batch["image"].to_pylist()
                 good, bad = run_or_bisect(embedder.embed, images)
                 for start, embs in good:
                     rows_of = batch.slice(start, len(embs.query_embs))
-                    parts.append(self._features(rows_of, embs, index))
+                    parts.append(self._features(rows_of, embs, chooser))
                 names = batch["image_id"].to_pylist()
                 dead.append(inference_failed(self.stage, bad, names, images))
-                rows += batch.num_rows
-                progress.add(batch.num_rows)
         features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
         counts = {
             "images.in": rows,
             "images.out": features.num_rows,
             "images.dropped_inference_failed": rows - features.num_rows,
+            "reused.rows": reused,
         }
         return Output({"features": features}, tuple(dead), counts)
 
-    def _features(self, batch: pa.RecordBatch, embs, index) -> pa.Table:
-        found = index.search(embs.query_embs, self.num_phrases)
+    def _earlier(self, path: str | None) -> pa.Table:
+        """The vectors that the very same networks computed for an earlier run."""
+        if path is None:
+            return self.widths.schema.empty_table().select(EARLIER)
+        table = pq.read_table(storage.open_input(path), columns=EARLIER)
+        return table.filter(
+            pc.and_(
+                pc.equal(table["generator_fingerprint"], self.generator.fingerprint),
+                pc.equal(table["pixel_fingerprint"], self.pixel_embedder.fingerprint),
+            )
+        )
+
+    def _features(self, batch: pa.RecordBatch, embs, chooser) -> pa.Table:
+        found = chooser.choose(embs.query_embs)
         rows = batch.num_rows
         columns = {
             "image_id": batch["image_id"],
             "split": batch["split"],
             "labels": batch["labels"],
             "query_emb": vectors_to_arrow(embs.query_embs, tables.vector(self.widths.query)),
-            "phrase_ids": _lists(index.query_ids[found.rows], pa.int64()),
-            "phrases": _lists(np.array(index.queries, dtype=object)[found.rows], pa.string()),
+            "phrase_ids": _lists(chooser.index.query_ids[found.rows], pa.int64()),
+            "phrases": _lists(found.phrases, pa.string()),
             "phrase_scores": _lists(found.scores, pa.float32()),
             "phrase_probabilities": _lists(found.probabilities, pa.float32()),
-            "text_emb": vectors_to_arrow(
-                index.text_features(found.rows), tables.vector(self.widths.text)
-            ),
+            "text_emb": vectors_to_arrow(found.text_embs, tables.vector(self.widths.text)),
             "pixel_emb": vectors_to_arrow(embs.pixel_embs, tables.vector(self.widths.pixel)),
             "generator_fingerprint": pa.array([self.generator.fingerprint] * rows),
             "phrases_fingerprint": pa.array([self.index.fingerprint] * rows),
             "pixel_fingerprint": pa.array([self.pixel_embedder.fingerprint] * rows),
         }
         return pa.table(columns, self.widths.schema)
+
+
+EARLIER = ["image_id", "query_emb", "pixel_emb", "generator_fingerprint", "pixel_fingerprint"]
+
+
+def take_embeddings(features: pa.Table, places: pa.Array):
+    """The `ImageEmbeddings` of some rows of features."""
+    from model_code.image_embedder import ImageEmbeddings
+
+    rows = features.take(places)
+    return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))
 
 
 def _lists(values: np.ndarray, type_: pa.DataType) -> pa.ListArray:

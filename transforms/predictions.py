@@ -79,6 +79,7 @@ class ClassifyImages:
             "probabilities": pa.array(list(found.probabilities), pa.list_(pa.float32())),
             "phrases": pa.array(list(found.phrases), pa.list_(pa.string())),
             "phrase_scores": pa.array(list(found.phrase_scores), pa.list_(pa.float32())),
+            "phrase_effects": pa.array(found.phrase_effects.tolist(), tables.PHRASE_EFFECTS),
             "model_fingerprint": pa.array([self.model.fingerprint] * clean.num_rows),
         }
         return pa.table(columns, tables.PREDICTIONS)

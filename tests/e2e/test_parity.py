@@ -1,18 +1,21 @@
 """One image, one answer: the exported model, the jobs' features and the predictions agree."""
 
+import dataclasses
 import io
+import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
-from beam_jobs import classify_images
+from beam_jobs import classify_images, embed_images, pipeline
+from model_code.phrase_settings import PhraseSettings
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
-from tests.work_folder import TinyRun
+from tests.work_folder import STEPS, TinyRun
 
 IMAGES = 64
-NUM_PHRASES = 4
 # Batches of other sizes sum in another order: the last bits of a float32 differ.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -42,47 +45,151 @@ def features(tiny_run, images):
     return table.slice(0, len(images))
 
 
-def test_model_says_what_features_and_classifier_say(tiny_run, classified, features):
-    """The long way: features → tf.Transform → fused.keras."""
+@pytest.fixture(scope="module")
+def long_way(tiny_run):
+    """Text features [n, T] and pixel embeddings [n, P] → tf.Transform → fused.keras: [n] logits
+    and probabilities by label."""
     import keras
+    import tensorflow as tf
     import tensorflow_transform as tft
 
     examples = Dataset(tiny_run.dataset("prepare_examples"))
     transform = tft.TFTransformOutput(examples.folder("transform_fn")).transform_features_layer()
-    vectors = {name: arrow_to_vectors(features[name]) for name in ("text_emb", "pixel_emb")}
-    normalised = transform({name: _tensor(values) for name, values in vectors.items()})
     fusion = Dataset(tiny_run.dataset("train_fusion")).folder("model")
     fused = keras.models.load_model(os.path.join(fusion, "fused.keras"))
-    probabilities = np.asarray(fused({name: normalised[name] for name in vectors}))
+    logits_of = keras.Model(fused.input, fused.get_layer("logits").output)
     with open(os.path.join(examples.folder("metadata"), "labels.txt"), encoding="utf-8") as f:
-        labels = np.array(f.read().splitlines())
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    best = np.sort(probabilities, axis=1)[:, ::-1][:, : classified.probabilities.shape[1]]
-    np.testing.assert_allclose(classified.probabilities, best, **TOLERANCE)
-    place = {label: i for i, label in enumerate(labels)}
-    for row, names in enumerate(classified.labels):
-        of_names = probabilities[row, [place[name] for name in names]]
+        labels = f.read().splitlines()
+
+    def run(text_embs: np.ndarray, pixel_embs: np.ndarray) -> tuple[list[dict], list[dict]]:
+        raw = {"text_emb": tf.constant(text_embs), "pixel_emb": tf.constant(pixel_embs)}
+        normalised = transform(raw)
+        vectors = {name: normalised[name] for name in raw}
+        scores = (np.asarray(network(vectors)) for network in (logits_of, fused))
+        logits, probabilities = (
+            [dict(zip(labels, row.tolist(), strict=True)) for row in values] for values in scores
+        )
+        return logits, probabilities
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def index(tiny_run):
+    from model_code.phrase_index import PhraseIndex
+
+    return PhraseIndex(Dataset(tiny_run.dataset("embed_phrases")).folder("index"))
+
+
+def test_model_says_what_features_and_classifier_say(long_way, classified, features):
+    _, probabilities = long_way(
+        *(arrow_to_vectors(features[f"{n}_emb"]) for n in ("text", "pixel"))
+    )
+    for row, by_label in enumerate(probabilities):
+        assert sum(by_label.values()) == pytest.approx(1, rel=1e-5)
+        best = sorted(by_label.values(), reverse=True)[: len(classified.labels[row])]
+        np.testing.assert_allclose(classified.probabilities[row], best, **TOLERANCE)
+        of_names = [by_label[name] for name in classified.labels[row]]
         np.testing.assert_allclose(of_names, classified.probabilities[row], **TOLERANCE)
 
 
-def _tensor(values: np.ndarray):
+def test_model_chooses_phrases_as_the_features_were_made(tiny_run, classified, features, index):
+    made_with = PhraseSettings.of(Dataset(tiny_run.dataset("embed_images")).manifest.config)
+    assert made_with.diversity == "mmr"
+    folder = Dataset(tiny_run.dataset("export_model")).folder("model")
+    with open(os.path.join(folder, "config.json")) as f:
+        assert json.load(f)["phrase_settings"] == dataclasses.asdict(made_with)
+    clear = _clear(index, made_with, arrow_to_vectors(features["query_emb"]))
+    for row in np.flatnonzero(clear):
+        assert classified.phrases[row] == features["phrases"][int(row)].as_py()
+        scores = features["phrase_scores"][int(row)].as_py()
+        np.testing.assert_allclose(classified.phrase_scores[row], scores, atol=1e-5)
+
+
+def _clear(index, settings: PhraseSettings, query_embs: np.ndarray) -> np.ndarray:
+    """[n] bool, where no two phrases are so close that the last bits decide; most must be."""
+    from model_code.phrase_chooser import PhraseChooser
+
+    chooser, rng = PhraseChooser(index, settings), np.random.default_rng(0)
+    found = [
+        chooser.choose(query_embs + rng.normal(0, 1e-5, query_embs.shape).astype(np.float32)).rows
+        for _ in range(4)
+    ]
+    clear = np.all([rows == found[0] for rows in found], axis=(0, 2))
+    assert clear.mean() > 0.8
+    return clear
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PhraseSettings(1),
+        PhraseSettings(5),
+        PhraseSettings(3, phrase_weights="probability"),
+        PhraseSettings(5, "merge", phrase_pool=20, merge_similarity=0.5),
+        PhraseSettings(5, "mmr", phrase_pool=20, mmr_lambda=0.3, phrase_weights="probability"),
+    ],
+    ids=lambda s: f"{s.num_phrases}-{s.diversity}-{s.phrase_weights}",
+)
+def test_serving_chooses_and_explains_as_training_does(
+    tiny_run, images, features, index, long_way, settings, tmp_path
+):
     import tensorflow as tf
 
-    return tf.constant(values)
+    from model_code import classifier
+    from model_code.phrase_chooser import PhraseChooser
+
+    examples = Dataset(tiny_run.dataset("prepare_examples"))
+    shutil.copytree(examples.folder("metadata"), tmp_path / "metadata")
+    config = json.loads((tmp_path / "metadata" / "config.json").read_text())
+    (tmp_path / "metadata" / "config.json").write_text(
+        json.dumps(config | dataclasses.asdict(settings))
+    )
+    parts = {
+        "generator": ("train_text_generator", "model"),
+        "pixel_embedder": ("train_pixel_embedder", "model"),
+        "index": ("embed_phrases", "index"),
+        "transform": ("prepare_examples", "transform_fn"),
+        "fusion": ("train_fusion", "model"),
+    }
+    folders = {
+        name: Dataset(tiny_run.dataset(stage)).folder(table)
+        for name, (stage, table) in parts.items()
+    }
+    module = classifier._ImageClassifier(folders | {"metadata": str(tmp_path / "metadata")}, 3)
+    served = module.classify(tf.constant(list(images.values())))
+
+    query_embs, pixel_embs = (arrow_to_vectors(features[f"{n}_emb"]) for n in ("query", "pixel"))
+    chosen = PhraseChooser(index, settings).choose(query_embs)
+    clear = np.flatnonzero(_clear(index, settings, query_embs))
+    phrases = [[text.decode() for text in row] for row in served["phrases"].numpy()]
+    assert [phrases[row] for row in clear] == chosen.phrases[clear].tolist()
+    logits, probabilities = long_way(chosen.text_embs, pixel_embs)
+    for left_out in range(settings.num_phrases):
+        without = _texts_without(index, chosen, left_out, settings)
+        logits_without, _ = long_way(without, pixel_embs)
+        for row in clear:
+            labels = [label.decode() for label in served["labels"].numpy()[row]]
+            np.testing.assert_allclose(
+                served["probabilities"][row], [probabilities[row][n] for n in labels], **TOLERANCE
+            )
+            moved = [logits[row][name] - logits_without[row][name] for name in labels]
+            np.testing.assert_allclose(
+                served["phrase_effects"][row, :, left_out], moved, rtol=0, atol=1e-4
+            )
 
 
-def test_model_finds_the_phrases_of_the_faiss_index(tiny_run, classified, features):
-    from model_code.phrase_index import PhraseIndex
-
-    index = PhraseIndex(Dataset(tiny_run.dataset("embed_phrases")).folder("index"))
-    found = index.search(arrow_to_vectors(features["query_emb"]), NUM_PHRASES + 1)
-    np.testing.assert_allclose(classified.phrase_scores, found.scores[:, :NUM_PHRASES], atol=1e-5)
-    # Where two phrases are equally near, either may come first.
-    clear = (-np.diff(found.scores, axis=1) > 1e-5).all(axis=1)
-    assert clear.mean() > 0.8
-    for row in np.flatnonzero(clear):
-        expected = [index.queries[place] for place in found.rows[row, :NUM_PHRASES]]
-        assert classified.phrases[row] == expected == features["phrases"][int(row)].as_py()
+def _texts_without(index, chosen, left_out: int, settings: PhraseSettings) -> np.ndarray:
+    """[n, T] float32: the mean of all phrases but one, 0 without any."""
+    rest = [place for place in range(settings.num_phrases) if place != left_out]
+    if not rest:
+        return np.zeros_like(chosen.text_embs)
+    weights = np.ones((len(chosen.rows), len(rest)))
+    if settings.phrase_weights == "probability":
+        weights = chosen.probabilities[:, rest].astype(np.float64)
+    weights /= weights.sum(axis=1, keepdims=True)
+    means = (weights[:, :, None] * index.text_embs[chosen.rows[:, rest]]).sum(axis=1)
+    return means.astype(np.float32)
 
 
 def test_predictions_are_what_the_model_says(tiny_run, images, classified):
@@ -98,6 +205,25 @@ def test_predictions_are_what_the_model_says(tiny_run, images, classified):
         np.testing.assert_allclose(
             row["phrase_scores"], classified.phrase_scores[place], **TOLERANCE
         )
+        np.testing.assert_allclose(
+            row["phrase_effects"], classified.phrase_effects[place], atol=1e-4
+        )
+
+
+def test_vectors_of_the_same_networks_are_taken_from_an_earlier_run(tiny_run, tmp_path):
+    before = Dataset(tiny_run.dataset("embed_images"))
+    flags = pipeline.flags_of(STEPS["embed_images"], tiny_run.config)
+    flags |= {"num_phrases": "2", "reuse": before.root, "output": str(tmp_path / "features")}
+    assert embed_images.run([f"--{name}={value}" for name, value in flags.items()]) == 0
+    after = Dataset(flags["output"])
+    rows = before.manifest.tables["features"].rows
+    assert after.manifest.counters["reused.rows"] == rows > 0
+    old, new = (found.table("features").sort_by("image_id") for found in (before, after))
+    same = ["image_id", "split", "labels", "query_emb", "pixel_emb", "generator_fingerprint"]
+    assert new.select(same) == old.select(same)
+    for fewer, phrases in zip(new["phrases"].to_pylist(), old["phrases"].to_pylist(), strict=True):
+        assert len(fewer) == 2
+        assert fewer[0] == phrases[0]
 
 
 def test_one_bad_image_of_32_kills_one_row(tiny_run, images, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import report, report_charts, report_data
+from model_code import report, report_charts, report_data, report_effects
 from schemas import manifest
 from tests import report_work
 
@@ -121,6 +121,65 @@ def test_page_holds_the_figures(work, texts):
     assert page.count("<img ") == page.count('src="data:image/')
     assert "not_an_image" in page
     assert fusion.manifest.fingerprint[:12] in page
+
+
+def gallery_of(work: str) -> list[report_data.Case]:
+    cases = report_data.read_cases(manifest.Dataset(f"{work}/fusion"))
+    return [case for shown in report_data.gallery(cases, 8).values() for case in shown]
+
+
+def test_effects_are_those_of_the_label_that_was_chosen(work):
+    datasets = {
+        name: manifest.Dataset(f"{work}/{name}") for name in ("fusion", "model", "predictions")
+    }
+    cases = gallery_of(work)
+    effects = report_effects.read_effects(datasets, cases)
+    predicted = datasets["predictions"].table("predictions")["image_id"].to_pylist()
+    assert effects.keys() == {case.image_id for case in cases} & set(predicted)
+    assert 0 < len(effects) < len(cases)
+    chosen = {case.image_id: case.predictions["fused"][0][0] for case in cases}
+    largest = max(abs(v) for e in effects.values() for _, v, _ in e.phrases)
+    for image_id, found in effects.items():
+        assert found.label == chosen[image_id]
+        place = report_work.LABELS.index(found.label)
+        for k, (_, value, share) in enumerate(found.phrases):
+            assert value == report_work.effect(place, k)
+            assert share == pytest.approx(value / largest)
+
+
+def test_predictions_of_another_classifier_say_nothing(work):
+    names = ("fusion", "model", "predictions")
+    datasets = {name: manifest.Dataset(f"{work}/{name}") for name in names}
+    cases = gallery_of(work)
+    for name in names:
+        others = {other: datasets[other] for other in names if other != name}
+        assert report_effects.read_effects(others, cases) == {}
+        swapped = datasets | {name: manifest.Dataset(f"{work}/features")}
+        assert report_effects.read_effects(swapped, cases) == {}
+
+
+def test_page_says_what_each_phrase_did(work, texts):
+    page = texts["report.html"]
+    lists = re.findall(r'<ul class="effects">(.*?)</ul>', page, re.DOTALL)
+    predicted = manifest.Dataset(f"{work}/predictions").table("predictions")["image_id"]
+    shown = [case for case in gallery_of(work) if case.image_id in predicted.to_pylist()]
+    assert len(lists) == len(shown)
+    assert page.count('class="chip"') == 3 * (len(gallery_of(work)) - len(shown))
+    for case, text in zip(shown, lists, strict=True):
+        place = report_work.LABELS.index(case.predictions["fused"][0][0])
+        values = [report_work.effect(place, k) for k in range(3)]
+        assert re.findall(r">([+−]?\d+\.\d\d)<", text) == [report.signed(v) for v in values]
+        up, none, down = re.findall(r"left: ([\d.]+)%; width: ([\d.]+)%", text)
+        assert (up[0], none[1]) == ("50.0", "0.0")
+        assert float(down[0]) + float(down[1]) == pytest.approx(50)
+        assert float(up[1]) == pytest.approx(2 * float(down[1]), abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.234, "+1.23"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00")]
+)
+def test_signed(value, text):
+    assert report.signed(value) == text
 
 
 @pytest.mark.parametrize("name", report.FILES)
