@@ -16,6 +16,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code.phrase_settings import PhraseSettings
 from schemas import tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -36,9 +37,6 @@ class Config:
         choices=("single", "multi"),
     )
     min_label_images: int = flag("Fewest images, over all splits, that make a label.", default=1)
-    labels_per_class: int = flag(
-        "Training images that each label keeps, by image id; 0 for all.", default=0
-    )
     num_shards: int = flag("Shards of a split.", default=4)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
@@ -73,9 +71,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | "Once" >> beam.Create([None])
         | "SelectLabels"
         >> beam.Map(
-            lambda _, parts: examples.select(
-                parts, config.min_label_images, config.labels_per_class
-            ),
+            lambda _, parts: examples.select(parts, config.min_label_images),
             beam.pvalue.AsList(labelled),
         )
     )
@@ -107,8 +103,10 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         examples.write_transform_fn,
         beam.pvalue.AsSingleton(metadata.deferred_metadata),
         stage,
-        # The exported model predicts as many phrases as the classifier was trained with.
-        {"task": config.task, "num_phrases": dataset.manifest.config["num_phrases"]} | widths,
+        # The exported model chooses phrases as those were that the classifier was trained with.
+        {"task": config.task}
+        | dataclasses.asdict(PhraseSettings.of(dataset.manifest.config))
+        | widths,
     )
     found = selected[ANOMALIES] | "CountAnomalies" >> beam.CombinePerKey(sum)
     report = (

@@ -1,6 +1,7 @@
 """Trains and measures pixel-only, text-only and fused alike: settings, budget, splits, seeds."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -50,11 +51,19 @@ class Trainer:
       reader: the examples.
       scratch: a local folder; each trial has one of its own in it.
       budget: the arguments of `fusion.train` that all trials share.
+      labels_per_class: training examples of each label, another sample for each seed; 0 for all.
     """
 
     reader: ExampleReader
     scratch: str
     budget: Mapping[str, Any]
+    labels_per_class: int = 0
+
+    def reader_of(self, seed: int) -> ExampleReader:
+        """What is trained on from a seed."""
+        if not self.labels_per_class:
+            return self.reader
+        return _few_labels(self.reader, self.labels_per_class, seed)
 
     def train(self, name: str, settings: Settings, seed: int, label: str) -> Trial:
         identity = [name, dataclasses.asdict(settings), seed]
@@ -63,7 +72,7 @@ class Trainer:
             f"{TITLES[name]}, {label}",
             name,
             folder,
-            self.reader,
+            self.reader_of(seed),
             settings,
             seed=seed,
             **self.budget,
@@ -83,11 +92,17 @@ class Trainer:
         return fusion.predictor(trial.model, fusion.PARTS[name], self.reader)(split)
 
 
+@functools.cache
+def _few_labels(reader: ExampleReader, count: int, seed: int) -> ExampleReader:
+    return reader.few_labels(count, seed)
+
+
 def describe(
     trainer: Trainer,
     tuned: Mapping[str, tuple[Trial, list[Trial]]],
     truth: Mapping[str, np.ndarray],
     tested: Mapping[str, np.ndarray],
+    seed: int,
 ) -> dict[str, Any]:
     """The contents of evaluation.json, but for the seeds.
 
@@ -96,8 +111,9 @@ def describe(
       tuned: classifier → its best trial, and all.
       truth: "validation" and "test" → [rows, labels] bool.
       tested: classifier → [test rows, labels] float32 probabilities.
+      seed: from which they were tuned.
     """
-    reader = trainer.reader
+    reader = trainer.reader_of(seed)
     main = "map" if reader.multi else "top1"
     result: dict[str, Any] = {
         "labels": reader.labels,

@@ -1,12 +1,14 @@
 """Reads the TFRecord examples of prepare_examples through tf.data."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
+from model_code.few_labels import keep_first
 from model_code.training import epoch_order
 from schemas import storage
 from schemas.errors import PhraseLensError
@@ -49,7 +51,26 @@ class ExampleReader:
             )
         self._kept: dict[str, tuple[tf.Tensor, ...]] = {}
 
+    def few_labels(self, count: int, seed: int) -> "ExampleReader":
+        """The same examples, but of the training split only `count` of each label.
+
+        See `few_labels.keep_first`; they are kept in memory.
+        """
+        ids, _ = self.names("train")
+        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch[2].numpy()]
+        keep = keep_first([list(map(int, row)) for row in label_ids], ids, count, seed)
+        parts, start = [], 0
+        for batch in self.batches("train"):
+            places = np.flatnonzero(keep[start : start + len(batch[0])])
+            parts.append([tf.gather(values, places) for values in batch])
+            start += len(batch[0])
+        few = copy.copy(self)
+        few._kept = self._kept | {"train": _join(parts)}
+        return few
+
     def rows(self, split: str) -> int:
+        if split in self._kept:
+            return len(self._kept[split][0])
         return sum(shard.rows for shard in self._dataset.shards("examples", split))
 
     def require(self, splits: tuple[str, ...]) -> None:
@@ -142,22 +163,27 @@ class ExampleReader:
         return records.batch(self.batch_size).map(parse, tf.data.AUTOTUNE).prefetch(2)
 
     def _fits(self, split: str) -> bool:
-        return self.rows(split) * 4 * sum(self.widths.values()) <= self._cache_bytes
+        width = sum(self.widths.values())
+        return split in self._kept or self.rows(split) * 4 * width <= self._cache_bytes
 
     def _memory(self, split: str) -> tuple[tf.Tensor, ...]:
         if split not in self._kept:
-            batches = list(self._parsed(self._records(self._paths(split))))
-            longest = max(batch[2].shape[1] for batch in batches)
-            label_ids = [
-                tf.pad(batch[2], [[0, 0], [0, longest - batch[2].shape[1]]], constant_values=-1)
-                for batch in batches
-            ]
-            self._kept[split] = (
-                tf.concat([batch[0] for batch in batches], axis=0),
-                tf.concat([batch[1] for batch in batches], axis=0),
-                tf.concat(label_ids, axis=0),
-            )
+            self._kept[split] = _join(list(self._parsed(self._records(self._paths(split)))))
         return self._kept[split]
+
+
+def _join(batches: list) -> tuple[tf.Tensor, ...]:
+    """Batches as `ExampleReader.batches` yields them → one."""
+    longest = max(batch[2].shape[1] for batch in batches)
+    label_ids = [
+        tf.pad(batch[2], [[0, 0], [0, longest - batch[2].shape[1]]], constant_values=-1)
+        for batch in batches
+    ]
+    return (
+        tf.concat([batch[0] for batch in batches], axis=0),
+        tf.concat([batch[1] for batch in batches], axis=0),
+        tf.concat(label_ids, axis=0),
+    )
 
 
 @contextlib.contextmanager

@@ -52,6 +52,9 @@ class Config:
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
         default=("0",),
     )
+    labels_per_class: int = flag(
+        "Train on so few examples of each label, others from each seed; 0 for all.", default=0
+    )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
     epochs: int = flag("At most this many epochs.", default=40)
     patience: int = flag("Epochs without a better one before stopping.", default=6)
@@ -112,12 +115,12 @@ def _work(config: Config, stage: Stage) -> int:
             "min_steps": config.min_steps,
             "class_weights": fusion.class_weights(reader, config.class_weights),
         }
-        trainer = ablations.Trainer(reader, stage.scratch, budget)
+        trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
         tuned = {name: trainer.tune(name, choices, config.seed) for name in fusion.PARTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
         truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
         tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
-        result = ablations.describe(trainer, tuned, truth, tested)
+        result = ablations.describe(trainer, tuned, truth, tested, config.seed)
         seeds = range(config.seed, config.seed + config.seeds)
         result["seeds"] = ablations.measure_seeds(
             trainer, chosen, truth["test"], result["test"], seeds

@@ -1,7 +1,5 @@
 """Features → normalised tf.Examples: selection of labelled rows, tf.Transform, TFRecord shards."""
 
-import dataclasses
-import io
 import json
 import tempfile
 from collections import Counter
@@ -11,14 +9,13 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from model_code.few_labels import keep_first
 from schemas import fingerprint, manifest, storage, tables
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 from transforms.datasets import COUNTS, DEAD, Output, to_block
+from transforms.tfrecords import RecordWriter, publish
 from transforms.validation import validate
 
 READ_BATCH = 1024
@@ -34,47 +31,26 @@ LARGE_LISTS = pa.schema(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which labels, and which training images where labels are few, become examples.
-
-    Attributes:
-      labels: labels that enough images have.
-      images: the training images kept, or None for all.
-    """
-
-    labels: frozenset[str]
-    images: frozenset[str] | None
-
-
-def select(labelled: Iterable[pa.Table], min_label_images: int, labels_per_class: int) -> Selection:
-    """Chooses labels by their support, and the first training images of each.
+def select(labelled: Iterable[pa.Table], min_label_images: int) -> frozenset[str]:
+    """Chooses labels by their support.
 
     Args:
       labelled: rows of LABELLED of all images.
       min_label_images: a label with fewer images, over all splits, is left out.
-      labels_per_class: training images that each label keeps, by image_id; 0 for all.
     """
-    table = pa.concat_tables([LABELLED.empty_table(), *labelled]).sort_by("image_id")
+    table = pa.concat_tables([LABELLED.empty_table(), *labelled])
     counts = Counter(label for labels in table["labels"].to_pylist() for label in labels)
-    kept = frozenset(label for label, images in counts.items() if images >= min_label_images)
-    if not labels_per_class:
-        return Selection(kept, None)
-    trains = table.filter(pc.equal(table["split"], "train"))
-    labels = [[label for label in row if label in kept] for row in trains["labels"].to_pylist()]
-    ids = trains["image_id"].to_pylist()
-    mask = keep_first(labels, ids, labels_per_class)
-    return Selection(kept, frozenset(i for i, keep in zip(ids, mask, strict=True) if keep))
+    return frozenset(label for label, images in counts.items() if images >= min_label_images)
 
 
 def select_rows(
-    table: pa.Table, selection: Selection, task: str, schema, stage: Stage
+    table: pa.Table, selection: frozenset[str], task: str, schema, stage: Stage
 ) -> tuple[Output, Counter]:
     """Takes the rows of a batch of features that become examples.
 
     Args:
       table: [n] rows of features.
-      selection: see `select`.
+      selection: the labels that `select` chose.
       task: "single" (exactly one label an image) or "multi".
       schema: TFMD schema of the features.
       stage: the run, named in dead letters.
@@ -94,7 +70,7 @@ def select_rows(
     kept = []
     for row, labels in enumerate(table["labels"].to_pylist()):
         labels = labels or []
-        chosen = [label for label in labels if label in selection.labels]
+        chosen = [label for label in labels if label in selection]
         kept.append(chosen)
         if reasons[row]:
             continue
@@ -106,12 +82,6 @@ def select_rows(
             reasons[row] = "schema_anomaly"
             details[row] = f"labels: {len(chosen)} labels, expected one; use --task=multi"
             findings.append((row, "labels", "several labels where the task is single"))
-        elif (
-            selection.images is not None
-            and table["split"][row].as_py() == "train"
-            and ids[row] not in selection.images
-        ):
-            reasons[row] = "surplus_label"
     place = table.schema.get_field_index("labels")
     table = table.set_column(place, "labels", pa.array(kept, pa.list_(pa.string())))
     good = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
@@ -232,24 +202,20 @@ class WriteExamples(beam.PTransform):
 
     def _write(self, grouped):
         index, blocks = grouped
-        examples = encode_examples(blocks)
-        buffer = io.BytesIO()
-        for example in examples:
-            _TFRecordUtil.write_record(buffer, example)
         path = self._stage.shard_path(
             f"examples/{self._split}", index, self._num_shards, "tfrecord"
         )
-        data = buffer.getvalue()
-        return "examples", manifest.write_shard(
-            self._stage.output, path, index, len(examples), data, self._split
-        )
+        with RecordWriter(self._stage, path, index, self._split) as writer:
+            for example in encode_examples(blocks):
+                writer.add(example)
+        return [("examples", shard) for shard in writer.shards]
 
     def expand(self, transformed):
         return (
             transformed
             | beam.FlatMap(split_transformed, self._num_shards)
             | beam.GroupByKey()
-            | "Write" >> beam.Map(self._write)
+            | "Write" >> beam.FlatMap(self._write)
         )
 
 
@@ -274,7 +240,7 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
         with storage.local_copy(saved_model) as source:
             preprocessing.write_output(source, metadata, folder)
         labels = preprocessing.read_labels(folder)
-        yield from _publish(folder, stage, "transform_fn")
+        yield from publish(folder, stage, "transform_fn")
     if not labels or labels == [""]:
         raise PhraseLensError(
             "features",
@@ -284,17 +250,11 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
-        yield from _publish(folder, stage, "metadata")
-
-
-def _publish(folder: str, stage: Stage, table: str) -> Iterator[tuple[str, manifest.Shard]]:
-    names = storage.upload_dir(folder, stage.absolute(stage.folder(table)))
-    for shard in manifest.describe_files(stage.output, stage.folder(table), names):
-        yield table, shard
+        yield from publish(folder, stage, "metadata")
 
 
 def write_anomalies(_: None, text: str, stage: Stage) -> Iterator[tuple[str, manifest.Shard]]:
     """Publishes the Anomalies proto."""
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/anomalies.pbtxt", text.encode())
-        yield from _publish(folder, stage, "anomalies")
+        yield from publish(folder, stage, "anomalies")

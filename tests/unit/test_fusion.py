@@ -196,6 +196,32 @@ def test_every_example_comes_once_a_pass_in_an_order_of_its_own(trained, cache_b
         np.testing.assert_array_equal(np.sort(order(1, 2)), np.repeat(expected, 2))
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 10**9])
+def test_few_labels_are_so_many_of_each_and_others_from_each_seed(trained, cache_bytes):
+    split = trained[2]["train"]
+    with open_examples(f"{trained[0]}/examples", 64, cache_bytes) as reader:
+
+        def few(seed: int) -> set[float]:
+            limited = reader.few_labels(5, seed)
+            assert (limited.rows("train"), limited.rows("test")) == (10, 200)
+            batches = list(limited.shuffled("train", 0, 1))
+            found = np.concatenate([batch[1][:, 1] for batch in batches])
+            places = [int(np.flatnonzero(split.pixel_emb[:, 1] == value)[0]) for value in found]
+            assert sum(split.label_ids[place][0] for place in places) == 5
+            return set(places)
+
+        assert few(0) == few(0) != few(1)
+        assert reader.rows("train") == 400
+
+
+def test_a_run_with_few_labels_says_how_many(trained, tmp_path):
+    argv = [trained[1][0], f"--output={tmp_path}/fusion", *FLAGS]
+    assert train_fusion.run([*argv, "--labels_per_class=20", "--seeds=2"]) == 0
+    result, _ = _evaluation(f"{tmp_path}/fusion")
+    assert result["rows"] == {"train": 40, "validation": 100, "test": 200}
+    assert len(result["seeds"]) == 2
+
+
 def test_loss_equals_numpy():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 3)).astype(np.float32)

@@ -12,7 +12,7 @@ from model_code import backbones, image_ops, train_pixel_embedder, train_text_ge
 from model_code.few_labels import keep_first
 from model_code.image_embedder import ImageEmbedder
 from schemas import manifest
-from tests.mined_dataset import COLOURS, jpeg, write_colours, write_mined
+from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
 TINY = ["--backbone=small_resnet", "--small_resnet_width=8"]
 
@@ -25,7 +25,8 @@ def work(tmp_path_factory):
     keras.utils.set_random_seed(2)
     backbones.build("small_resnet", 16, 8).save_weights(root / "start.weights.h5")
     shared = [f"--mined={root / 'mined'}", *TINY, f"--weights={root / 'start.weights.h5'}"]
-    generator = [*shared, "--trainable=head", "--epochs=2", "--image_size=16"]
+    pairs = prepare(str(root / "mined"), str(root / "pairs"), "--image_size=16")
+    generator = [f"--pairs={pairs}", *shared[1:], "--trainable=head", "--epochs=2"]
     assert train_text_generator.run([*generator, f"--output={root / 'generator'}"]) == 0
     for name, size in (("same", 16), ("larger", 32)):
         argv = [*shared, f"--image_size={size}", f"--output={root / name}"]

@@ -7,7 +7,7 @@ import pytest
 from model_code.preprocessing import raw_schema
 from schemas import stage as stage_lib
 from schemas import tables
-from transforms.examples import LABELLED, Selection, select, select_rows
+from transforms.examples import LABELLED, select, select_rows
 from transforms.validation import anomalies, validate
 
 STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
@@ -61,26 +61,20 @@ def test_anomalies_count_rows_by_field():
 @pytest.mark.parametrize(
     ("task", "labels", "selection", "counts"),
     [
-        ("single", [["a"], ["a"], ["a"]], Selection(frozenset("a"), None), {"out": 3}),
+        ("single", [["a"], ["a"], ["a"]], frozenset("a"), {"out": 3}),
         (
             "single",
             [["a"], [], ["b"]],
-            Selection(frozenset("a"), None),
+            frozenset("a"),
             {"out": 1, "dropped_unlabelled": 1, "dropped_rare_label": 1},
         ),
         (
             "single",
             [["a", "b"], ["a"], ["a"]],
-            Selection(frozenset("ab"), None),
+            frozenset("ab"),
             {"out": 2, "dropped_schema_anomaly": 1},
         ),
-        ("multi", [["a", "b"], ["a"], ["a"]], Selection(frozenset("ab"), None), {"out": 3}),
-        (
-            "single",
-            [["a"], ["a"], ["a"]],
-            Selection(frozenset("a"), frozenset()),
-            {"out": 2, "dropped_surplus_label": 1},
-        ),
+        ("multi", [["a", "b"], ["a"], ["a"]], frozenset("ab"), {"out": 3}),
     ],
 )
 def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
@@ -92,10 +86,11 @@ def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
     assert sum(t.num_rows for t in output.dead) == counts.get("dropped_schema_anomaly", 0)
 
 
-def test_few_labels_keep_the_first_training_images_of_each_label():
-    rows = [(f"{i:02d}", "train" if i < 8 else "test", [("a", "b")[i % 2]]) for i in range(10)]
+def test_labels_are_those_that_enough_images_have():
+    rows = [(f"{i:02d}", "train" if i < 8 else "test", ["ab"[i % 2]]) for i in range(9)]
     ids, splits, labels = zip(*rows, strict=True)
     labelled = pa.table([list(ids), list(splits), list(labels)], LABELLED)
-    chosen = select([labelled.slice(5), labelled.slice(0, 5)], 1, 2)
-    assert chosen == Selection(frozenset("ab"), frozenset({"00", "01", "02", "03"}))
-    assert select([labelled], 6, 0) == Selection(frozenset(), None)
+    parts = [labelled.slice(5), labelled.slice(0, 5)]
+    assert select(parts, 1) == select(parts, 4) == frozenset("ab")
+    assert select(parts, 5) == frozenset("a")
+    assert select(parts, 6) == frozenset()
