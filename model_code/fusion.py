@@ -28,6 +28,8 @@ class Settings:
       dropout: share of inputs and hidden units dropped.
       weight_decay: share of each weight that a step takes away, times the learning rate.
       part_dropout: share of examples whose text, and whose pixels, are dropped as a whole.
+      pixel_scale: what pixels, of unit variance as text is, are multiplied by. There are many
+        more numbers of them than of text: with few labels they drown it unless they are small.
     """
 
     hidden: tuple[int, ...]
@@ -35,6 +37,7 @@ class Settings:
     dropout: float
     weight_decay: float
     part_dropout: float = 0.0
+    pixel_scale: float = 1.0
 
 
 def build(
@@ -59,12 +62,15 @@ def build(
     """
     inputs = {part: keras.Input((widths[part],), name=part) for part in parts}
     seen = list(inputs.values())
+    if settings.pixel_scale != 1:
+        scale = keras.layers.Rescaling(settings.pixel_scale, name="scale_pixel_emb")
+        seen = [scale(x) if part == "pixel_emb" else x for part, x in inputs.items()]
     if settings.part_dropout and len(parts) > 1:
         seen = [
             keras.layers.Dropout(settings.part_dropout, noise_shape=(None, 1), name=f"drop_{part}")(
-                inputs[part]
+                x
             )
-            for part in parts
+            for part, x in zip(parts, seen, strict=True)
         ]
     x = keras.layers.Concatenate(name="parts")(seen) if len(seen) > 1 else seen[0]
     x = keras.layers.Dropout(settings.dropout, name="drop_input")(x)

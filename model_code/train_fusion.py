@@ -52,6 +52,10 @@ class Config:
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
         default=("0",),
     )
+    pixel_scales: tuple[str, ...] = flag(
+        "What the numbers of pixels are multiplied by, to try: less than 1 trusts text more.",
+        default=("1", "0.3"),
+    )
     labels_per_class: int = flag(
         "Train on so few examples of each label, others from each seed; 0 for all.", default=0
     )
@@ -87,6 +91,7 @@ def grid(config: Config) -> list:
             _numbers("dropouts", config.dropouts, float),
             _numbers("weight_decays", config.weight_decays, float),
             _numbers("part_dropouts", config.part_dropouts, float),
+            _numbers("pixel_scales", config.pixel_scales, float),
         )
     ]
 

@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "heads": "16",
         "dropouts": "0.2",
         "weight_decays": "0.1",
+        "pixel_scales": "0.3",
         "epochs": "2",
         "min_steps": "4",
     },

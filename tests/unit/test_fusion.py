@@ -14,7 +14,13 @@ from schemas.manifest import Dataset
 from tests.examples_dataset import Rows, write_examples
 
 TEXT, PIXEL = 4, 6
-FLAGS = ["--heads=32,linear", "--dropouts=0.1", "--weight_decays=0.01", "--epochs=8"]
+FLAGS = [
+    "--heads=32,linear",
+    "--dropouts=0.1",
+    "--weight_decays=0.01",
+    "--pixel_scales=1",
+    "--epochs=8",
+]
 
 
 def _xor(rows: int, seed: int) -> Rows:
@@ -240,6 +246,26 @@ def test_loss_equals_numpy():
 def test_targets_ignore_the_filling():
     found = fusion.targets_of(tf.constant([[2, -1], [0, 1], [-1, -1]], tf.int64), 3)
     np.testing.assert_array_equal(found, [[0, 0, 1], [1, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("part_dropout", [0.0, 0.5])
+def test_pixel_scale_shrinks_pixels_and_leaves_text(part_dropout):
+    widths = {"text_emb": 3, "pixel_emb": 2}
+    rng = np.random.default_rng(0)
+    inputs = {
+        part: rng.normal(size=(4, width)).astype(np.float32) for part, width in widths.items()
+    }
+
+    def logits(scale, parts, inputs):
+        settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout, scale)
+        keras.utils.set_random_seed(1)
+        model = fusion.build(parts, widths, 5, False, settings)
+        return keras.Model(model.inputs, model.get_layer("logits").output)(inputs).numpy()
+
+    smaller = inputs | {"pixel_emb": 0.3 * inputs["pixel_emb"]}
+    for parts in fusion.PARTS.values():
+        seen, small = ({part: of[part] for part in parts} for of in (inputs, smaller))
+        np.testing.assert_allclose(logits(0.3, parts, seen), logits(1.0, parts, small), atol=1e-6)
 
 
 def test_part_dropout_drops_all_of_a_part():
