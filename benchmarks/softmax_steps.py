@@ -161,7 +161,7 @@ def sampled(queries: int) -> Step:
         checkpoint = tf.train.Checkpoint(table=trainer.table)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.read(checkpoint.write(f"{folder}/last")).assert_consumed()
-        trainer.vectors()
+            trainer.save_vectors(f"{folder}/query_vectors.npy")
 
     return trainer.step, finish
 

@@ -152,7 +152,8 @@ def tune(searcher: Searcher, probes: np.ndarray, target: float) -> tuple[Effort,
     """The least effort whose recall@3 of the probes reaches the target, with a margin.
 
     The margin is the standard error of that recall, half of what is missing to 1 at most:
-    other images than the probes are to reach the target too. Effort is counted in vectors compared, not in seconds, so that it is the same every time.
+    other images than the probes are to reach the target too. Effort is counted in vectors
+    compared, not in seconds, so that it is the same every time.
 
     Args:
       searcher: the index.

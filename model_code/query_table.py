@@ -8,7 +8,7 @@ Training 10 Million Identities on a Single Machine, 2021, section 3.2 (arXiv 201
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -226,17 +226,38 @@ class QueryTable(tf.Module):
         """Updates the rows of a device's shard that its gradient names."""
         self.optimizers[local].apply(self.shards[local], gradient)
 
-    def vectors(self) -> np.ndarray:
-        """The unit vectors of all queries, [K, M] float32; all processes must call it together."""
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The unit vectors of all queries, some at a time; all processes must read it together.
+
+        Yields:
+          [n, M] float32, those of the next n queries.
+        """
         count = self._devices.count
-        found = np.empty((self._num_queries, self._width), np.float32)
         for start in range(0, self._shard_rows, _CHUNK):
             stop = min(start + _CHUNK, self._shard_rows)
             block = self._block(tf.range(start, stop)).numpy()
             block = block.swapaxes(0, 1).reshape(-1, self._width)
-            first, end = start * count, min(stop * count, self._num_queries)
-            found[first:end] = block[: end - first]
+            yield block[: self._num_queries - start * count]
+
+    def vectors(self) -> np.ndarray:
+        """The unit vectors of all queries, [K, M] float32; all processes must call it together."""
+        found, first = np.empty((self._num_queries, self._width), np.float32), 0
+        for block in self.blocks():
+            found[first : first + len(block)] = block
+            first += len(block)
         return found
+
+    def save(self, path: str) -> None:
+        """Writes `vectors` as an .npy file, without having all of them in memory.
+
+        All processes must call it together, those that keep no file with os.devnull.
+        """
+        shape = (self._num_queries, self._width)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in self.blocks():
+                file.write(np.ascontiguousarray(block, "<f4").data)
 
     @tf.function(reduce_retracing=True)
     def _block(self, rows: tf.Tensor) -> tf.Tensor:

@@ -156,6 +156,10 @@ class Trainer(tf.Module):
         """w of every query: [K, M] float32 unit rows; all processes must call it together."""
         return self.table.vectors()
 
+    def save_vectors(self, path: str) -> None:
+        """See `QueryTable.save`."""
+        self.table.save(path)
+
     @tf.function(reduce_retracing=True)
     def embed(self, inputs) -> tf.Tensor:
         """[B, …] → [B, M] unit rows."""

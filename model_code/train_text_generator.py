@@ -265,15 +265,17 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
         "head_queries": num_queries,
         "temperature": trainer.temperature,
     }
-    vectors = trainer.vectors()
     if devices.part[0]:
-        return 0  # The first process has all that this one has, and commits it.
+        trainer.save_vectors(os.devnull)  # Its part of the first process's, which commits them.
+        return 0
     local = stage.empty_folder("model")
+    vectors_path = os.path.join(local, "query_vectors.npy")
+    trainer.save_vectors(vectors_path)
+    vectors = np.load(vectors_path, mmap_mode="r")
     training.write_logs(history, scratch, local)
     backbone.save(os.path.join(local, "backbone.keras"))
     head.save(os.path.join(local, "head.keras"))
     np.save(os.path.join(local, "query_ids.npy"), query_ids)
-    np.save(os.path.join(local, "query_vectors.npy"), vectors)
     with open(os.path.join(local, "config.json"), "w") as f:
         json.dump(description, f, indent=1)
     arrays = [*backbone.get_weights(), *head.get_weights(), query_ids, vectors]

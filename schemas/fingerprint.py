@@ -104,7 +104,7 @@ def of_arrays(description: object, arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256(of_json(description).encode())
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -26,13 +26,15 @@ def trainer_of(queries, sampled=0, **more):
     )
 
 
-def test_vectors_are_unit_rows_of_the_table(monkeypatch):
+def test_vectors_are_unit_rows_of_the_table(monkeypatch, tmp_path):
     monkeypatch.setattr(query_table, "_CHUNK", 4)
     table = QueryTable(11, 3, 0.1, 5, Devices())
     raw = table.shards[0].numpy()
     np.testing.assert_allclose(
         table.vectors(), raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-5
     )
+    table.save(tmp_path / "vectors.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), table.vectors())
     assert len(np.unique(raw)) == 33
     again = QueryTable(11, 3, 0.1, 5, Devices())
     np.testing.assert_array_equal(again.shards[0].numpy(), raw)
