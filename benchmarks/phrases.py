@@ -12,10 +12,9 @@ denominator of equation (1) is off. Done measurements are not repeated.
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
-
-import psutil
 
 from benchmarks import phrase_search
 from schemas import config as config_lib
@@ -93,7 +92,7 @@ def bench(config: Config) -> None:
         tables.append(steps(config))
     if "search" in config.parts:
         tables.append(search(config))
-    print("\n\n".join(["", *tables, f"{psutil.cpu_count()} cores."]))
+    print("\n\n".join(["", *tables, f"{os.cpu_count()} cores."]))
 
 
 def run(argv: list[str] | None = None) -> int:
