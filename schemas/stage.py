@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, manifest, storage
+from schemas.manifest import Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Stage:
         """
         return self.commit_tables({table: local}, counters, model_fingerprint)
 
+    def publish(self, table: str, local: str) -> list[Shard]:
+        """Uploads the files below a local folder as a table of plain files."""
+        names = storage.upload_dir(local, self.absolute(self.folder(table)))
+        return manifest.describe_files(self.output, self.folder(table), names)
+
     def commit_tables(
         self,
         local: Mapping[str, str],
@@ -113,11 +119,10 @@ class Stage:
         model_fingerprint: str = "",
     ) -> bool:
         """As `commit_files`, for several tables: name → local folder."""
-        tables = {}
-        for table, folder in local.items():
-            names = storage.upload_dir(folder, self.absolute(self.folder(table)))
-            shards = manifest.describe_files(self.output, self.folder(table), names)
-            tables[table] = manifest.Table("files", "", tuple(shards))
+        tables = {
+            table: manifest.Table("files", "", tuple(self.publish(table, folder)))
+            for table, folder in local.items()
+        }
         done = self.manifest(tables, counters, model_fingerprint=model_fingerprint)
         won = manifest.commit(self.output, done, self.seen)
         shutil.rmtree(self.scratch, ignore_errors=True)

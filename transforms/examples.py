@@ -15,7 +15,7 @@ from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 from transforms.datasets import COUNTS, DEAD, Output, to_block
-from transforms.tfrecords import RecordWriter, publish
+from transforms.tfrecords import RecordWriter
 from transforms.validation import validate
 
 READ_BATCH = 1024
@@ -240,7 +240,8 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
         with storage.local_copy(saved_model) as source:
             preprocessing.write_output(source, metadata, folder)
         labels = preprocessing.read_labels(folder)
-        yield from publish(folder, stage, "transform_fn")
+        for shard in stage.publish("transform_fn", folder):
+            yield "transform_fn", shard
     if not labels or labels == [""]:
         raise PhraseLensError(
             "features",
@@ -250,11 +251,13 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
-        yield from publish(folder, stage, "metadata")
+        for shard in stage.publish("metadata", folder):
+            yield "metadata", shard
 
 
 def write_anomalies(_: None, text: str, stage: Stage) -> Iterator[tuple[str, manifest.Shard]]:
     """Publishes the Anomalies proto."""
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/anomalies.pbtxt", text.encode())
-        yield from publish(folder, stage, "anomalies")
+        for shard in stage.publish("anomalies", folder):
+            yield "anomalies", shard

@@ -203,9 +203,8 @@ def finish(
                 vectors, _ = phrase_index.open_vectors(folder)
                 index = index_kinds.build(layout.kind, vectors, np.empty(0, np.int64))
             phrase_index.save_index(folder, layout.kind, index, temperature, settings, probes)
-        names = storage.upload_dir(folder, stage.absolute(stage.folder("index")))
-    for shard in manifest.describe_files(stage.output, stage.folder("index"), names):
-        yield "index", shard
+        for shard in stage.publish("index", folder):
+            yield "index", shard
 
 
 def choose_probes(paths: Iterable[str], count: int = PROBES) -> np.ndarray | None:

@@ -1,8 +1,7 @@
-"""Tables that are no Parquet: TFRecord shards, and folders of plain files."""
+"""TFRecord shards."""
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 from apache_beam.io.tfrecordio import _TFRecordUtil
@@ -58,10 +57,3 @@ class RecordWriter:
         return [
             manifest.Shard(self._path, self._index, self._rows, self._bytes, digest, self._group)
         ]
-
-
-def publish(folder: str, stage: Stage, table: str) -> Iterator[tuple[str, manifest.Shard]]:
-    """Uploads the files below a local folder as a table of plain files; yields (name, Shard)."""
-    names = storage.upload_dir(folder, stage.absolute(stage.folder(table)))
-    for shard in manifest.describe_files(stage.output, stage.folder(table), names):
-        yield table, shard

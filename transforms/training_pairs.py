@@ -20,7 +20,7 @@ from schemas.stage import Stage
 from transforms.datasets import Output, write_sorted
 from transforms.phrases import inference_failed
 from transforms.shards import run_or_bisect
-from transforms.tfrecords import RecordWriter, publish
+from transforms.tfrecords import RecordWriter
 
 READ_BATCH = 64
 QUERY_BATCH = 65_536
@@ -285,4 +285,5 @@ def write_vocabulary(
     yield write_sorted(stage, rows, "vocabulary", 0, 1, ["rank"])
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
-        yield from publish(folder, stage, "metadata")
+        for shard in stage.publish("metadata", folder):
+            yield "metadata", shard
