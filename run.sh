@@ -172,9 +172,9 @@ case $command in
     module "model_code.train_$1" "${@:2}"
     ;;
   submit)
-    [[ " $jobs " == *" ${1:-} "* ]] ||
-      fail "submit ${1:-}" "one of: ${jobs// /, }" "$(nearest "${1:-}" $jobs)"
-    module "beam_jobs.$1" --runner=DataflowRunner --setup_file="$root/setup.py" "${@:2}"
+    [[ " $jobs forget " == *" ${1:-} "* ]] ||
+      fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
+    module beam_jobs.submit --job="$1" --setup_file="$root/setup.py" "${@:2}"
     ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;

@@ -67,6 +67,9 @@ class Flags:
     )
 
 
+FLAG_NAMES = tuple(field.name for field in dataclasses.fields(Flags))
+
+
 class DataflowOptions(PipelineOptions):
     """`Flags` as pipeline options, so that a graph sees them where it is drawn."""
 
@@ -128,15 +131,21 @@ def prepare(options: PipelineOptions, runs_networks: bool) -> None:
     _check_places(options)
     _check_image(options)
     _check_gpu(options, runs_networks)
-    if options.view_as(SetupOptions).save_main_session:
+    setup = options.view_as(SetupOptions)
+    if setup.save_main_session:
         raise PhraseLensError(
             "--save_main_session",
             "no pickled main session",
             "Leave it out: every function of a job is imported from its module.",
         )
+    setup.save_main_session = False  # Beam's own default for Dataflow is True.
+    if not (flags.image or options.view_as(WorkerOptions).sdk_container_image or setup.setup_file):
+        raise PhraseLensError(
+            "--image", "an image, or --setup_file=./setup.py", "Workers need this project's code."
+        )
     if flags.image:
         options.view_as(WorkerOptions).sdk_container_image = flags.image
-        options.view_as(SetupOptions).sdk_location = "container"
+        setup.sdk_location = "container"
     if flags.gpu:
         options.view_as(DebugOptions).add_experiment(ONE_PROCESS)
 

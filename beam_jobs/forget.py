@@ -124,11 +124,12 @@ def run(argv: list[str] | None = None) -> int:
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if not config.dry_run:
-        with beam.Pipeline(options=options) as pipeline:
-            build(pipeline, config)
-        print(f"next: ./run.sh all --days {config.days} --forget {config.list} …")
-    return 0
+    return job.execute(
+        lambda pipeline: build(pipeline, config),
+        config,
+        options,
+        lambda: print(f"next: ./run.sh all --days {config.days} --forget {config.list} …"),
+    )
 
 
 if __name__ == "__main__":

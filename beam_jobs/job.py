@@ -70,7 +70,7 @@ def parse(
     parser = config_lib.parser_for(config, f"python -m beam_jobs.{name}", doc)
     parser.epilog = (
         "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
-        + ", ".join(f"--{field.name}" for field in dataclasses.fields(dataflow.Flags))
+        + ", ".join(f"--{name}" for name in dataflow.FLAG_NAMES)
         + " (docs/dataflow.md)."
     )
     args, rest = parser.parse_known_args(argv)
@@ -134,27 +134,56 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
     for fact in inputs.facts:
         print(f"  {fact}", flush=True)
-    if config.dry_run and not dataflow.is_dataflow(options):
-        print("  --dry_run: nothing was run")
-        return 0
+
+    def finish() -> None:
+        shutil.rmtree(stage.scratch, ignore_errors=True)
+        _print_summary(stage, time.monotonic() - start)
+        print(f"next: {job.next_command(config)}")
+
+    def clean() -> None:
+        # A job elsewhere may still be running when we hear no more of it.
+        if is_one_machine(options):
+            storage.remove_tree(stage.spill)
+
     start = time.monotonic()
+    return execute(
+        lambda pipeline: job.build(pipeline, config, stage), config, options, finish, clean
+    )
+
+
+def execute(
+    draw: Callable[[beam.Pipeline], None],
+    config: Any,
+    options: PipelineOptions,
+    finish: Callable[[], None],
+    clean: Callable[[], None] = lambda: None,
+) -> int:
+    """Runs a graph, or with --dry_run says what would be run; returns the exit status.
+
+    Args:
+      draw: draws the graph.
+      config: the job's flags.
+      options: the pipeline's.
+      finish: called when the graph has run.
+      clean: called when it has failed.
+    """
     try:
-        if config.dry_run:
-            plan = dataflow_plan.drawn(lambda pipeline: job.build(pipeline, config, stage), options)
+        if not config.dry_run:
+            with beam.Pipeline(options=options) as pipeline:
+                draw(pipeline)
+            finish()
+        elif dataflow.is_dataflow(options):
+            plan = dataflow_plan.drawn(draw, options)
             print(dataflow_plan.describe(plan, dataflow.local_paths(config, options)))
-            return 0
-        with beam.Pipeline(options=options) as pipeline:
-            job.build(pipeline, config, stage)
+        else:
+            print("  --dry_run: nothing was run")
     except Exception as error:
-        storage.remove_tree(stage.spill)
+        clean()
         found = known_error(error) or dataflow.refusal(error)
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
         return 1
-    shutil.rmtree(stage.scratch, ignore_errors=True)
-    _print_summary(stage, time.monotonic() - start)
-    print(f"next: {job.next_command(config)}")
     return 0
 
 
