@@ -180,16 +180,21 @@ def _check_places(options: PipelineOptions) -> None:
         )
 
 
-def _check_image(options: PipelineOptions) -> None:
-    image = options.view_as(DataflowOptions).image
-    if not image:
-        return
+def check_image(image: str) -> None:
+    """Raises PhraseLensError where an image's name does not say which version of it is meant."""
     if not re.fullmatch(r"[a-z0-9][-a-z0-9._:/]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})", image):
         raise PhraseLensError(
             f"--image={image}",
             "NAME:TAG or NAME@sha256:DIGEST",
             "Name the version, so that every worker of every run gets the same.",
         )
+
+
+def _check_image(options: PipelineOptions) -> None:
+    image = options.view_as(DataflowOptions).image
+    if not image:
+        return
+    check_image(image)
     other = options.view_as(WorkerOptions).sdk_container_image
     if other and other != image:
         raise PhraseLensError(

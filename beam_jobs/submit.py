@@ -28,6 +28,8 @@ JOBS = (
     "forget",
 )
 
+ON_GPU = ("embed_phrases", "embed_images", "classify_images")
+
 
 def job_module(name: str) -> ModuleType:
     """The module of a Beam job.
