@@ -49,6 +49,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     Returns:
       How many rows of people and dead letters went.
     """
+    seen = manifest.token(root)
     day = Dataset(root)
     gone, queries = 0, []
     for name in ("evidence", "visits", "languages", "dead_letters"):
@@ -71,7 +72,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     }
     counters = old.counters | {f"forgotten.{what}": gone for what in ("in", "dropped_forgotten")}
     new = dataclasses.replace(new, tables=tables, counters=counters)
-    manifest.commit(root, new, manifest.token(root))
+    manifest.commit(root, new, seen)
     manifest.purge(root)
     return gone
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -124,9 +125,10 @@ def bucket(credentials) -> Iterator[str]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     # A process of its own: Arrow holds the interpreter's lock while it waits for an answer.
-    command = [sys.executable, "-c", "from gcp_storage_emulator.__main__ import main; main()"]
-    command += ["start", "--host=localhost", f"--port={port}", "--in-memory"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "tests.emulator", "start", "--host=localhost"]
+    command += [f"--port={port}", "--in-memory"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], **quiet)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):

@@ -1,0 +1,3 @@
+"""The bucket of tests/cloud.py, under the name by which other tests import it."""
+
+from tests.cloud import bucket  # noqa: F401
