@@ -91,9 +91,14 @@ def test_a_commit_between_the_looks_of_a_plan_is_not_overwritten(bucket, monkeyp
 
 def test_an_upload_that_breaks_off_leaves_no_object(bucket):
     path = f"{bucket}/broken"
-    with pytest.raises(KeyError), storage.open_output(path) as f:
-        f.write(b"half of it")
-        raise KeyError("the rest")
+
+    def write() -> None:
+        with storage.open_output(path) as f:
+            f.write(b"half of it")
+            raise KeyError("the rest")
+
+    with pytest.raises(KeyError):
+        write()
     assert storage.size(path) is None
 
 
