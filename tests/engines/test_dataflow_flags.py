@@ -123,9 +123,10 @@ def test_memory_grows_with_the_models_and_holds_them_twice(small, large):
     assert found == sorted(found)
     for size, ram in zip(sorted((small, large)), found, strict=True):
         needed = dataflow.WORKER_BYTES + 2 * size
-        assert (ram == 0 and needed <= dataflow.SMALLEST_WORKER) or needed <= ram < needed + (
-            1 << 30
-        )
+        if ram == 0:
+            assert needed <= dataflow.SMALLEST_WORKER
+        else:
+            assert needed <= ram < needed + dataflow.GIB
 
 
 def test_memory_is_a_matter_of_dataflow_and_can_be_given():

