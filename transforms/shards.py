@@ -67,8 +67,9 @@ class MapShards(beam.PTransform):
 
     def expand(self, tasks):
         fn = _MapShardsFn(*self._args)
+        step = beam.ParDo(fn)
         # Not of the shuffle before it, which needs no more than any other step.
-        step = beam.ParDo(fn).with_resource_hints(**self._hints)
+        step.with_resource_hints(**self._hints)
         return tasks | beam.Reshuffle() | step.with_outputs(SHARDS, COUNTS)
 
 

@@ -90,8 +90,9 @@ def test_the_main_session_is_never_pickled():
     found = options(**PLACES, **CODE)
     dataflow.prepare(found, runs_networks=False)
     assert found.view_as(SetupOptions).save_main_session is False
+    found.view_as(SetupOptions).save_main_session = True
     with pytest.raises(PhraseLensError, match="--save_main_session"):
-        dataflow.prepare(options(**PLACES, **CODE, save_main_session=True), runs_networks=False)
+        dataflow.prepare(found, runs_networks=False)
 
 
 def test_what_follows_from_an_image_and_a_gpu():
