@@ -5,6 +5,7 @@ Paths are plain local paths or `gs://bucket/key`. `STORAGE_EMULATOR_HOST` points
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -24,15 +25,17 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Returns the Arrow file system that holds `path`, and the path inside it."""
     if not path.startswith(GCS_PREFIX):
         return pafs.LocalFileSystem(), os.path.abspath(path)
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    if emulator:
-        scheme, _, endpoint = emulator.rpartition("://")
-        gcs = pafs.GcsFileSystem(
-            anonymous=True, scheme=scheme or "http", endpoint_override=endpoint
-        )
-    else:
-        gcs = pafs.GcsFileSystem()
-    return gcs, path[len(GCS_PREFIX) :]
+    client = _client(os.environ.get("STORAGE_EMULATOR_HOST", ""), os.getpid())
+    return client, path[len(GCS_PREFIX) :]
+
+
+@functools.lru_cache(maxsize=8)
+def _client(emulator: str, process: int) -> pafs.GcsFileSystem:
+    """One client a process: each has connections and a token of its own to get."""
+    if not emulator:
+        return pafs.GcsFileSystem()
+    scheme, _, endpoint = emulator.rpartition("://")
+    return pafs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=endpoint)
 
 
 def join(base: str, *parts: str) -> str:
@@ -96,7 +99,8 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(partial)
     else:
-        f = fs.open_output_stream(inner)
+        # Arrow by itself would compress what has a name such as log.csv.gz.
+        f = fs.open_output_stream(inner, compression=None)
         try:
             yield f
         except BaseException:

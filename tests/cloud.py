@@ -1,7 +1,7 @@
 """Google Cloud on this machine: an emulator of Cloud Storage, a stand-in for Dataflow.
 
-Processes that a test starts find them too, through the environment: a service account whose
-tokens a stand-in gives away is found at once, where Beam would look for others for half a minute.
+Processes that a test starts find them too, through the environment. Credentials of nobody are
+found at once, where Beam would look for others for half a minute.
 """
 
 import contextlib
@@ -42,12 +42,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class _Tokens(Handler):
-    def do_POST(self):
-        self.body()
-        self.answer({"access_token": "token", "expires_in": 3600, "token_type": "Bearer"})
-
-
 class _Dataflow(Handler):
     """Takes every job, keeps it, and says that it is done."""
 
@@ -82,32 +76,23 @@ def dataflow() -> Iterator[http.server.ThreadingHTTPServer]:
         yield server
 
 
-def service_account(token_uri: str) -> dict[str, str]:
-    """The key file of a service account of nobody."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(65537, 2048).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return {
-        "type": "service_account",
-        "project_id": PROJECT,
-        "client_email": f"tests@{PROJECT}.iam",
-        "token_uri": token_uri,
-        "private_key_id": "0",
-        "private_key": key.decode(),
-    }
+# Credentials of nobody, with a token that never needs to be renewed.
+ACCOUNT = {
+    "type": "authorized_user",
+    "client_id": "tests",
+    "client_secret": "none",
+    "refresh_token": "none",
+    "token": "token",
+    "expiry": "2999-01-01T00:00:00Z",
+}
 
 
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory) -> Iterator[None]:
     """Default credentials, for this process and those that it starts."""
     path = tmp_path_factory.mktemp("credentials") / "account.json"
-    with serve(_Tokens) as tokens, pytest.MonkeyPatch.context() as patch:
-        path.write_text(json.dumps(service_account(f"http://localhost:{tokens.server_port}")))
+    path.write_text(json.dumps(ACCOUNT))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
         patch.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
         # What Beam has found before, in this process, belongs to a test that is over.

@@ -89,6 +89,13 @@ def test_a_commit_between_the_looks_of_a_plan_is_not_overwritten(bucket, monkeyp
     assert read(root).run_id == rival_plan.run_id
 
 
+@pytest.mark.parametrize("name", ["a.gz", "a.bz2", "a.zst", "a.lz4", "a b/ü.txt"])
+def test_bytes_stay_as_they_are_whatever_the_name(name, bucket):
+    data = bytes(range(256)) * 9
+    storage.write_bytes(f"{bucket}/bytes/{name}", data)
+    assert storage.read_bytes(f"{bucket}/bytes/{name}") == data
+
+
 def test_an_upload_that_breaks_off_leaves_no_object(bucket):
     path = f"{bucket}/broken"
 
