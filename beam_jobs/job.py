@@ -145,10 +145,13 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         if is_one_machine(options):
             storage.remove_tree(stage.spill)
 
+    def draw(pipeline: beam.Pipeline) -> None:
+        if dataflow.is_dataflow(options):
+            pipeline | dataflow.CheckCode(job.name)
+        job.build(pipeline, config, stage)
+
     start = time.monotonic()
-    return execute(
-        lambda pipeline: job.build(pipeline, config, stage), config, options, finish, clean
-    )
+    return execute(draw, config, options, finish, clean)
 
 
 def execute(

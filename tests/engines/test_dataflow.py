@@ -110,6 +110,7 @@ def test_a_job_arrives(job, work, dataflow, capsys):
     assert (dataflow_lib.ONE_PROCESS in plan.experiments) == bool(gpu)
 
     if job != "forget":
+        assert plan.steps[0] == "CheckCode"
         assert plan.steps[-1] == "CommitManifest"
         # The graph commits when it has run; the launcher has written nothing by itself.
         assert "submitted" in printed

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import classify_images, dataflow, embed_images, job, mine_pairs, submit
+from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -135,6 +136,13 @@ def test_memory_is_a_matter_of_dataflow_and_can_be_given():
     assert dataflow.inference_hints(Drawn(options(gpu="nvidia-l4")), 1 << 40) == {}
     given_ram = options(**PLACES, **CODE, inference_ram="24GB")
     assert dataflow.inference_hints(Drawn(given_ram), 1 << 40) == {"min_ram": "24GB"}
+
+
+def test_workers_with_other_code_fail_the_job():
+    module = "beam_jobs.forget"
+    dataflow.check_code(module, fingerprint.of_code([module]))
+    with pytest.raises(PhraseLensError, match="Build the image of --image anew"):
+        dataflow.check_code(module, fingerprint.of_code(["beam_jobs.mine_pairs"]))
 
 
 def test_local_paths_are_refused_unless_the_image_holds_them():
