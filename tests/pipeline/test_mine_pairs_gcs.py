@@ -1,6 +1,5 @@
 """mine_pairs from gs:// to gs://, and the manifest there, against a local emulator."""
 
-import google.cloud.storage
 import pytest
 
 from beam_jobs import mine_pairs
@@ -47,26 +46,6 @@ def test_manifest(bucket):
     assert plan(root).done
     storage.write_bytes(manifest.Dataset(root).path(done.tables["rows"].shards[0]), b"cut")
     assert len(manifest.verify(root)) == 1
-
-
-def test_a_refused_precondition_loses_to_the_rival(bucket, monkeypatch):
-    """The emulator takes every write, so the refusal of Cloud Storage is played here."""
-    from google.api_core.exceptions import PreconditionFailed
-
-    root = f"{bucket}/rivals"
-    rival, ours, other = plan(root), plan(root), plan(root, size=2)
-    assert manifest.commit(root, work(rival), rival.seen)
-    asked = []
-
-    def refuse(blob, data, if_generation_match):
-        asked.append(if_generation_match)
-        raise PreconditionFailed("412")
-
-    monkeypatch.setattr(google.cloud.storage.Blob, "upload_from_string", refuse)
-    assert manifest.commit(root, work(ours), ours.seen) is False
-    with pytest.raises(manifest.RivalCommitError):
-        manifest.commit(root, work(other), other.seen)
-    assert asked == [0, 0]
 
 
 def test_mine_pairs_reads_and_writes_there(bucket, capsys):

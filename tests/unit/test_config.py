@@ -96,8 +96,8 @@ def test_jobs_take_beams_flags_too():
     assert found.log == ("a",)
     assert options.get_all_options()["direct_num_workers"] == 2
     assert options.get_all_options()["runner"] == "FnApiRunner"
-    _, options = _parse([*MINE, "--runner", "DataflowRunner"])
-    assert options.get_all_options()["runner"] == "DataflowRunner"
+    _, options = _parse([*MINE, "--runner", "PortableRunner"])
+    assert options.get_all_options()["runner"] == "PortableRunner"
 
 
 @pytest.mark.parametrize(
