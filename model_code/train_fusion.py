@@ -2,8 +2,9 @@
 
 Reads the examples of prepare_examples. Pixel-only, text-only and fused are trained alike:
 the same split, the same settings to choose from on the validation split, the same budget.
-The classifier of the best setting is then evaluated once on the test split. With several
-seeds the chosen settings are trained again from each, to tell a difference from chance.
+Fused then hears the other two beside itself, each weighed on the validation split (--pool), and
+the test split is read once. With several seeds the chosen settings are trained again from each,
+to tell a difference from chance.
 
 Writes a dataset with the tables "model" (fused.keras, text.keras, pixel.keras, config.json,
 history.json, tensorboard/) and "evaluation" (evaluation.json, predictions.parquet).
@@ -58,6 +59,9 @@ class Config:
     )
     labels_per_class: int = flag(
         "Train on so few examples of each label, others from each seed; 0 for all.", default=0
+    )
+    pool: bool = flag(
+        "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
     epochs: int = flag("At most this many epochs.", default=40)
@@ -123,9 +127,12 @@ def _work(config: Config, stage: Stage) -> int:
         trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
         tuned = {name: trainer.tune(name, choices, config.seed) for name in fusion.PARTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
+        if config.pool:
+            chosen = trainer.pooled(chosen)
         truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
         tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
-        result = ablations.describe(trainer, tuned, truth, tested, config.seed)
+        trials = {name: tried for name, (_, tried) in tuned.items()}
+        result = ablations.describe(trainer, trials, chosen, truth, tested, config.seed)
         seeds = range(config.seed, config.seed + config.seeds)
         result["seeds"] = ablations.measure_seeds(
             trainer, chosen, truth["test"], result["test"], seeds
@@ -139,6 +146,7 @@ def _work(config: Config, stage: Stage) -> int:
         "task": result["task"],
         "widths": reader.widths,
         "settings": result["chosen"],
+        "pool": result["pool"],
     }
     ablations.write_models(local["model"], chosen, description)
     os.makedirs(local["evaluation"], exist_ok=True)
