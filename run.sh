@@ -14,6 +14,8 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
+commands="$commands promote rollback"
+commands="$commands template"
 
 usage() {
   cat <<'EOF'
@@ -42,6 +44,10 @@ Stages, in the order of `all`
 Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
+  template JOB        write a Beam job's Flex Template for Dataflow
+
+Every day
+  promote, rollback   put a snapshot of all models and datasets in use, or the one before it
 
 Care
   forget              delete images, and what people typed, from days
@@ -172,14 +178,16 @@ case $command in
     module "model_code.train_$1" "${@:2}"
     ;;
   submit)
-    [[ " $jobs " == *" ${1:-} "* ]] ||
-      fail "submit ${1:-}" "one of: ${jobs// /, }" "$(nearest "${1:-}" $jobs)"
-    module "beam_jobs.$1" --runner=DataflowRunner --setup_file="$root/setup.py" "${@:2}"
+    [[ " $jobs forget " == *" ${1:-} "* ]] ||
+      fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
+    module beam_jobs.submit --job="$1" --setup_file="$root/setup.py" "${@:2}"
     ;;
+  template) module deploy.templates "$@" ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
+  promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
   doctor)

@@ -14,7 +14,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import job
+from beam_jobs import dataflow, job
 from schemas import tables
 from schemas.config import flag
 from transforms import datasets
@@ -69,9 +69,11 @@ def preflight(config: Config) -> job.Inputs:
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     units, _ = _units(config)
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
+    model = ModelFolder.of(config.model)
+    hints = dataflow.inference_hints(pipeline, model.bytes)
     worker = ClassifyImages(
         stage,
-        ModelFolder.of(config.model),
+        model,
         config.max_image_pixels,
         config.max_image_side,
         count_images(units),
@@ -80,7 +82,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         pipeline
         | "Units" >> beam.Create(tasks)
         | "ClassifyImages"
-        >> MapShards(stage, worker, {"predictions": ["key", "image_id"]}, len(tasks))
+        >> MapShards(stage, worker, {"predictions": ["key", "image_id"]}, len(tasks), hints)
     )
     outputs = {name: classified[name] for name in (datasets.SHARDS, datasets.COUNTS)}
     outputs | datasets.CommitManifest(
@@ -98,6 +100,7 @@ JOB = job.Job(
     build=build,
     preflight=preflight,
     next_command=lambda c: f"./run.sh verify {c.output}",
+    runs_networks=True,
 )
 
 

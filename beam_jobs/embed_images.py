@@ -15,7 +15,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import job
+from beam_jobs import dataflow, job
 from model_code import phrase_settings
 from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
@@ -102,10 +102,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     num_shards = mined.manifest.num_shards
     earlier = earlier_shards(config.reuse, num_shards)
     tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index))) for shard in shards]
+    models = (generator, pixel_embedder, index)
+    hints = dataflow.inference_hints(pipeline, sum(model.bytes for model in models))
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
-        | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards)
+        | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
     )
     tables = {"features": datasets.parquet(widths.schema)}
     {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
@@ -130,6 +132,7 @@ JOB = job.Job(
     build=build,
     preflight=preflight,
     next_command=lambda c: f"./run.sh prepare_examples --features {c.output} --output …",
+    runs_networks=True,
 )
 
 

@@ -19,7 +19,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import job
+from beam_jobs import dataflow, job
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
 from schemas import tables
@@ -104,10 +104,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i]))
         for i, path in paths["images"].items()
     ]
+    hints = dataflow.inference_hints(pipeline, generator.bytes)
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
-        | "EmbedClickedImages" >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards)
+        | "EmbedClickedImages"
+        >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
     )
     made = (
         embedded[SHARDS]
@@ -145,6 +147,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
                 config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
             ),
             config.previous_phrases,
+            # Vectors, their texts' embeddings and the index lie in the memory of one worker.
+            dataflow.memory_hint(
+                pipeline,
+                mined.manifest.tables["queries"].rows * 4 * (2 * query_width + text_width),
+            ),
         )
     )
     {
@@ -173,6 +180,7 @@ JOB = job.Job(
         f"./run.sh embed_images --mined {c.mined} --generator {c.generator} "
         f"--pixel_embedder … --phrases {c.output} --output …"
     ),
+    runs_networks=True,
 )
 
 

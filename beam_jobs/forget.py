@@ -49,6 +49,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     Returns:
       How many rows of people and dead letters went.
     """
+    seen = manifest.token(root)
     day = Dataset(root)
     gone, queries = 0, []
     for name in ("evidence", "visits", "languages", "dead_letters"):
@@ -71,7 +72,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     }
     counters = old.counters | {f"forgotten.{what}": gone for what in ("in", "dropped_forgotten")}
     new = dataclasses.replace(new, tables=tables, counters=counters)
-    manifest.commit(root, new, manifest.token(root))
+    manifest.commit(root, new, seen)
     manifest.purge(root)
     return gone
 
@@ -124,11 +125,12 @@ def run(argv: list[str] | None = None) -> int:
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if not config.dry_run:
-        with beam.Pipeline(options=options) as pipeline:
-            build(pipeline, config)
-        print(f"next: ./run.sh all --days {config.days} --forget {config.list} …")
-    return 0
+    return job.execute(
+        lambda pipeline: build(pipeline, config),
+        config,
+        options,
+        lambda: print(f"next: ./run.sh all --days {config.days} --forget {config.list} …"),
+    )
 
 
 if __name__ == "__main__":

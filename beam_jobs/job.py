@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from beam_jobs import dataflow, dataflow_plan
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
@@ -41,6 +42,7 @@ class Job:
       build: (pipeline, config, stage) → draws the graph.
       preflight: config → inputs; raises PhraseLensError within seconds when one is wrong.
       next_command: config → the command that comes after.
+      runs_networks: whether it has steps that a GPU makes faster.
     """
 
     name: str
@@ -49,18 +51,28 @@ class Job:
     build: Callable[[beam.Pipeline, Any, Stage], None]
     preflight: Callable[[Any], Inputs]
     next_command: Callable[[Any], str]
+    runs_networks: bool = False
 
 
 def parse(
-    name: str, config: type, doc: str, argv: Sequence[str] | None
+    name: str,
+    config: type,
+    doc: str,
+    argv: Sequence[str] | None,
+    runs_networks: bool = False,
 ) -> tuple[Any, PipelineOptions]:
-    """Parses a job's own flags and Beam's.
+    """Parses a job's own flags, those of Dataflow and Beam's.
 
     Raises:
-      PhraseLensError: a flag that neither knows (Beam by itself only warns).
+      PhraseLensError: a flag that none of them knows (Beam by itself only warns), or that
+        Dataflow cannot work with.
     """
     parser = config_lib.parser_for(config, f"python -m beam_jobs.{name}", doc)
-    parser.epilog = "All flags of Beam's runners are accepted too, such as --runner."
+    parser.epilog = (
+        "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
+        + ", ".join(f"--{name}" for name in dataflow.FLAG_NAMES)
+        + " (docs/dataflow.md)."
+    )
     args, rest = parser.parse_known_args(argv)
     beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
@@ -74,7 +86,17 @@ def parse(
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
-    return config_lib.from_args(config, args), PipelineOptions(rest)
+    parsed, pipeline_options = config_lib.from_args(config, args), PipelineOptions(rest)
+    dataflow.prepare(pipeline_options, runs_networks)
+    if dataflow.is_dataflow(pipeline_options) and not parsed.dry_run:
+        dataflow.check_paths(parsed, pipeline_options)
+    return parsed, pipeline_options
+
+
+def is_one_machine(options: PipelineOptions) -> bool:
+    """Whether all workers are processes of this machine, which share its disk."""
+    runner = (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2]
+    return runner in ("DirectRunner", "FnApiRunner", "PrismRunner", "BundleBasedDirectRunner")
 
 
 class _Lenient:
@@ -87,7 +109,7 @@ class _Lenient:
         if not any(name in self._parser._option_string_actions for name in names):
             self._parser.add_argument(*names, **options)
 
-    def add_mutually_exclusive_group(self, **_: Any) -> "_Lenient":
+    def add_mutually_exclusive_group(self, *_: Any, **__: Any) -> "_Lenient":
         return self
 
     add_argument_group = add_mutually_exclusive_group
@@ -97,7 +119,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     """Runs a job from its command line; returns the exit status (0 done, 1 failed, 2 refused)."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        config, options = parse(job.name, job.config, job.doc, argv)
+        config, options = parse(job.name, job.config, job.doc, argv, job.runs_networks)
         inputs = job.preflight(config)
         stage = stage_lib.plan(
             job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw
@@ -112,23 +134,56 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
     for fact in inputs.facts:
         print(f"  {fact}", flush=True)
-    if config.dry_run:
-        print("  --dry_run: nothing was run")
-        return 0
+
+    def finish() -> None:
+        shutil.rmtree(stage.scratch, ignore_errors=True)
+        _print_summary(stage, time.monotonic() - start)
+        print(f"next: {job.next_command(config)}")
+
+    def clean() -> None:
+        # A job elsewhere may still be running when we hear no more of it.
+        if is_one_machine(options):
+            storage.remove_tree(stage.spill)
+
     start = time.monotonic()
+    return execute(
+        lambda pipeline: job.build(pipeline, config, stage), config, options, finish, clean
+    )
+
+
+def execute(
+    draw: Callable[[beam.Pipeline], None],
+    config: Any,
+    options: PipelineOptions,
+    finish: Callable[[], None],
+    clean: Callable[[], None] = lambda: None,
+) -> int:
+    """Runs a graph, or with --dry_run says what would be run; returns the exit status.
+
+    Args:
+      draw: draws the graph.
+      config: the job's flags.
+      options: the pipeline's.
+      finish: called when the graph has run.
+      clean: called when it has failed.
+    """
     try:
-        with beam.Pipeline(options=options) as pipeline:
-            job.build(pipeline, config, stage)
+        if not config.dry_run:
+            with beam.Pipeline(options=options) as pipeline:
+                draw(pipeline)
+            finish()
+        elif dataflow.is_dataflow(options):
+            plan = dataflow_plan.drawn(draw, options)
+            print(dataflow_plan.describe(plan, dataflow.local_paths(config, options)))
+        else:
+            print("  --dry_run: nothing was run")
     except Exception as error:
-        storage.remove_tree(stage.spill)
-        found = known_error(error)
+        clean()
+        found = known_error(error) or dataflow.refusal(error)
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
         return 1
-    shutil.rmtree(stage.scratch, ignore_errors=True)
-    _print_summary(stage, time.monotonic() - start)
-    print(f"next: {job.next_command(config)}")
     return 0
 
 

@@ -84,8 +84,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         arrow_schema=examples.LARGE_LISTS,
         tensor_representations=InferTensorRepresentationsFromSchema(examples.inputs_of(schema)),
     )
-    # On one machine the graph is learned beside the output; workers elsewhere share a bucket.
-    temp = stage.absolute("scratch/tft") if "://" in stage.output else f"{stage.scratch}/tft"
+    # tf.Transform's files go through TensorFlow, which knows the real Cloud Storage only: on one
+    # machine they stay on its disk; workers elsewhere share a folder that the commit removes.
+    temp = f"{stage.scratch if job.is_one_machine(pipeline.options) else stage.spill}/tft"
     with tft_beam.Context(temp_dir=temp):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
         written = []

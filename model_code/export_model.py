@@ -84,11 +84,7 @@ def _work(config: Config, stage: Stage) -> int:
     with open(os.path.join(local, "config.json"), "w") as f:
         json.dump(description, f, indent=1)
     stage.commit_files("model", local, {}, fingerprint.of_json(description))
-    size = sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(stage.absolute(stage.folder("model")))
-        for name in names
-    )
+    size = sum(shard.bytes for shard in Dataset(stage.output).shards("model"))
     print(
         f"export_model: {sizes['labels']:,} labels, {sizes['phrases']:,} phrases, "
         f"{size / 1e6:,.0f} MB"

@@ -158,6 +158,8 @@ def plan(
     identity = fingerprint.of_json(
         {"stage": name, "settings": settings, "code": code, "inputs": inputs}
     )
+    # Before the manifest is read: what a rival commits in between is then not taken for seen.
+    seen = manifest.token(config.output)
     committed = manifest.read(config.output)
     return Stage(
         name=name,
@@ -167,6 +169,6 @@ def plan(
         code=code,
         inputs=inputs,
         models=models,
-        seen=manifest.token(config.output),
+        seen=seen,
         done=committed is not None and committed.fingerprint == identity,
     )

@@ -96,8 +96,15 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(partial)
     else:
-        with fs.open_output_stream(inner) as f:
+        f = fs.open_output_stream(inner)
+        try:
             yield f
+        except BaseException:
+            # To close is to end the upload: what there is of it would become visible.
+            f.close()
+            fs.delete_file(inner)
+            raise
+        f.close()
 
 
 def write_bytes(path: str, data: bytes) -> None:

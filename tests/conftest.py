@@ -5,6 +5,7 @@ import pytest
 from hypothesis import settings
 
 from tests import work_folder
+from tests.cloud import bucket, credentials, dataflow  # noqa: F401
 
 # A busy machine is slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)

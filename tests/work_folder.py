@@ -148,12 +148,13 @@ def rows_of(root: str) -> dict[str, list[str]]:
         for shard in table.shards:
             path = dataset.path(shard)
             if table.format == "parquet":
-                rows += [repr(row).encode() for row in pq.read_table(path).to_pylist()]
+                table_rows = pq.read_table(storage.open_input(path)).to_pylist()
+                rows += [repr(row).encode() for row in table_rows]
             elif table.format == "tfrecord":
                 rows += [shard.group.encode() + record for record in tfrecords(path)]
             elif not path.endswith(DATED) and "tfevents" not in path:
                 rows.append(
-                    path.removeprefix(dataset.folder(name)).encode() + Path(path).read_bytes()
+                    path.removeprefix(dataset.folder(name)).encode() + storage.read_bytes(path)
                 )
         found[name] = sorted(hashlib.sha256(row).hexdigest() for row in rows)
     found["content_hash"] = [dataset.manifest.content_hash]
@@ -162,7 +163,7 @@ def rows_of(root: str) -> dict[str, list[str]]:
 
 def tfrecords(path: str) -> Iterator[bytes]:
     """The records of a TFRecord file: length (8 bytes), its CRC (4), the record, its CRC (4)."""
-    data, start = Path(path).read_bytes(), 0
+    data, start = storage.read_bytes(path), 0
     while start < len(data):
         (length,) = struct.unpack_from("<Q", data, start)
         yield data[start + 12 : start + 12 + length]

@@ -27,7 +27,12 @@ def match(flag: str, patterns: Sequence[str]) -> list[FileMetadata]:
             raise PhraseLensError(
                 f"--{flag} {pattern}", f"a place that can be listed ({error})", "Check the path."
             ) from error
-        files = [file for file in result.metadata_list if not os.path.isdir(file.path)]
+        files = [
+            file
+            for file in result.metadata_list
+            # What the console calls a folder is an object whose name ends with a slash.
+            if not file.path.endswith("/") and not os.path.isdir(file.path)
+        ]
         if not files:
             raise PhraseLensError(
                 f"--{flag} {pattern}", "at least one file", "Check the path, and quote globs."

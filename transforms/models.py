@@ -16,10 +16,12 @@ class ModelFolder:
     Attributes:
       path: the folder.
       fingerprint: the model's fingerprint.
+      bytes: size of its files.
     """
 
     path: str
     fingerprint: str
+    bytes: int = 0
 
     @classmethod
     def of(cls, dataset: str, table: str = "model") -> "ModelFolder":
@@ -29,8 +31,8 @@ class ModelFolder:
           PhraseLensError: nothing is committed, or it has no such table.
         """
         opened = Dataset(dataset)
-        opened.shards(table)
-        return cls(opened.folder(table), opened.manifest.content_hash)
+        size = sum(shard.bytes for shard in opened.shards(table))
+        return cls(opened.folder(table), opened.manifest.content_hash, size)
 
     def config(self) -> dict[str, Any]:
         """The model's config.json."""

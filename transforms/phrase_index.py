@@ -7,7 +7,7 @@ and graphs (hnsw) cannot be merged.
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -237,6 +237,7 @@ class BuildIndex(beam.PTransform):
       settings: what is asked of the index.
       previous: a dataset of phrases; its index is updated where its vectors are of the same
         generator and few of them changed. "" for none.
+      hints: resource hints of the steps that hold all vectors.
     """
 
     def __init__(
@@ -245,10 +246,12 @@ class BuildIndex(beam.PTransform):
         temperature: float,
         settings: IndexSettings = DEFAULT,
         previous: str = "",
+        hints: Mapping[str, str] | None = None,
     ):
         super().__init__()
         self._stage, self._temperature = stage, temperature
         self._settings, self._previous = settings, previous
+        self._hints = dict(hints or {})
 
     def expand(self, shards):
         layout = (
@@ -261,7 +264,7 @@ class BuildIndex(beam.PTransform):
         )
         filled = (
             layout
-            | "Train" >> beam.FlatMap(train, self._stage)
+            | "Train" >> beam.FlatMap(train, self._stage).with_resource_hints(**self._hints)
             | beam.Reshuffle()
             | "Fill" >> beam.Map(fill, self._stage)
         )
@@ -271,4 +274,4 @@ class BuildIndex(beam.PTransform):
             self._stage,
             self._temperature,
             self._settings,
-        )
+        ).with_resource_hints(**self._hints)

@@ -50,6 +50,7 @@ class MapShards(beam.PTransform):
       worker: what is done to a task.
       keys: table → the columns that its rows are sorted by.
       num_shards: how many tasks there are.
+      hints: resource hints of the step that does it.
     """
 
     def __init__(
@@ -58,13 +59,18 @@ class MapShards(beam.PTransform):
         worker: ShardWorker,
         keys: Mapping[str, list[str]],
         num_shards: int,
+        hints: Mapping[str, str] | None = None,
     ):
         super().__init__()
         self._args = stage, worker, dict(keys), num_shards
+        self._hints = dict(hints or {})
 
     def expand(self, tasks):
         fn = _MapShardsFn(*self._args)
-        return tasks | beam.Reshuffle() | beam.ParDo(fn).with_outputs(SHARDS, COUNTS)
+        step = beam.ParDo(fn)
+        # Not of the shuffle before it, which needs no more than any other step.
+        step.with_resource_hints(**self._hints)
+        return tasks | beam.Reshuffle() | step.with_outputs(SHARDS, COUNTS)
 
 
 class _MapShardsFn(beam.DoFn):

@@ -1,0 +1,289 @@
+"""Dataflow: its own flags, what it refuses, and which steps get a GPU or more memory.
+
+Right-fitting: only the steps that run networks ask for a GPU, in an environment of their own, so
+that Dataflow pays for GPUs while those steps run and for no other.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from schemas import config as config_lib
+from schemas import storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+
+GPUS = (
+    "nvidia-l4",
+    "nvidia-tesla-t4",
+    "nvidia-tesla-p4",
+    "nvidia-tesla-p100",
+    "nvidia-tesla-v100",
+    "nvidia-tesla-a100",
+    "nvidia-a100-80gb",
+    "nvidia-h100-80gb",
+    "nvidia-h100-mega-80gb",
+)
+GIB = 1 << 30
+# Beam, TensorFlow and a batch of images; 1.3 GiB were measured with a ResNet-50 and 32 images.
+WORKER_BYTES = 2 * GIB
+SMALLEST_WORKER = 3 * GIB  # what Dataflow's default machine leaves to its worker
+# One process a worker: several would each take the whole GPU for themselves.
+ONE_PROCESS = "no_use_multiple_sdk_containers"
+# These are read where the job is drawn, so they may lie there.
+READ_BY_LAUNCHER = ("forget", "list", "blocklist", "person_key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What every Beam job understands when it goes to Dataflow."""
+
+    image: str = flag(
+        "Dataflow: image of the workers, made by deploy/Dockerfile, with its tag.",
+        default="",
+        role="runtime",
+    )
+    gpu: str = flag(
+        "Dataflow: GPU of the steps that run networks, such as nvidia-l4.",
+        default="",
+        role="runtime",
+    )
+    gpu_count: int = flag("Dataflow: GPUs of such a worker.", default=1, role="runtime")
+    inference_ram: str = flag(
+        "Dataflow: least memory of such a worker, as 32GB; without it, by the models' size.",
+        default="",
+        role="runtime",
+    )
+
+
+FLAG_NAMES = tuple(field.name for field in dataclasses.fields(Flags))
+
+
+class DataflowOptions(PipelineOptions):
+    """`Flags` as pipeline options, so that a graph sees them where it is drawn."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: Any) -> None:
+        config_lib.add_flags(parser, Flags)
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    runner = options.view_as(StandardOptions).runner or ""
+    return runner.rpartition(".")[2].lower() in ("dataflowrunner", "testdataflowrunner")
+
+
+def inference_hints(pipeline: beam.Pipeline, model_bytes: int) -> dict[str, str]:
+    """Resource hints of a step that runs networks; {} where it asks for nothing.
+
+    Args:
+      pipeline: whose options say where it runs.
+      model_bytes: size of the models that the step loads.
+    """
+    flags = pipeline.options.view_as(DataflowOptions)
+    if not is_dataflow(pipeline.options):
+        return {}
+    hints = memory_hint(pipeline, model_bytes)
+    if flags.inference_ram:
+        hints = {"min_ram": flags.inference_ram}
+    if flags.gpu:
+        device = f"type:{flags.gpu};count:{flags.gpu_count};install-nvidia-driver"
+        hints["accelerator"] = device
+    return hints
+
+
+def memory_hint(pipeline: beam.Pipeline, data_bytes: int) -> dict[str, str]:
+    """The hint of a step that holds so much data twice, or {} where any worker has room for it."""
+    needed = WORKER_BYTES + 2 * data_bytes
+    if not is_dataflow(pipeline.options) or needed <= SMALLEST_WORKER:
+        return {}
+    return {"min_ram": f"{math.ceil(needed / GIB)}GiB"}
+
+
+def prepare(options: PipelineOptions, runs_networks: bool) -> None:
+    """Checks the flags that have to do with Dataflow, and sets what follows from them.
+
+    Args:
+      options: the job's pipeline options.
+      runs_networks: whether the job has steps that run networks.
+
+    Raises:
+      PhraseLensError: a flag is missing or cannot work.
+    """
+    flags = options.view_as(DataflowOptions)
+    if not is_dataflow(options):
+        for name in ("image", "gpu", "inference_ram"):
+            if getattr(flags, name):
+                raise PhraseLensError(
+                    f"--{name}", "--runner=DataflowRunner beside it", "Use ./run.sh submit."
+                )
+        return
+    _check_places(options)
+    _check_image(options)
+    _check_gpu(options, runs_networks)
+    setup = options.view_as(SetupOptions)
+    if setup.save_main_session:
+        raise PhraseLensError(
+            "--save_main_session",
+            "no pickled main session",
+            "Leave it out: every function of a job is imported from its module.",
+        )
+    setup.save_main_session = False  # Beam's own default for Dataflow is True.
+    if not (flags.image or options.view_as(WorkerOptions).sdk_container_image or setup.setup_file):
+        raise PhraseLensError(
+            "--image", "an image, or --setup_file=./setup.py", "Workers need this project's code."
+        )
+    if flags.image:
+        options.view_as(WorkerOptions).sdk_container_image = flags.image
+        setup.sdk_location = "container"
+    if flags.gpu:
+        options.view_as(DebugOptions).add_experiment(ONE_PROCESS)
+
+
+def _check_places(options: PipelineOptions) -> None:
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.temp_location:
+        cloud.temp_location = cloud.staging_location
+    examples = {
+        "project": "my-project",
+        "region": "us-central1",
+        "temp_location": "gs://BUCKET/tmp",
+    }
+    for name, example in examples.items():
+        if not getattr(cloud, name):
+            raise PhraseLensError(f"--{name}", "a value", f"Add --{name}={example}.")
+    for name in ("temp_location", "staging_location"):
+        value = getattr(cloud, name)
+        if value and not re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?", value):
+            raise PhraseLensError(
+                f"--{name}={value}", "a folder of a bucket, gs://BUCKET/…", "Workers see no other."
+            )
+    if not re.fullmatch(r"[a-z][-a-z0-9:.]+[a-z0-9]", cloud.project):
+        raise PhraseLensError(
+            f"--project={cloud.project}", "a project's id", "Its name and its number are no ids."
+        )
+    if cloud.job_name and not re.fullmatch(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?", cloud.job_name):
+        raise PhraseLensError(
+            f"--job_name={cloud.job_name}",
+            "small letters, digits and hyphens, with a letter first",
+            "Choose another name.",
+        )
+
+
+def check_image(image: str) -> None:
+    """Raises PhraseLensError where an image's name does not say which version of it is meant."""
+    if not re.fullmatch(r"[a-z0-9][-a-z0-9._:/]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})", image):
+        raise PhraseLensError(
+            f"--image={image}",
+            "NAME:TAG or NAME@sha256:DIGEST",
+            "Name the version, so that every worker of every run gets the same.",
+        )
+
+
+def _check_image(options: PipelineOptions) -> None:
+    image = options.view_as(DataflowOptions).image
+    if not image:
+        return
+    check_image(image)
+    other = options.view_as(WorkerOptions).sdk_container_image
+    if other and other != image:
+        raise PhraseLensError(
+            f"--image={image}", f"no --sdk_container_image={other} beside it", "Give one of them."
+        )
+
+
+def _check_gpu(options: PipelineOptions, runs_networks: bool) -> None:
+    flags = options.view_as(DataflowOptions)
+    for name in ("gpu", "inference_ram"):
+        if getattr(flags, name) and not runs_networks:
+            raise PhraseLensError(
+                f"--{name}={getattr(flags, name)}",
+                "a job that runs networks: embed_phrases, embed_images or classify_images",
+                "Leave it out: this job would pay for it and not use it.",
+            )
+    if flags.inference_ram and not re.fullmatch(r"\d+(\.\d+)?[GM]i?B", flags.inference_ram):
+        raise PhraseLensError(
+            f"--inference_ram={flags.inference_ram}", "a size as 32GB", "Correct it."
+        )
+    if not flags.gpu:
+        return
+    if flags.gpu not in GPUS:
+        near = difflib.get_close_matches(flags.gpu, GPUS, 1, 0.3)
+        remedy = f"Did you mean {near[0]}?" if near else "Choose one of them."
+        raise PhraseLensError(f"--gpu={flags.gpu}", f"one of {', '.join(GPUS)}", remedy)
+    if flags.gpu_count not in (1, 2, 4, 8, 16):
+        raise PhraseLensError(
+            f"--gpu_count={flags.gpu_count}", "1, 2, 4, 8 or 16", "No machine has another number."
+        )
+    if not (flags.image or options.view_as(WorkerOptions).sdk_container_image):
+        raise PhraseLensError(
+            f"--gpu={flags.gpu}",
+            "--image beside it",
+            "Beam's own image has no CUDA: build one with deploy/Dockerfile, --target gpu.",
+        )
+    cloud = options.view_as(GoogleCloudOptions)
+    if cloud.flexrs_goal:
+        raise PhraseLensError(
+            f"--gpu={flags.gpu}", "no --flexrs_goal beside it", "FlexRS knows no resource hints."
+        )
+    if any("worker_accelerator" in option for option in cloud.dataflow_service_options or []):
+        raise PhraseLensError(
+            f"--gpu={flags.gpu}",
+            "no --dataflow_service_options=worker_accelerator beside it",
+            "That would give every worker a GPU; leave it out.",
+        )
+
+
+def local_paths(config: Any, options: PipelineOptions) -> list[str]:
+    """The flags whose local paths workers of Dataflow cannot see.
+
+    An input may lie in the workers' image, where it has been baked in under an absolute path.
+    """
+    image = options.view_as(WorkerOptions).sdk_container_image
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in READ_BY_LAUNCHER or (
+            field.metadata["role"] != "input" and field.name != "output"
+        ):
+            continue
+        for path in (value,) if isinstance(value, str) else value:
+            baked = image and field.name != "output" and path.startswith("/")
+            if path and not path.startswith(storage.GCS_PREFIX) and not baked:
+                found.append(f"--{field.name}={path}")
+    return found
+
+
+def check_paths(config: Any, options: PipelineOptions) -> None:
+    """Raises PhraseLensError where a job would read or write files that workers cannot see."""
+    if found := local_paths(config, options):
+        raise PhraseLensError(
+            " ".join(found),
+            "paths under gs://",
+            "Workers of Dataflow see no file of this machine: copy them to a bucket.",
+        )
+
+
+def refusal(error: BaseException) -> str | None:
+    """What Google's services or Beam's checks say about a job that they do not take, or None."""
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    if isinstance(error, GoogleAuthError):
+        return f"{error} Log in: gcloud auth application-default login"
+    if isinstance(error, GoogleAPICallError):
+        return f"Google Cloud: {error}"
+    if isinstance(error, ValueError) and "Pipeline has validations errors" in str(error):
+        return str(error)
+    return None

@@ -1,0 +1,62 @@
+"""Sends a Beam job to Dataflow: what `./run.sh submit` and the Flex Templates start.
+
+The job is drawn here, from the same flags as on one machine, and commits its dataset there by
+itself. --dry_run prints steps, environments with resource hints, options and staged files, and
+sends nothing. docs/dataflow.md says what it needs.
+
+  ./run.sh submit embed_images … --project P --region R --temp_location gs://BUCKET/tmp \\
+      --image REPOSITORY/phraselens-gpu:1 --gpu nvidia-l4 [--dry_run]
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from schemas.config import unknown_flags
+from schemas.errors import PhraseLensError
+
+JOBS = (
+    "mine_log",
+    "mine_pairs",
+    "prepare_pairs",
+    "embed_phrases",
+    "embed_images",
+    "prepare_examples",
+    "classify_images",
+    "forget",
+)
+
+ON_GPU = ("embed_phrases", "embed_images", "classify_images")
+
+
+def job_module(name: str) -> ModuleType:
+    """The module of a Beam job.
+
+    Raises:
+      PhraseLensError: there is no such job.
+    """
+    if name not in JOBS:
+        error = unknown_flags([name], JOBS)
+        raise PhraseLensError(f"--job={name}", f"one of {', '.join(JOBS)}", error.remedy)
+    return importlib.import_module(f"beam_jobs.{name}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--job", default="")
+    args, flags = parser.parse_known_args(argv)
+    try:
+        # Imported by its name, so that workers find its functions under it, not in __main__.
+        module = job_module(args.job)
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not any(flag.startswith("--runner") for flag in flags):
+        flags.append("--runner=DataflowRunner")
+    return module.run(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

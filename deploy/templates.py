@@ -1,0 +1,150 @@
+"""Writes the Flex Template of a Beam job: its image, and its flags as parameters.
+
+A template is a JSON file in a bucket from which people, a scheduler or the console start the job
+without this repository. Dataflow checks the parameters against it before anything starts.
+
+  ./run.sh template embed_images --image REPOSITORY/phraselens:1 \\
+      --output gs://BUCKET/templates/embed_images.json
+  ./run.sh template all --image REPOSITORY/phraselens:1 --output gs://BUCKET/templates
+  ./run.sh template embed_images                     the metadata alone, printed
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from beam_jobs import dataflow, submit
+from schemas import storage
+from schemas.errors import PhraseLensError
+
+# What a value must look like, by its type. Lists are values with commas between them.
+NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+REGEXES = {bool: r"^(true|false)$", int: r"^[-+]?\d+$", float: NUMBER}
+TYPES = {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER", str: "TEXT", tuple: "TEXT"}
+GROUPS = {"input": "Inputs", "setting": "Settings", "runtime": "Output and runtime"}
+# Templates are submitted, not looked at; their image is the one that holds the code.
+LEFT_OUT = ("dry_run", "image")
+
+
+def value_type(hint: Any) -> type:
+    """The type of a flag's values: str, int, float, bool or tuple."""
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    return typing.get_origin(hint) or hint
+
+
+def parameter(field: dataclasses.Field, kind: type) -> dict[str, Any]:
+    """A flag as a template's parameter."""
+    has_default = field.default is not dataclasses.MISSING
+    found: dict[str, Any] = {
+        "name": field.name,
+        "label": field.name.replace("_", " ").capitalize(),
+        "helpText": field.metadata["help"],
+        "isOptional": has_default,
+        "paramType": TYPES[kind],
+        "groupName": GROUPS[field.metadata["role"]],
+    }
+    if field.metadata["choices"]:
+        choices = list(field.metadata["choices"])
+        found |= {"paramType": "ENUM", "enumOptions": [{"value": c, "label": c} for c in choices]}
+        found["regexes"] = [f"^({'|'.join(map(re.escape, choices))})$"]
+    elif kind in REGEXES:
+        found["regexes"] = [REGEXES[kind]]
+    if has_default and field.default not in ("", (), None):
+        default = ",".join(field.default) if kind is tuple else field.default
+        found["defaultValue"] = str(default).lower() if kind is bool else str(default)
+    return found
+
+
+def metadata(job: str) -> dict[str, Any]:
+    """A job's name, description and parameters, as Dataflow wants them.
+
+    Raises:
+      PhraseLensError: there is no such job.
+    """
+    module = submit.job_module(job)
+    configs = [module.Config]
+    if job in submit.ON_GPU:
+        configs.append(dataflow.Flags)
+    parameters = [
+        parameter(field, value_type(typing.get_type_hints(config)[field.name]))
+        for config in configs
+        for field in dataclasses.fields(config)
+        if field.name not in LEFT_OUT
+    ]
+    which = {
+        "name": "job",
+        "label": "Job",
+        "helpText": f"Which job of the image runs: {job}.",
+        "isOptional": False,
+        "regexes": [f"^{job}$"],
+        "paramType": "TEXT",
+        "groupName": GROUPS["runtime"],
+        "defaultValue": job,
+    }
+    return {
+        "name": f"PhraseLens {job}",
+        "description": (module.__doc__ or "").partition("\n")[0],
+        "parameters": [which, *parameters],
+    }
+
+
+def container_spec(job: str, image: str) -> dict[str, Any]:
+    """A job's template. Workers run the launcher's own image."""
+    return {
+        "image": image,
+        "sdkInfo": {"language": "PYTHON"},
+        "metadata": metadata(job),
+        "defaultEnvironment": {"sdkContainerImage": image},
+    }
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(job: str, image: str, output: str) -> list[str]:
+    """Writes the template of a job, or of all into a folder; returns their paths."""
+    dataflow.check_image(image)
+    paths = {job: output}
+    if job == "all":
+        paths = {name: storage.join(output, f"{name}.json") for name in submit.JOBS}
+    for name, path in paths.items():
+        storage.write_bytes(path, to_json(container_spec(name, image)).encode())
+    return list(paths.values())
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m deploy.templates",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
+    parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
+    parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")
+    args = parser.parse_args(argv)
+    try:
+        if bool(args.image) != bool(args.output):
+            raise PhraseLensError("--image, --output", "both or neither", "Add the other one.")
+        if args.output:
+            for path in write(args.job, args.image, args.output):
+                print(f"wrote {path}")
+        else:
+            for job in submit.JOBS if args.job == "all" else (args.job,):
+                print(to_json(metadata(job)), end="")
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,46 @@
+"""The emulator of Cloud Storage, with the one promise that it lacks: preconditions are kept.
+
+An upload that names a generation (`ifGenerationMatch`; 0 for no object) is refused with 412 unless
+the object has that generation, as Cloud Storage does. The emulator answers one request after the
+other, so that nothing comes between the look and the write.
+
+  python -m tests.emulator start --host=localhost --port=PORT --in-memory
+"""
+
+import sys
+from http import HTTPStatus
+
+from gcp_storage_emulator import __main__ as emulator
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import objects
+
+
+def _generation(storage, bucket: str, name: str) -> str:
+    try:
+        return storage.get_file_obj(bucket, name)["generation"]
+    except NotFound:
+        return "0"
+
+
+def keep_precondition(upload):
+    def checked(request, response, storage):
+        wanted = request.query.get("ifGenerationMatch")
+        names = request.query.get("name")
+        if wanted:
+            name = names[0] if names else request.data["meta"]["name"]
+            found = _generation(storage, request.params["bucket_name"], name)
+            if found != wanted[0]:
+                message = f"generation is {found}, not {wanted[0]}"
+                response.status = HTTPStatus.PRECONDITION_FAILED
+                error = {"reason": "conditionNotMet", "message": message}
+                response.json({"error": {"code": 412, "message": message, "errors": [error]}})
+                return None
+        return upload(request, response, storage)
+
+    return checked
+
+
+if __name__ == "__main__":
+    for how in ("_media_upload", "_multipart_upload"):
+        setattr(objects, how, keep_precondition(getattr(objects, how)))
+    emulator.main(sys.argv[1:])

@@ -1,0 +1,212 @@
+"""Every Beam job sent to Dataflow, against local stand-ins for its service and Cloud Storage."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from apache_beam.portability.api import beam_runner_api_pb2
+
+from beam_jobs import dataflow as dataflow_lib
+from beam_jobs import dataflow_plan, pipeline, submit
+from schemas import manifest, storage
+from tests import work_folder
+from tests.cloud import PROJECT, REGION
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "dataflow.md"
+IMAGE = "images.example/phraselens-gpu:1"
+ON_GPU = {
+    "embed_phrases": ["EmbedClickedImages"],
+    "embed_images": ["EmbedImages"],
+    "classify_images": ["ClassifyImages"],
+}
+ALWAYS = {"pipeline.pb", "submission_environment_dependencies.txt"}
+TABLE: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def work(bucket, tiny_run, tmp_path_factory) -> str:
+    """The tiny run's work folder and a day of its log, in the bucket."""
+    for name in work_folder.STEPS.values():
+        if name.output not in ("fusion", "report", "predictions"):
+            local = storage.join(tiny_run.config.workdir, name.output)
+            storage.upload_dir(local, f"{bucket}/work/{name.output}")
+    storage.write_bytes(f"{bucket}/work/deletions.csv", b"image,user,query\nnone,,\n")
+    log = pipeline.sample_inputs(tiny_run.dataset("make_samples"))["log"]
+    day = str(tmp_path_factory.mktemp("days") / "day")
+    assert submit.job_module("mine_log").run([f"--log={log}", f"--output={day}"]) == 0
+    storage.upload_dir(day, f"{bucket}/work/days/2026-11-20")
+    return f"{bucket}/work"
+
+
+def flags_of(job: str, work: str) -> list[str]:
+    """The job's own flags: inputs of the work folder, another output."""
+    config = work_folder.config(work)
+    if job == "mine_log":
+        flags = {"log": pipeline.sample_inputs(f"{work}/samples")["log"]}
+    elif job == "forget":
+        return [f"--list={work}/deletions.csv", f"--days={work}/days"]
+    else:
+        flags = pipeline.flags_of(work_folder.STEPS[job], config)
+    flags |= {"output": f"{work}/sent/{job}"}
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def cloud_flags(work: str, job: str, server=None) -> list[str]:
+    flags = {
+        "project": PROJECT,
+        "region": REGION,
+        "job_name": job.replace("_", "-"),
+        "temp_location": f"{work}/temp",
+        "staging_location": f"{work}/staging/{job}",
+    }
+    if server:
+        flags["dataflow_endpoint"] = f"http://localhost:{server.server_port}"
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def arrived(server) -> tuple[dict, dataflow_plan.Plan]:
+    """The one job that the service got, as it was posted and as a plan."""
+    ((path, job),) = server.jobs
+    assert path.endswith(f"/projects/{PROJECT}/locations/{REGION}/jobs")
+    return job, read_job(job)
+
+
+def read_job(job: dict) -> dataflow_plan.Plan:
+    environment = job["environment"]
+    staging = environment["sdkPipelineOptions"]["options"]["staging_location"]
+    staged = {name: storage.size(f"{staging}/{name}") for name in storage.list_files(staging)}
+    graph = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"{staging}/pipeline.pb"))
+    (pool,) = environment["workerPools"]
+    assert {package["name"] for package in pool["packages"]} == set(staged) - {"pipeline.pb"}
+    return dataflow_plan.plan_of(job["name"], environment, graph, staged)
+
+
+@pytest.mark.parametrize("job", submit.JOBS)
+def test_a_job_arrives(job, work, dataflow, capsys):
+    gpu = ["--gpu=nvidia-l4"] if job in ON_GPU else []
+    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow), f"--image={IMAGE}", *gpu]
+    assert submit.run([f"--job={job}", *flags]) == 0
+    posted, plan = arrived(dataflow)
+    printed = capsys.readouterr().out
+
+    assert posted["type"] == "JOB_TYPE_BATCH"
+    assert plan.name == job.replace("_", "-")
+    # The image holds code and models: nothing is installed when a worker starts.
+    assert set(plan.staged) == ALWAYS
+    assert plan.options["save_main_session"] is False
+    assert (plan.options["project"], plan.options["region"]) == (PROJECT, REGION)
+    assert plan.options["sdk_container_image"] == IMAGE
+    assert {environment.image for environment in plan.environments} == {IMAGE}
+
+    assert plan.environments[0].hints == {}
+    hints = {"accelerator": "type:nvidia-l4;count:1;install-nvidia-driver"} if gpu else None
+    assert [environment.hints for environment in plan.environments[1:]] == [hints] * len(gpu)
+    # One elementary step each, and not the shuffle before it.
+    assert [step.split("/")[0] for step in plan.hinted] == ON_GPU.get(job, [])
+    assert (dataflow_lib.ONE_PROCESS in plan.experiments) == bool(gpu)
+
+    if job != "forget":
+        assert plan.steps[-1] == "CommitManifest"
+        # The graph commits when it has run; the launcher has written nothing by itself.
+        assert "submitted" in printed
+        assert manifest.read(f"{work}/sent/{job}") is None
+    TABLE[job] = row(job, plan)
+
+
+def row(job: str, plan: dataflow_plan.Plan) -> str:
+    """A row of the table in docs/dataflow.md."""
+    steps = f"{len(plan.steps)}: {plan.steps[0]} … {plan.steps[-1]}"
+    hints = "; ".join(f"{k}=`{v}`" for e in plan.environments[1:] for k, v in e.hints.items())
+    environments = f"{len(plan.environments)}" + (f": CPU, {hints}" if hints else ": CPU")
+    hinted = ", ".join(f"`{step}`" for step in plan.hinted) or "–"
+    shown = {k: v for k, v in plan.options.items() if k in dataflow_lib.FLAG_NAMES}
+    options = ", ".join(f"`{k}`" for k in (*shown, *plan.experiments) if not k.startswith("use_"))
+    staged = ", ".join(f"`{name}`" for name in plan.staged)
+    return f"| {job} | {steps} | {environments} | {hinted} | {options} | {staged} |"
+
+
+def test_the_page_holds_the_table_of_jobs():
+    if set(TABLE) != set(submit.JOBS):
+        pytest.skip("the tests above did not run")
+    head = "| job | steps | environments | steps with hints | options | staged |"
+    table = "\n".join([head, "|---" * 6 + "|", *(TABLE[job] for job in submit.JOBS)])
+    print(table)
+    page = PAGE.read_text()
+    start, end = (page.index(f"<!-- {mark} of jobs -->") for mark in ("table", "end"))
+    if os.environ.get("UPDATE_DOCS"):
+        page = f"{page[:start]}<!-- table of jobs -->\n{table}\n{page[end:]}"
+        PAGE.write_text(page)
+    assert table in page, "UPDATE_DOCS=1 ./run.sh test tests/engines/test_dataflow.py writes it"
+
+
+def test_without_an_image_workers_install_this_code(work, dataflow):
+    """The source distribution that is staged holds every module and what they read beside them."""
+    job = "embed_images"
+    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow)]
+    assert submit.run([f"--job={job}", f"--setup_file={ROOT}/setup.py", *flags]) == 0
+    posted, plan = arrived(dataflow)
+    assert set(plan.staged) == {*ALWAYS, "workflow.tar.gz"}
+    (environment,) = plan.environments
+    assert "workflow.tar.gz" in environment.files
+    assert environment.image.endswith("/beam_python3.11_sdk:2.77.0")
+    staging = posted["environment"]["sdkPipelineOptions"]["options"]["staging_location"]
+    data = storage.read_bytes(f"{staging}/workflow.tar.gz")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    packages = ("beam_jobs", "transforms", "model_code", "schemas", "samples")
+    ours = [path for package in packages for path in (ROOT / package).iterdir() if path.is_file()]
+    assert {str(path.relative_to(ROOT)) for path in ours} <= names
+    assert {"setup.py", "pyproject.toml", "requirements.txt"} <= names
+
+
+def test_a_dry_run_prints_the_job_that_would_arrive_and_sends_nothing(work, dataflow, capsys):
+    job = "embed_images"
+    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow), f"--image={IMAGE}"]
+    flags += ["--gpu=nvidia-l4", f"--job={job}"]
+    before = storage.list_files(f"{work}/staging")
+    assert submit.run([*flags, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert dataflow.jobs == []
+    assert storage.list_files(f"{work}/staging") == before
+    assert submit.run(flags) == 0
+    _, plan = arrived(dataflow)
+    for line in dataflow_plan.describe(plan).splitlines():
+        if " bytes" not in line:  # where files are staged is part of the graph
+            assert line in printed.splitlines()
+
+
+def test_a_dry_run_needs_no_network(tmp_path, capsys, monkeypatch, tiny_run):
+    """Of local data, which a submission would refuse, the plan is drawn without a connection."""
+
+    def refuse(*args):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    config = work_folder.config(tiny_run.config.workdir)
+    flags = pipeline.flags_of(work_folder.STEPS["embed_images"], config)
+    flags |= {"output": str(tmp_path / "features"), "temp_location": "gs://bucket/temp"}
+    flags |= {"project": PROJECT, "region": REGION, "image": IMAGE, "gpu": "nvidia-l4"}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    assert submit.run(["--job=embed_images", *words, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "accelerator=type:nvidia-l4;count:1;install-nvidia-driver" in printed
+    assert f"would be refused, workers see gs:// only: --output={tmp_path}" in printed
+    assert submit.run(["--job=embed_images", *words]) == 2
+    assert "error: --output=" in capsys.readouterr().err
+
+
+def test_a_template_is_launched(work, dataflow):
+    """What the launcher of a Flex Template does: it wants the job as a file, and starts it."""
+    job = "embed_images"
+    place = f"{work}/template_launches/1/job_object"
+    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow)]
+    flags += [f"--template_location={place}", f"--sdk_container_image={IMAGE}"]
+    assert submit.run([f"--job={job}", "--gpu=nvidia-l4", *flags]) == 0
+    assert dataflow.jobs == []
+    plan = read_job(json.loads(storage.read_bytes(place)))
+    assert {environment.image for environment in plan.environments} == {IMAGE}
+    assert [step.split("/")[0] for step in plan.hinted] == ON_GPU[job]
