@@ -14,6 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
+commands="$commands promote rollback"
 
 usage() {
   cat <<'EOF'
@@ -42,6 +43,9 @@ Stages, in the order of `all`
 Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
+
+Every day
+  promote, rollback   put a snapshot of all models and datasets in use, or the one before it
 
 Care
   forget              delete images, and what people typed, from days
@@ -180,6 +184,7 @@ case $command in
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
+  promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
   doctor)

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from schemas import snapshots
 from schemas.errors import PhraseLensError
 
 _REQUIRED = object()
@@ -103,7 +104,13 @@ def parser_for(config: type, prog: str, description: str) -> argparse.ArgumentPa
 
 
 def from_args(config: type, args: argparse.Namespace) -> Any:
-    return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
+    """The config of parsed flags; an input in the snapshot in use is resolved here, and once."""
+    pointers = snapshots.Resolver()
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config)}
+    for field in dataclasses.fields(config):
+        if field.metadata["role"] == "input" and isinstance(values[field.name], str):
+            values[field.name] = pointers.resolve(values[field.name])
+    return config(**values)
 
 
 def unknown_flags(leftover: Sequence[str], known: Sequence[str]) -> PhraseLensError:

@@ -2,7 +2,8 @@
 
 A stage writes the shards of its tables under `<dataset>/runs/<run_id>/` and commits
 `<dataset>/manifest.json` last. Readers open the manifest and never glob, because a
-re-run with fewer shards leaves old files beside new ones.
+re-run with fewer shards leaves old files beside new ones. A copy of the manifest lies in the
+run's folder, so that a run can still be opened after later ones: snapshots name runs.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from schemas.records import Record
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+RUNS = "runs"
 GRAPH_FILES = ("/saved_model.pb", "/fingerprint.pb")
 
 
@@ -129,18 +131,42 @@ class Manifest:
         return cls(tables=tables, **{k: v for k, v in fields.items() if k in known})
 
 
-def read(dataset: str) -> Manifest | None:
-    """The committed manifest of a dataset, or None when nothing is committed."""
+def run_folder(dataset: str, run_id: str) -> str:
+    """The folder of a run: what a dataset is opened at, to read that run and no later one."""
+    return storage.join(dataset, RUNS, run_id)
+
+
+def root_of(path: str, manifest: Manifest) -> str:
+    """The folder of the dataset that was opened at `path`: itself, or the folder of a run."""
+    return path.rstrip("/").removesuffix(f"/{RUNS}/{manifest.run_id}")
+
+
+def read(dataset: str, run_id: str = "") -> Manifest | None:
+    """The manifest of a dataset, or None when nothing is committed.
+
+    Args:
+      dataset: its folder, or the folder of one of its runs.
+      run_id: the run, if not the last one.
+    """
+    folder = run_folder(dataset, run_id) if run_id else dataset.rstrip("/")
     try:
-        return Manifest.from_json(storage.read_bytes(storage.join(dataset, FILE_NAME)).decode())
+        return Manifest.from_json(storage.read_bytes(storage.join(folder, FILE_NAME)).decode())
     except FileNotFoundError:
-        return None
+        pass
+    # Runs from before manifests were copied into them can be opened while they are the last.
+    root, runs, run_id = folder.rpartition(f"/{RUNS}/")
+    last = read(root) if runs else None
+    return last if last and last.run_id == run_id else None
 
 
 def token(dataset: str) -> str:
     """A value that changes with every commit, to be passed to `commit`; "" for no commit yet."""
-    path = storage.join(dataset, FILE_NAME)
-    if dataset.startswith(storage.GCS_PREFIX):
+    return version(storage.join(dataset, FILE_NAME))
+
+
+def version(path: str) -> str:
+    """A value that changes whenever `replace` replaces the file; "" where there is none."""
+    if path.startswith(storage.GCS_PREFIX):
         blob = _blob(path)
         return str(blob.generation) if blob.exists() and not blob.reload() else ""
     try:
@@ -173,18 +199,34 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
                 "Check the disk or bucket and run the stage again.",
             )
     data = manifest.to_json().encode()
-    path = storage.join(dataset, FILE_NAME)
-    if dataset.startswith(storage.GCS_PREFIX):
+    if token(dataset) != seen:
+        return _lose(dataset, manifest)
+    storage.write_bytes(storage.join(run_folder(dataset, manifest.run_id), FILE_NAME), data)
+    return replace(storage.join(dataset, FILE_NAME), data, seen) or _lose(dataset, manifest)
+
+
+def replace(path: str, data: bytes, seen: str) -> bool:
+    """Replaces a small file in one atomic step, if nobody has since `seen`.
+
+    Args:
+      path: the file.
+      data: what it shall hold.
+      seen: `version(path)` when what it held was read.
+
+    Returns:
+      False when a rival was faster: nothing has changed then.
+    """
+    if path.startswith(storage.GCS_PREFIX):
         from google.api_core.exceptions import PreconditionFailed
 
         try:
             _blob(path).upload_from_string(data, if_generation_match=int(seen or 0))
         except PreconditionFailed:
-            return _lose(dataset, manifest)
+            return False
         return True
-    with _lock(dataset):
-        if token(dataset) != seen:
-            return _lose(dataset, manifest)
+    with _lock(os.path.dirname(path)):
+        if version(path) != seen:
+            return False
         partial = f"{path}{storage.PARTIAL}{uuid.uuid4().hex}"
         with open(partial, "wb") as f:
             f.write(data)
@@ -235,19 +277,23 @@ def shards_of(manifest: Manifest) -> list[Shard]:
 class Dataset:
     """A committed dataset, opened for reading.
 
+    Args:
+      root: its folder, or the folder of one of its runs.
+      run_id: the run to read, if not the last one.
+
     Raises:
-      PhraseLensError: nothing is committed under `root`.
+      PhraseLensError: nothing is committed there.
     """
 
-    def __init__(self, root: str):
-        manifest = read(root)
+    def __init__(self, root: str, run_id: str = ""):
+        manifest = read(root, run_id)
         if manifest is None:
             raise PhraseLensError(
-                root,
+                run_folder(root, run_id) if run_id else root,
                 f"a committed dataset ({FILE_NAME})",
                 "Run the stage that writes it, or check the path.",
             )
-        self.root = root
+        self.root = root_of(root, manifest)
         self.manifest = manifest
 
     def shards(self, table: str, group: str = "") -> list[Shard]:
@@ -266,7 +312,12 @@ class Dataset:
 
     def folder(self, table: str) -> str:
         """The folder that holds a table's files."""
-        return storage.join(self.root, "runs", self.manifest.run_id, table)
+        return storage.join(self.run_folder, table)
+
+    @property
+    def run_folder(self) -> str:
+        """Opens this very run for ever, whatever is committed later."""
+        return run_folder(self.root, self.manifest.run_id)
 
     def batches(
         self, table: str, columns: Sequence[str] | None = None, batch_size: int = 1024
@@ -381,9 +432,9 @@ def verify(dataset: str) -> list[str]:
             if problem:
                 problems.append(f"{name}: {shard.path}: {problem}")
     named = {shard.path for shard in shards_of(manifest)}
-    for file in storage.list_files(storage.join(dataset, "runs", manifest.run_id)):
-        path = f"runs/{manifest.run_id}/{file}"
-        ours = file.endswith(Record.SUFFIX) or storage.PARTIAL in file
+    for file in storage.list_files(opened.run_folder):
+        path = f"{RUNS}/{manifest.run_id}/{file}"
+        ours = file == FILE_NAME or file.endswith(Record.SUFFIX) or storage.PARTIAL in file
         if path not in named and not ours:
             problems.append(f"{path}: foreign file, the manifest does not name it")
     problems += unbalanced(manifest.counters)

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from schemas import config as config_lib
+from schemas import manifest, snapshots, stage, storage
+from schemas.config import flag
+from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.manifest import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    output: str = flag("Dataset.", role="runtime")
+    text: str = flag("What it holds.", default="")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    model: str = flag("Model.", role="input")
+    phrases: str = flag("Phrases.", role="input", default="")
+
+
+def commit(work, name, text):
+    """Commits a dataset of one file that holds `text`; returns its run."""
+    planned = stage.plan("job", Config(f"{work}/{name}", text), [], {})
+    folder = planned.empty_folder("model")
+    storage.write_bytes(f"{folder}/text", text.encode())
+    planned.commit_files("model", folder, {})
+    return planned.run_id
+
+
+def snapshot(work, date, text):
+    return snapshots.write(work, date, {n: commit(work, n, text) for n in ("model", "phrases")})
+
+
+def text_of(dataset):
+    (shard,) = dataset.shards("model")
+    return storage.read_bytes(dataset.path(shard)).decode()
+
+
+@pytest.fixture
+def work(tmp_path):
+    work = str(tmp_path / "work")
+    for day, text in enumerate("abc", start=1):
+        snapshot(work, f"2026-01-0{day}", text)
+    return work
+
+
+def test_a_dataset_opens_at_an_old_run(work):
+    first = snapshots.read(work, "2026-01-01")
+    assert text_of(Dataset(f"{work}/model")) == "c"
+    old = Dataset(f"{work}/model", first.datasets["model"])
+    assert (
+        text_of(old) == text_of(Dataset(old.run_folder)) == text_of(first.dataset("model")) == "a"
+    )
+    assert old.root == Dataset(old.run_folder).root == f"{work}/model"
+    assert Dataset(old.run_folder).manifest == old.manifest
+    assert manifest.verify(old.run_folder) == []
+
+
+def test_a_run_that_is_not_there(work):
+    with pytest.raises(PhraseLensError, match="runs/0000"):
+        Dataset(f"{work}/model", "0000")
+    with pytest.raises(PhraseLensError, match="2026-01-01, 2026-01-02, 2026-01-03"):
+        snapshots.read(work, "2026-01-09")
+    with pytest.raises(PhraseLensError, match="one of model, phrases"):
+        snapshots.read(work, "2026-01-01").path("modle")
+    with pytest.raises(PhraseLensError, match="a date"):
+        snapshots.read(work, "../../etc")
+
+
+def test_a_dataset_whose_folder_is_called_runs_is_no_run(tmp_path):
+    commit(str(tmp_path / "runs"), "model", "a")
+    opened = Dataset(str(tmp_path / "runs" / "model"))
+    assert opened.root == str(tmp_path / "runs" / "model")
+    assert text_of(opened) == "a"
+
+
+def test_runs_from_before_manifests_were_copied_stay_readable(tmp_path):
+    work = str(tmp_path)
+    run = commit(work, "model", "a")
+    copy = f"{manifest.run_folder(f'{work}/model', run)}/manifest.json"
+    os.remove(copy)
+    assert text_of(Dataset(f"{work}/model", run)) == "a"
+    snapshots.write(work, "2026-01-01", {"model": run})
+    commit(work, "model", "b")
+    assert text_of(snapshots.read(work, "2026-01-01").dataset("model")) == "a"
+
+
+def test_promote_and_roll_back(work):
+    assert snapshots.current(work) is None
+    with pytest.raises(PhraseLensError, match="was in use before"):
+        snapshots.rollback(work)
+    for date in ("2026-01-01", "2026-01-03", "2026-01-03", "2026-01-02"):
+        snapshots.promote(work, date)
+        assert snapshots.current(work) == snapshots.read(work, date)
+    assert snapshots.read_pointer(work).history == ("2026-01-01", "2026-01-03")
+    fields = json.loads(storage.read_bytes(f"{work}/current.json"))
+    assert (fields["date"], fields["history"]) == ("2026-01-02", ["2026-01-01", "2026-01-03"])
+    assert snapshots.rollback(work).date == "2026-01-03"
+    assert snapshots.rollback(work).date == "2026-01-01"
+    with pytest.raises(PhraseLensError, match="one of 2026-01-01"):
+        snapshots.promote(work, "2026-01-09")
+    assert snapshots.current(work).date == "2026-01-01"
+
+
+def test_paths_below_current_are_resolved_once_and_for_ever(work):
+    def parse(*argv):
+        return config_lib.parse(Reader, "reader", "", argv)
+
+    assert parse(f"--model={work}/current/model").model == f"{work}/current/model"
+    snapshots.promote(work, "2026-01-01")
+    opened = parse(
+        f"--model={work}/current/model", f"--phrases={work}/snapshots/2026-01-02/phrases"
+    )
+    snapshots.promote(work, "2026-01-03")
+    assert text_of(Dataset(opened.model)) == "a"
+    assert text_of(Dataset(opened.phrases)) == "b"
+    assert text_of(Dataset(parse(f"--model={work}/current/model").model)) == "c"
+    assert parse(f"--model={work}/model").model == f"{work}/model"
+    with pytest.raises(PhraseLensError, match="'modle'"):
+        parse(f"--model={work}/current/modle")
+
+
+def test_all_flags_of_a_command_see_one_snapshot(work, monkeypatch):
+    snapshots.promote(work, "2026-01-01")
+    found, read_current = [], snapshots.current
+
+    def promoting(folder):
+        found.append(read_current(folder))
+        snapshots.promote(work, "2026-01-02")
+        return found[-1]
+
+    monkeypatch.setattr(snapshots, "current", promoting)
+    argv = [f"--model={work}/current/model", f"--phrases={work}/current/phrases"]
+    config = config_lib.parse(Reader, "reader", "", argv)
+    assert [text_of(Dataset(p)) for p in (config.model, config.phrases)] == ["a", "a"]
+    assert len(found) == 1
+
+
+def test_a_snapshot_in_use_does_not_change(work):
+    runs = snapshots.read(work, "2026-01-01").datasets
+    snapshots.promote(work, "2026-01-02")
+    assert snapshots.write(work, "2026-01-02", snapshots.read(work, "2026-01-02").datasets)
+    with pytest.raises(PhraseLensError, match="never promoted"):
+        snapshots.write(work, "2026-01-02", runs)
+    snapshots.promote(work, "2026-01-03")
+    with pytest.raises(PhraseLensError, match="never promoted"):
+        snapshots.write(work, "2026-01-02", runs)
+    assert snapshots.write(work, "2026-01-01", {"model": runs["model"]}).datasets.keys() == {
+        "model"
+    }
+
+
+def _race(work, date, barrier, results):
+    original = manifest.replace
+
+    def replace(*args):
+        barrier.wait()  # all have read the pointer before any replaces it
+        return original(*args)
+
+    manifest.replace = replace
+    try:
+        results.put((date, snapshots.promote(work, date).date))
+    except RivalCommitError:
+        results.put((date, "lost"))
+
+
+def test_of_writers_that_race_exactly_one_wins(work):
+    snapshots.promote(work, "2026-01-01")
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    dates = ["2026-01-02", "2026-01-02", "2026-01-03", "2026-01-03"]
+    racers = [context.Process(target=_race, args=(work, d, barrier, results)) for d in dates]
+    for racer in racers:
+        racer.start()
+    found = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join()
+    pointer = snapshots.read_pointer(work)
+    assert pointer.history == ("2026-01-01",)
+    for date, outcome in found:
+        assert outcome == (date if date == pointer.date else "lost")
