@@ -15,6 +15,7 @@ jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examp
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
 commands="$commands promote rollback"
+commands="$commands gate"
 
 usage() {
   cat <<'EOF'
@@ -46,6 +47,7 @@ Elsewhere
 
 Every day
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
+  gate                compare a snapshot with the one in use: may it be promoted?
 
 Care
   forget              delete images, and what people typed, from days
@@ -187,6 +189,7 @@ case $command in
   promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
+  gate) module model_code.gate "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
