@@ -52,6 +52,7 @@ Every day
 Care
   forget              delete images, and what people typed, from days
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
+  setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
@@ -69,6 +70,7 @@ Examples
 
 Environment
   PHRASELENS_VENV     where the environment lives, instead of .venv beside this script
+  PHRASELENS_AIRFLOW_VENV  where Airflow's lives, instead of .venv-airflow
 EOF
 }
 
@@ -98,7 +100,7 @@ install() { # LOCK
   cp "$root/$1" "$venv/$1"
 }
 
-setup() { # [--gpu]
+setup() { # [--gpu | --airflow]
   case ${1:-} in
     --gpu)
       [ ! -e "$venv/requirements.lock" ] || fail "$venv" "no CPU environment" \
@@ -108,7 +110,13 @@ setup() { # [--gpu]
     "") if [ -e "$venv/requirements-gpu.lock" ]; then install requirements-gpu.lock; else
       install requirements.lock
     fi ;;
-    *) fail "$1" "--gpu or nothing" "See ./run.sh --help." ;;
+    --airflow)
+      # Airflow wants other versions of much that we use, so it lives by itself.
+      venv=$(realpath -m "${PHRASELENS_AIRFLOW_VENV:-$root/.venv-airflow}")
+      python=$venv/bin/python
+      install requirements-airflow.lock
+      ;;
+    *) fail "$1" "--gpu, --airflow or nothing" "See ./run.sh --help." ;;
   esac
 }
 
@@ -152,9 +160,11 @@ bench() { # NAME ARGS…
 lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
-  for kind in "" -gpu -dev -bench; do
+  local kind constraint
+  for kind in "" -gpu -dev -bench -airflow; do
+    case $kind in "" | -airflow) constraint=() ;; *) constraint=(--constraint requirements.lock) ;; esac
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
-      --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
+      --custom-compile-command "./run.sh lock" "${constraint[@]}" \
       "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"
     echo "wrote requirements$kind.lock"
   done
