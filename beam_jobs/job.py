@@ -106,6 +106,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stage.done:
+        if not config.dry_run:
+            stage.restore()
         print(f"{job.name}: already done: {config.output}")
         return 0
     runner = options.get_all_options()["runner"]

@@ -184,7 +184,6 @@ STEPS = (
         "model",
         "pixel_embedder",
         "phrases",
-        "examples",
         "fusion",
         generator="text_generator",
     ),

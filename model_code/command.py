@@ -44,6 +44,8 @@ def main(
         raw = raw_inputs(config) if raw_inputs else {}
         planned = stage.plan(name, config, modules, datasets(config), raw)
         if planned.done:
+            if not config.dry_run:
+                planned.restore()
             print(f"{name}: already done: {config.output}")
             return 0
         print(describe(planned), flush=True)

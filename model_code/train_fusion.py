@@ -6,11 +6,14 @@ The classifier of the best setting is then evaluated once on the test split. Wit
 seeds the chosen settings are trained again from each, to tell a difference from chance.
 
 Writes a dataset with the tables "model" (fused.keras, text.keras, pixel.keras, config.json,
-history.json, tensorboard/) and "evaluation" (evaluation.json, predictions.parquet).
+history.json, tensorboard/), "evaluation" (evaluation.json, predictions.parquet), and of the
+examples "transform_fn" and "metadata", so that the classifier is used with the normalisation
+that it was trained with, whatever examples are made later.
 
   python -m model_code.train_fusion --examples work/examples --output work/fusion --seeds 5
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -23,9 +26,10 @@ import numpy as np
 
 from model_code import command
 from model_code.metrics import mean_and_error
-from schemas import fingerprint
+from schemas import fingerprint, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
 from schemas.stage import Stage
 from schemas.tables import SPLITS
 
@@ -147,7 +151,13 @@ def _work(config: Config, stage: Stage) -> int:
         json.dump(evaluation.without_nan(result), f, indent=1, ensure_ascii=False)
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
-    stage.commit_tables(local, counters, fingerprint.of_arrays(description, weights))
+    # Weights mean nothing without the normalisation that the examples were made with.
+    identity = fingerprint.of_arrays(description | stage.inputs, weights)
+    with contextlib.ExitStack() as stack:
+        for table in ("transform_fn", "metadata"):
+            folder = Dataset(config.examples).folder(table)
+            local[table] = stack.enter_context(storage.local_copy(folder))
+        stage.commit_tables(local, counters, identity)
     unknown = int((~truth["test"].any(axis=1)).sum())
     if unknown:
         print(f"{unknown} test images have no label that training has: they count as wrong")

@@ -11,6 +11,8 @@ from schemas import config as config_lib
 from schemas import fingerprint, manifest, storage
 from schemas.manifest import Shard
 
+RUN_ID_DIGITS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -25,7 +27,7 @@ class Stage:
       inputs: name → content hash.
       models: name → fingerprint, for the inputs that are models.
       seen: the dataset's commit token at the start.
-      done: whether the same work is committed already.
+      done: whether the same work is committed already, as the last run or an earlier one.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Stage:
     @property
     def run_id(self) -> str:
         """Names the run's folder: a run that died finds its own files there again."""
-        return self.fingerprint[:16]
+        return self.fingerprint[:RUN_ID_DIGITS]
 
     def folder(self, table: str) -> str:
         """A table's folder, relative to the dataset."""
@@ -74,6 +76,13 @@ class Stage:
             model_fingerprint=model_fingerprint,
             num_shards=num_shards,
         )
+
+    def restore(self) -> None:
+        """Makes a run that is done the last one again, where later ones were committed."""
+        last = manifest.read(self.output)
+        found = manifest.read(self.output, self.run_id)
+        if found is not None and (last is None or last.fingerprint != self.fingerprint):
+            manifest.commit(self.output, found, self.seen)
 
     @property
     def scratch(self) -> str:
@@ -158,7 +167,7 @@ def plan(
     identity = fingerprint.of_json(
         {"stage": name, "settings": settings, "code": code, "inputs": inputs}
     )
-    committed = manifest.read(config.output)
+    committed = manifest.read(config.output, identity[:RUN_ID_DIGITS])
     return Stage(
         name=name,
         output=config.output,
