@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
-commands="$commands promote rollback"
+commands="$commands reprocess promote rollback gc"
 commands="$commands gate"
 
 usage() {
@@ -46,8 +46,10 @@ Elsewhere
   submit JOB          send one of the Beam jobs to Dataflow, with this code
 
 Every day
+  reprocess           what new data needs, and nothing else → a snapshot of a date
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
   gate                compare a snapshot with the one in use: may it be promoted?
+  gc                  delete the runs that no kept snapshot names
 
 Care
   forget              delete images, and what people typed, from days
@@ -196,6 +198,8 @@ case $command in
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
+  reprocess) module beam_jobs.reprocess "$@" ;;
+  gc) module schemas.gc "$@" ;;
   promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -341,17 +341,60 @@ class Dataset:
         return pa.Table.from_batches(batches)
 
 
-def purge(dataset: str) -> list[str]:
-    """Deletes every run of a dataset but the committed one; returns the names of their folders.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder of files that one run of a stage wrote.
 
-    A reader that opened an older manifest fails from then on.
+    Attributes:
+      dataset: the dataset's folder.
+      run_id: its name.
+      committed: whether it was ever committed; else it is being made, or its maker died.
+      bytes: of its files.
+      changed: when the youngest of them was written, seconds since 1970.
     """
-    current = Dataset(dataset).manifest.run_id
-    runs = storage.join(dataset, "runs")
-    old = sorted({file.partition("/")[0] for file in storage.list_files(runs)} - {current})
-    for run_id in old:
-        storage.remove_tree(storage.join(runs, run_id))
-    return old
+
+    dataset: str
+    run_id: str
+    committed: bool
+    bytes: int
+    changed: float
+
+
+def runs(dataset: str) -> list[Run]:
+    """All runs of a dataset, by name."""
+    by_run: dict[str, list[tuple[str, int, float]]] = {}
+    for name, size, changed in storage.list_sizes(storage.join(dataset, RUNS)):
+        run_id, _, file = name.partition("/")
+        by_run.setdefault(run_id, []).append((file, size, changed))
+    last = read(dataset)
+    return [
+        Run(
+            dataset,
+            run_id,
+            any(file == FILE_NAME for file, _, _ in files)
+            or (last is not None and last.run_id == run_id),
+            sum(size for _, size, _ in files),
+            max(changed for _, _, changed in files),
+        )
+        for run_id, files in sorted(by_run.items())
+    ]
+
+
+def remove_run(run: Run) -> None:
+    """Deletes a run; a reader that opened it fails from then on."""
+    folder = run_folder(run.dataset, run.run_id)
+    # First what says that it is whole: if this is killed, the rest is nobody's.
+    storage.remove(storage.join(folder, FILE_NAME))
+    storage.remove_tree(folder)
+
+
+def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
+    """Deletes every run of a dataset but the last one and those of `keep`; returns their names."""
+    last = Dataset(dataset).manifest.run_id
+    old = [run for run in runs(dataset) if run.run_id not in (last, *keep)]
+    for run in old:
+        remove_run(run)
+    return [run.run_id for run in old]
 
 
 def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:

@@ -60,10 +60,15 @@ def is_folder(path: str) -> bool:
 
 def list_files(path: str) -> list[str]:
     """Paths, relative to `path`, of all files below it, sorted; [] if it is missing."""
+    return [name for name, _, _ in list_sizes(path)]
+
+
+def list_sizes(path: str) -> list[tuple[str, int, float]]:
+    """As `list_files`, with bytes and the time of change, seconds since 1970."""
     fs, inner = filesystem(path)
     selector = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
-    files = [f.path for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
-    return sorted(os.path.relpath(f, inner) for f in files)
+    files = [f for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
+    return sorted((os.path.relpath(f.path, inner), f.size, (f.mtime_ns or 0) / 1e9) for f in files)
 
 
 def open_input(path: str) -> pa.NativeFile:
@@ -112,6 +117,13 @@ def sha256(path: str) -> str:
         while chunk := f.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remove(path: str) -> None:
+    """Deletes a file if it is there."""
+    fs, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_file(inner)
 
 
 def remove_tree(path: str) -> None:
