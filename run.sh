@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
-commands="$commands template reprocess promote rollback gc verify doctor bench lock"
+commands="$commands template reprocess promote rollback gc gate verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -48,11 +48,13 @@ Elsewhere
 Every day
   reprocess           what new data needs, and nothing else → a snapshot of a date
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
+  gate                compare a snapshot with the one in use: may it be promoted?
   gc                  delete the runs that no kept snapshot names
 
 Care
   forget              delete images, and what people typed, from days
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
+  setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
@@ -70,6 +72,7 @@ Examples
 
 Environment
   PHRASELENS_VENV     where the environment lives, instead of .venv beside this script
+  PHRASELENS_AIRFLOW_VENV  where Airflow's lives, instead of .venv-airflow
 EOF
 }
 
@@ -99,7 +102,7 @@ install() { # LOCK
   cp "$root/$1" "$venv/$1"
 }
 
-setup() { # [--gpu]
+setup() { # [--gpu | --airflow]
   case ${1:-} in
     --gpu)
       [ ! -e "$venv/requirements.lock" ] || fail "$venv" "no CPU environment" \
@@ -109,7 +112,13 @@ setup() { # [--gpu]
     "") if [ -e "$venv/requirements-gpu.lock" ]; then install requirements-gpu.lock; else
       install requirements.lock
     fi ;;
-    *) fail "$1" "--gpu or nothing" "See ./run.sh --help." ;;
+    --airflow)
+      # Airflow wants other versions of much that we use, so it lives by itself.
+      venv=$(realpath -m "${PHRASELENS_AIRFLOW_VENV:-$root/.venv-airflow}")
+      python=$venv/bin/python
+      install requirements-airflow.lock
+      ;;
+    *) fail "$1" "--gpu, --airflow or nothing" "See ./run.sh --help." ;;
   esac
 }
 
@@ -153,9 +162,11 @@ bench() { # NAME ARGS…
 lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
-  for kind in "" -gpu -dev -bench; do
+  local kind constraint
+  for kind in "" -gpu -dev -bench -airflow; do
+    case $kind in "" | -airflow) constraint=() ;; *) constraint=(--constraint requirements.lock) ;; esac
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
-      --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
+      --custom-compile-command "./run.sh lock" "${constraint[@]}" \
       "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"
     echo "wrote requirements$kind.lock"
   done
@@ -193,6 +204,7 @@ case $command in
   promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
+  gate) module model_code.gate "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
