@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import re
 import shutil
 import sys
 import time
@@ -17,7 +16,7 @@ from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
 from schemas import stage as stage_lib
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, message_of
 from schemas.stage import Stage
 
 
@@ -117,11 +116,10 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         return 0
     start = time.monotonic()
     try:
-        with beam.Pipeline(options=options) as pipeline:
-            job.build(pipeline, config, stage)
+        with stage.alone():
+            _run_graph(job, options, config, stage)
     except Exception as error:
-        storage.remove_tree(stage.spill)
-        found = known_error(error)
+        found = message_of(error)
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
@@ -132,17 +130,13 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def known_error(error: BaseException) -> str | None:
-    """The message of the PhraseLensError that a runner wrapped, or None when there is none."""
-    if isinstance(error, PhraseLensError):
-        return str(error)
-    for cause in (error.__cause__, error.__context__):
-        if cause is not None and (found := known_error(cause)):
-            return found
-    # A worker in another process sends its traceback as text.
-    names = "|".join(c.__name__ for c in (PhraseLensError, *PhraseLensError.__subclasses__()))
-    found = re.findall(rf"^(?:[\w.]+\.)?(?:{names}): (.*)$", str(error), re.MULTILINE)
-    return found[-1].partition(" [while running")[0] if found else None
+def _run_graph(job: Job, options: PipelineOptions, config: Any, stage: Stage) -> None:
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            job.build(pipeline, config, stage)
+    except Exception:
+        storage.remove_tree(stage.spill)
+        raise
 
 
 def _print_summary(stage: Stage, seconds: float) -> None:
