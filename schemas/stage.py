@@ -1,14 +1,17 @@
 """One run of a stage: what identifies it, where it writes, whether it is done already."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, manifest, storage
+from schemas.errors import PhraseLensError
 from schemas.manifest import Shard
 
 RUN_ID_DIGITS = 16
@@ -95,6 +98,25 @@ class Stage:
         """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
         return storage.join(self.output, "spill", self.run_id)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Held while a process works on this run: two would mix their checkpoints and files.
+
+        Raises:
+          PhraseLensError: another process of this machine works on the same run.
+        """
+        os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
+        with open(f"{self.scratch}.lock", "w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PhraseLensError(
+                    f"run {self.run_id} of {self.output}",
+                    "one process that works on it",
+                    "Another does so now: wait for it, or stop it.",
+                ) from error
+            yield
+
     def empty_folder(self, table: str) -> str:
         """An empty local folder for a table's files: what a killed run left in it is gone."""
         folder = os.path.join(self.scratch, table)
@@ -128,6 +150,9 @@ class Stage:
         model_fingerprint: str = "",
     ) -> bool:
         """As `commit_files`, for several tables: name → local folder."""
+        if manifest.token(self.output) != self.seen:
+            # Its files may hold other dates than ours: they must not be written over.
+            return manifest.lose(self.output, self.fingerprint)
         tables = {
             table: manifest.Table("files", "", tuple(self.publish(table, folder)))
             for table, folder in local.items()

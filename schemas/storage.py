@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from schemas.errors import PhraseLensError
+
 GCS_PREFIX = "gs://"
 # In the name of a file that is being written; a process that was killed leaves one behind.
 PARTIAL = ".partial-"
@@ -88,7 +90,23 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
 
     A local file is written beside its place and renamed into it; an object in
     Cloud Storage becomes visible when its upload ends.
+
+    Raises:
+      PhraseLensError: the disk or bucket refuses it.
     """
+    try:
+        with _open_output(path) as f:
+            yield f
+    except OSError as error:
+        raise PhraseLensError(
+            path,
+            f"a file that can be written ({error})",
+            "Mend that, then give the same command again: it goes on where it stopped.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_output(path: str) -> Iterator[pa.NativeFile]:
     fs, inner = filesystem(path)
     if isinstance(fs, pafs.LocalFileSystem):
         os.makedirs(os.path.dirname(inner), exist_ok=True)
