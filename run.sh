@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
+commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit flink verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -42,6 +42,7 @@ Stages, in the order of `all`
 Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
+  flink up|submit JOB start a Flink cluster on this machine, and send Beam jobs to it
 
 Care
   forget              delete images, and what people typed, from days
@@ -176,6 +177,7 @@ case $command in
       fail "submit ${1:-}" "one of: ${jobs// /, }" "$(nearest "${1:-}" $jobs)"
     module "beam_jobs.$1" --runner=DataflowRunner --setup_file="$root/setup.py" "${@:2}"
     ;;
+  flink) module deploy.flink "$@" ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
