@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
-commands="$commands template reprocess promote rollback gc gate verify doctor bench lock"
+commands="$commands flink template reprocess promote rollback gc gate verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -44,6 +44,7 @@ Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
   template JOB        write a Beam job's Flex Template for Dataflow
+  flink up|submit JOB start a Flink cluster on this machine, and send Beam jobs to it
 
 Every day
   reprocess           what new data needs, and nothing else → a snapshot of a date
@@ -195,6 +196,7 @@ case $command in
     module beam_jobs.submit --job="$1" --setup_file="$root/setup.py" "${@:2}"
     ;;
   template) module deploy.templates "$@" ;;
+  flink) module deploy.flink "$@" ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
