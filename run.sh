@@ -13,9 +13,8 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit verify doctor bench lock"
-commands="$commands promote rollback"
-commands="$commands template"
+commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
+commands="$commands flink template reprocess promote rollback gc gate verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -45,13 +44,18 @@ Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
   submit JOB          send one of the Beam jobs to Dataflow, with this code
   template JOB        write a Beam job's Flex Template for Dataflow
+  flink up|submit JOB start a Flink cluster on this machine, and send Beam jobs to it
 
 Every day
+  reprocess           what new data needs, and nothing else → a snapshot of a date
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
+  gate                compare a snapshot with the one in use: may it be promoted?
+  gc                  delete the runs that no kept snapshot names
 
 Care
   forget              delete images, and what people typed, from days
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
+  setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
@@ -69,6 +73,7 @@ Examples
 
 Environment
   PHRASELENS_VENV     where the environment lives, instead of .venv beside this script
+  PHRASELENS_AIRFLOW_VENV  where Airflow's lives, instead of .venv-airflow
 EOF
 }
 
@@ -98,7 +103,7 @@ install() { # LOCK
   cp "$root/$1" "$venv/$1"
 }
 
-setup() { # [--gpu]
+setup() { # [--gpu | --airflow]
   case ${1:-} in
     --gpu)
       [ ! -e "$venv/requirements.lock" ] || fail "$venv" "no CPU environment" \
@@ -108,7 +113,13 @@ setup() { # [--gpu]
     "") if [ -e "$venv/requirements-gpu.lock" ]; then install requirements-gpu.lock; else
       install requirements.lock
     fi ;;
-    *) fail "$1" "--gpu or nothing" "See ./run.sh --help." ;;
+    --airflow)
+      # Airflow wants other versions of much that we use, so it lives by itself.
+      venv=$(realpath -m "${PHRASELENS_AIRFLOW_VENV:-$root/.venv-airflow}")
+      python=$venv/bin/python
+      install requirements-airflow.lock
+      ;;
+    *) fail "$1" "--gpu, --airflow or nothing" "See ./run.sh --help." ;;
   esac
 }
 
@@ -152,9 +163,11 @@ bench() { # NAME ARGS…
 lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
-  for kind in "" -gpu -dev -bench; do
+  local kind constraint
+  for kind in "" -gpu -dev -bench -airflow; do
+    case $kind in "" | -airflow) constraint=() ;; *) constraint=(--constraint requirements.lock) ;; esac
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
-      --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
+      --custom-compile-command "./run.sh lock" "${constraint[@]}" \
       "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"
     echo "wrote requirements$kind.lock"
   done
@@ -183,13 +196,17 @@ case $command in
     module beam_jobs.submit --job="$1" --setup_file="$root/setup.py" "${@:2}"
     ;;
   template) module deploy.templates "$@" ;;
+  flink) module deploy.flink "$@" ;;
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
+  reprocess) module beam_jobs.reprocess "$@" ;;
+  gc) module schemas.gc "$@" ;;
   promote | rollback) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
+  gate) module model_code.gate "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11

@@ -4,9 +4,11 @@ Reads a model and images: files, globs, folders, tables with a bytes or path col
 TFRecord of tf.Example; local or gs://. Needs nothing but pixels.
 
 Writes one dataset with the tables predictions (labels with probabilities, and the phrases
-that the classifier read into the image) and dead_letters.
+that the classifier read into the image), embeddings (what the networks made of the images)
+and dead_letters.
 
   ./run.sh classify_images --model work/model --images photos/ --output work/predictions
+  ./run.sh classify_images --model work/current/model …      the model that is in use
 """
 
 import dataclasses
@@ -17,11 +19,12 @@ import apache_beam as beam
 from beam_jobs import dataflow, job
 from schemas import tables
 from schemas.config import flag
+from schemas.manifest import Dataset
 from transforms import datasets
 from transforms.files import content_hash
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.models import ModelFolder
-from transforms.predictions import ClassifyImages, group_units
+from transforms.predictions import ClassifyImages, Networks, group_units
 from transforms.shards import MapShards
 from transforms.tabular import column_mapping
 
@@ -47,6 +50,11 @@ class Config:
     images_per_shard: int = flag("Image files of a shard.", default=1024)
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    reuse: str = flag(
+        "An earlier output: what the same networks made of an image is taken from it.",
+        default="",
+        role="runtime",
+    )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -57,7 +65,7 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
-    ModelFolder.of(config.model)
+    Networks.of(ModelFolder.of(config.model))
     units, files = _units(config)
     return job.Inputs(
         {"model": config.model},
@@ -71,9 +79,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     model = ModelFolder.of(config.model)
     hints = dataflow.inference_hints(pipeline, model.bytes)
+    networks = Networks.of(model)
     worker = ClassifyImages(
         stage,
         model,
+        networks,
+        _earlier(config),
         config.max_image_pixels,
         config.max_image_side,
         count_images(units),
@@ -82,15 +93,36 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         pipeline
         | "Units" >> beam.Create(tasks)
         | "ClassifyImages"
-        >> MapShards(stage, worker, {"predictions": ["key", "image_id"]}, len(tasks), hints)
+        >> MapShards(
+            stage,
+            worker,
+            {"predictions": ["key", "image_id"], "embeddings": ["source"]},
+            len(tasks),
+            hints,
+        )
     )
     outputs = {name: classified[name] for name in (datasets.SHARDS, datasets.COUNTS)}
     outputs | datasets.CommitManifest(
         stage,
-        {"predictions": datasets.parquet(tables.PREDICTIONS)},
+        {
+            "predictions": datasets.parquet(tables.PREDICTIONS),
+            "embeddings": datasets.parquet(networks.schema),
+        },
         len(tasks),
         config.max_dead_fraction,
     )
+
+
+def _earlier(config: Config) -> tuple[str, ...]:
+    """The embeddings of the output to reuse, if it was made with the same limits."""
+    if not config.reuse:
+        return ()
+    earlier = Dataset(config.reuse)
+    limits = ("max_image_pixels", "max_image_side")
+    same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
+    if not same or "embeddings" not in earlier.manifest.tables:
+        return ()
+    return tuple(earlier.path(shard) for shard in earlier.shards("embeddings"))
 
 
 JOB = job.Job(

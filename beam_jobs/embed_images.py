@@ -21,6 +21,7 @@ from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
 from schemas.manifest import Dataset
 from transforms import datasets
+from transforms.earlier import shards_by_index
 from transforms.features import EmbedImages, Widths
 from transforms.models import ModelFolder
 from transforms.shards import MapShards
@@ -100,10 +101,10 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         mined.manifest.tables["images"].rows,
     )
     num_shards = mined.manifest.num_shards
-    earlier = earlier_shards(config.reuse, num_shards)
-    tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index))) for shard in shards]
     models = (generator, pixel_embedder, index)
     hints = dataflow.inference_hints(pipeline, sum(model.bytes for model in models))
+    earlier = shards_by_index(Dataset(config.reuse), "features", num_shards) if config.reuse else {}
+    tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index, []))) for shard in shards]
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
@@ -113,16 +114,6 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
         stage, tables, num_shards, config.max_dead_fraction
     )
-
-
-def earlier_shards(dataset: str, num_shards: int) -> dict[int, str]:
-    """Shard → path of an earlier run's features of it; none where other images are in a shard."""
-    if not dataset:
-        return {}
-    found = Dataset(dataset)
-    if found.manifest.num_shards != num_shards:
-        return {}
-    return {shard.index: found.path(shard) for shard in found.shards("features")}
 
 
 JOB = job.Job(

@@ -27,6 +27,7 @@ from schemas.config import flag
 from schemas.manifest import Dataset, Table
 from transforms import calibration, datasets, phrase_index, phrase_ranks, phrases, prototypes
 from transforms.datasets import COUNTS, SHARDS
+from transforms.earlier import shards_by_index
 from transforms.models import ModelFolder
 from transforms.prototypes import EVIDENCE
 from transforms.shards import MapShards
@@ -52,6 +53,11 @@ class Config:
     )
     calibration_images: int = flag(
         "Validation images that calibrate prototypes and rank phrases, at most.", default=10_000
+    )
+    reuse: str = flag(
+        "An earlier output: images that the same generator embedded are taken from it.",
+        default="",
+        role="runtime",
     )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
@@ -100,8 +106,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     rows = mined.manifest.tables["images"].rows
     embed = phrases.EmbedClickedImages(stage, generator, query_width, rows)
     quotas = phrases.share_out(config.calibration_images, num_shards)
+    earlier = _earlier(config.reuse, generator, num_shards)
     tasks = [
-        (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i]))
+        (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i], earlier.get(i, ())))
         for i, path in paths["images"].items()
     ]
     hints = dataflow.inference_hints(pipeline, generator.bytes)
@@ -168,6 +175,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         num_shards,
         config.max_dead_fraction,
     )
+
+
+def _earlier(dataset: str, generator: ModelFolder, num_shards: int) -> dict[int, list[str]]:
+    """Shard → paths of what the same generator made of its images in an earlier run."""
+    if not dataset or Dataset(dataset).manifest.models.get("generator") != generator.fingerprint:
+        return {}
+    return shards_by_index(Dataset(dataset), "image_embs", num_shards)
 
 
 JOB = job.Job(

@@ -1,9 +1,9 @@
 """What every job does around its graph: flags, preflight, plan, run, counters."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
-import re
 import shutil
 import sys
 import time
@@ -18,7 +18,7 @@ from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
 from schemas import stage as stage_lib
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, message_of
 from schemas.stage import Stage
 
 
@@ -128,6 +128,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stage.done:
+        if not config.dry_run:
+            stage.restore()
         print(f"{job.name}: already done: {config.output}")
         return 0
     runner = options.get_all_options()["runner"]
@@ -151,7 +153,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         job.build(pipeline, config, stage)
 
     start = time.monotonic()
-    return execute(draw, config, options, finish, clean)
+    return execute(draw, config, options, finish, clean, stage.alone())
 
 
 def execute(
@@ -160,6 +162,7 @@ def execute(
     options: PipelineOptions,
     finish: Callable[[], None],
     clean: Callable[[], None] = lambda: None,
+    alone: contextlib.AbstractContextManager | None = None,
 ) -> int:
     """Runs a graph, or with --dry_run says what would be run; returns the exit status.
 
@@ -169,20 +172,20 @@ def execute(
       options: the pipeline's.
       finish: called when the graph has run.
       clean: called when it has failed.
+      alone: held while the graph runs.
     """
     try:
-        if not config.dry_run:
-            with beam.Pipeline(options=options) as pipeline:
-                draw(pipeline)
-            finish()
-        elif dataflow.is_dataflow(options):
+        if config.dry_run and dataflow.is_dataflow(options):
             plan = dataflow_plan.drawn(draw, options)
             print(dataflow_plan.describe(plan, dataflow.local_paths(config, options)))
-        else:
+        elif config.dry_run:
             print("  --dry_run: nothing was run")
+        else:
+            with alone or contextlib.nullcontext():
+                _run_graph(draw, options, clean)
+            finish()
     except Exception as error:
-        clean()
-        found = known_error(error) or dataflow.refusal(error)
+        found = message_of(error) or dataflow.refusal(error)
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
@@ -190,17 +193,15 @@ def execute(
     return 0
 
 
-def known_error(error: BaseException) -> str | None:
-    """The message of the PhraseLensError that a runner wrapped, or None when there is none."""
-    if isinstance(error, PhraseLensError):
-        return str(error)
-    for cause in (error.__cause__, error.__context__):
-        if cause is not None and (found := known_error(cause)):
-            return found
-    # A worker in another process sends its traceback as text.
-    names = "|".join(c.__name__ for c in (PhraseLensError, *PhraseLensError.__subclasses__()))
-    found = re.findall(rf"^(?:[\w.]+\.)?(?:{names}): (.*)$", str(error), re.MULTILINE)
-    return found[-1].partition(" [while running")[0] if found else None
+def _run_graph(
+    draw: Callable[[beam.Pipeline], None], options: PipelineOptions, clean: Callable[[], None]
+) -> None:
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            draw(pipeline)
+    except Exception:
+        clean()
+        raise
 
 
 def _print_summary(stage: Stage, seconds: float) -> None:

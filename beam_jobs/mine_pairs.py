@@ -5,9 +5,9 @@ images as files, as a table with a bytes or path column, as TFRecord of tf.Examp
 and (optionally) labels. Local paths, globs, folders and gs:// alike.
 
 Writes one dataset with the tables images (checked, one row for each picture and its near
-duplicates, with split and labels), pairs (query-image pairs with clicks and what they are worth),
-queries (text, language, support, spellings), query_days (their history), query_pairs (co-click,
-session reformulation, and negatives) and dead_letters.
+duplicates, with split and labels), sources (what came of which file), pairs (query-image pairs
+with clicks and what they are worth), queries (text, language, support, spellings), query_days
+(their history), query_pairs (co-click, session reformulation, and negatives) and dead_letters.
 
   ./run.sh mine_pairs --log 'logs/*.parquet' --images photos/ --labels labels.csv \\
       --columns query=q,image_id=img --output work/mined
@@ -48,6 +48,7 @@ from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.images import ReadImages
+from transforms.known_images import ReadChangedImages
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.rows import ReadRows
 from transforms.tabular import check_columns, column_mapping, read_table
@@ -105,12 +106,18 @@ class Config(mine_log.LogConfig):
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
+    reuse: str = flag(
+        "An earlier output: images of the same bytes are taken from it, not decoded again.",
+        default="",
+        role="runtime",
+    )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 TABLES = {
     "images": datasets.parquet(tables.IMAGES),
+    "sources": datasets.parquet(tables.SOURCES),
     "pairs": datasets.parquet(tables.PAIRS),
     "queries": datasets.parquet(tables.QUERIES),
     "query_days": datasets.parquet(tables.QUERY_DAYS),
@@ -361,24 +368,30 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
 
     units, _ = _image_units(config)
     deletions = mine_log.deletions(config)
+    args = (
+        stage,
+        config.max_image_pixels,
+        config.max_image_side,
+        count_images(units),
+        frozenset(deletions.keys),
+    )
+    earlier = _earlier(config)
     read = (
         pipeline
         | "ImageUnits" >> beam.Create(units)
-        | ReadImages(
-            stage,
-            config.max_image_pixels,
-            config.max_image_side,
-            count_images(units),
-            frozenset(deletions.keys),
+        | (
+            ReadChangedImages(earlier, num_shards, stage.spill, *args)
+            if earlier
+            else ReadImages(*args)
         )
     )
     duplicates = (
-        read.clean | FindDuplicates(num_shards, stage.spill)
+        read["clean"] | FindDuplicates(num_shards, stage.spill)
         if config.near_duplicates
         else pipeline | "NoDuplicates" >> beam.Create([])
     )
     copies = (
-        {"clean": read.clean, "duplicates": duplicates}
+        {"clean": read["clean"], "duplicates": duplicates}
         | "ByCopy" >> group(clean="image_id", duplicates="image_id")
         | mined_images.FindCopies()
     )
@@ -413,6 +426,16 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         DEAD: [read[DEAD], labels[DEAD], labelled[DEAD]],
         COUNTS: [s[COUNTS] for s in (read, labels, labelled, built)],
     }
+
+
+def _earlier(config: Config) -> Dataset | None:
+    """The output to reuse, if it was made with the same limits."""
+    if not config.reuse:
+        return None
+    earlier = Dataset(config.reuse)
+    limits = ("max_image_pixels", "max_image_side")
+    same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
+    return earlier if same and "sources" in earlier.manifest.tables else None
 
 
 JOB = job.Job(

@@ -4,7 +4,8 @@ Reads the log, images and labels (or, with --samples, draws them first); writes 
 below --workdir. Each stage runs in a process of its own. A stage that is done already says so and
 does nothing, so that a run that stopped goes on when the same command is given again, and a run
 every night does only what new data needs. With --forget nothing of the images and people on that
-list stays in any dataset below --workdir, in --days, or in what earlier runs left there.
+list stays in any dataset below --workdir, in --days, or in what earlier runs left there:
+snapshots are deleted too.
 
   ./run.sh all --log 'log/*.parquet' --images 'images/**' --labels labels.csv --workdir work/mine
   ./run.sh all --days days/ --images 'images/**' --labels labels.csv --workdir work/mine \\
@@ -25,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
-from schemas import manifest, storage
+from schemas import manifest, snapshots, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -184,7 +185,6 @@ STEPS = (
         "model",
         "pixel_embedder",
         "phrases",
-        "examples",
         "fusion",
         generator="text_generator",
     ),
@@ -358,9 +358,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
             if config.forget:
                 # What must be forgotten may still lie in what earlier runs left.
-                for step in steps:
-                    if step.output:
-                        manifest.purge(storage.join(config.workdir, step.output))
+                snapshots.forget(config.workdir, [step.output for step in steps if step.output])
             if not config.until:
                 print(results(config))
         return status

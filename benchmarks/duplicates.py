@@ -180,6 +180,8 @@ def tables_of(rows: Iterable[tuple]) -> list[pa.Table]:
                     "height": clean.height,
                     "image": b"",
                     "signature": clean.signature,
+                    "source": clean.image_id,
+                    "original": False,
                 }
                 for key, clean in rows[start : start + 64]
             ],

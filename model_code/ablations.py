@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model_code import evaluation, fusion, training
+from model_code import evaluation, fusion, pooling, training
 from model_code.example_reader import ExampleReader
 from model_code.fusion import Settings
 from schemas import fingerprint
@@ -30,12 +30,14 @@ class Trial:
       folder: its checkpoints and logs.
       model: with its best weights.
       history: its epochs.
+      pool: of a pool with others, the weight of each by name.
     """
 
     settings: Settings
     folder: str
     model: keras.Model
     history: training.History
+    pool: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> Mapping[str, float]:
@@ -87,6 +89,27 @@ class Trainer:
         ]
         return max(trials, key=lambda trial: trial.best["score"]), trials
 
+    def pooled(self, trials: Mapping[str, Trial]) -> dict[str, Trial]:
+        """The trials, of which "fused" is now a pool of all, with weights of the validation split.
+
+        Alone it overrates phrases: those of its training images are better than those of new
+        ones, because the text generator has seen what people typed for them.
+        """
+        logits = [
+            fusion.predictor(pooling.scorer(trial.model), fusion.PARTS[name], self.reader)
+            for name, trial in trials.items()
+        ]
+        weights = pooling.fit_weights(
+            np.stack([predict("validation") for predict in logits]),
+            fusion.truth(self.reader, "validation"),
+            self.reader.multi,
+            np.array([name == "fused" for name in trials], float),
+        )
+        pool = dict(zip(trials, weights.tolist(), strict=True))
+        model = pooling.pool({n: t.model for n, t in trials.items()}, pool, self.reader.multi)
+        fused = dataclasses.replace(trials["fused"], model=model, pool=pool)
+        return dict(trials) | {"fused": fused}
+
     def probabilities(self, name: str, trial: Trial, split: str) -> np.ndarray:
         """[rows, labels] float32."""
         return fusion.predictor(trial.model, fusion.PARTS[name], self.reader)(split)
@@ -99,7 +122,8 @@ def _few_labels(reader: ExampleReader, count: int, seed: int) -> ExampleReader:
 
 def describe(
     trainer: Trainer,
-    tuned: Mapping[str, tuple[Trial, list[Trial]]],
+    tuned: Mapping[str, Sequence[Trial]],
+    chosen: Mapping[str, Trial],
     truth: Mapping[str, np.ndarray],
     tested: Mapping[str, np.ndarray],
     seed: int,
@@ -108,7 +132,8 @@ def describe(
 
     Args:
       trainer: which trained them.
-      tuned: classifier → its best trial, and all.
+      tuned: classifier → all of its trials.
+      chosen: classifier → the best of them.
       truth: "validation" and "test" → [rows, labels] bool.
       tested: classifier → [test rows, labels] float32 probabilities.
       seed: from which they were tuned.
@@ -121,12 +146,14 @@ def describe(
         "rows": {split: reader.rows(split) for split in SPLITS},
     }
     result |= {key: {} for key in ("test", "validation", "tuning", "chosen", "curves")}
-    for name, (chosen, trials) in tuned.items():
+    for name, trials in tuned.items():
         result["test"][name] = evaluation.evaluate(
             tested[name], truth["test"], reader.multi
         ) | evaluation.evaluate_classes(tested[name], truth["test"], reader.multi, reader.labels)
         result["validation"][name] = evaluation.evaluate(
-            trainer.probabilities(name, chosen, "validation"), truth["validation"], reader.multi
+            trainer.probabilities(name, chosen[name], "validation"),
+            truth["validation"],
+            reader.multi,
         )
         result["tuning"][name] = [
             {
@@ -136,8 +163,9 @@ def describe(
             }
             for trial in trials
         ]
-        result["chosen"][name] = dataclasses.asdict(chosen.settings)
-        result["curves"][name] = chosen.history.epochs
+        result["chosen"][name] = dataclasses.asdict(chosen[name].settings)
+        result["curves"][name] = chosen[name].history.epochs
+    result["pool"] = chosen["fused"].pool
     return result
 
 
@@ -159,15 +187,22 @@ def measure_seeds(
     """
     found = []
     for seed in seeds:
-        row: dict[str, Any] = {"seed": seed}
-        for name, trial in chosen.items():
-            scores = first[name]
-            if seed != seeds[0]:
-                again = trainer.train(name, trial.settings, seed, f"seed {seed}")
-                probabilities = trainer.probabilities(name, again, "test")
-                scores = evaluation.evaluate(probabilities, truth, trainer.reader.multi)
-            row[name] = {metric: scores[metric] for metric in SHOWN}
-        found.append(row)
+        scores = first
+        if seed != seeds[0]:
+            again = {
+                name: trainer.train(name, trial.settings, seed, f"seed {seed}")
+                for name, trial in chosen.items()
+            }
+            if chosen["fused"].pool:
+                again = trainer.pooled(again)
+            scores = {
+                name: evaluation.evaluate(
+                    trainer.probabilities(name, trial, "test"), truth, trainer.reader.multi
+                )
+                for name, trial in again.items()
+            }
+        shown = {name: {metric: scores[name][metric] for metric in SHOWN} for name in chosen}
+        found.append({"seed": seed} | shown)
     return found
 
 

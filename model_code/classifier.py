@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from model_code import diversity
-from model_code.image_embedder import ImageEmbedder
+from model_code.image_embedder import ImageEmbedder, ImageEmbeddings
 from model_code.phrase_settings import PhraseSettings
 from schemas.errors import PhraseLensError
 
@@ -74,6 +74,32 @@ def score_variants(
     return logits, probabilities
 
 
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """Of n images.
+
+    Attributes:
+      labels: [n][k] most probable first.
+      probabilities: [n, k] float32.
+      phrases: [n][N] nearest first.
+      phrase_scores: [n, N] float32, inner products with the image's query embedding.
+      phrase_effects: [n, k, N] float32, by how much each phrase moved each label's logit: the
+        logit with all phrases minus the one without it. The text feature without the only
+        phrase is zero.
+    """
+
+    labels: list[list[str]]
+    probabilities: np.ndarray
+    phrases: list[list[str]]
+    phrase_scores: np.ndarray
+    phrase_effects: np.ndarray
+
+
+# The model's outputs, as the fields of `Classified`, and of its first half.
+OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
+EMBEDDINGS = tuple(field.name for field in dataclasses.fields(ImageEmbeddings))
+
+
 class _ImageClassifier(tf.Module):
     """The parts in a row; see `export` for the folders."""
 
@@ -86,6 +112,8 @@ class _ImageClassifier(tf.Module):
         vectors = np.load(os.path.join(index, "query_vectors.npy"))
         queries = pq.read_table(os.path.join(index, "queries.parquet"))["query"].to_pylist()
         self.query_vectors = tf.Variable(vectors, trainable=False)
+        assert self.embedder.pixel_config is not None
+        self.widths = vectors.shape[1], self.embedder.pixel_config["width"]
         self.text_embs = tf.Variable(np.load(os.path.join(index, "text_embs.npy")), trainable=False)
         self.phrases = tf.Variable(queries, trainable=False)
         with open(os.path.join(index, "config.json")) as f:
@@ -102,9 +130,29 @@ class _ImageClassifier(tf.Module):
         self.num_phrases = min(self.phrase_settings.num_phrases, len(queries))
         self.top_labels = min(top_labels, len(labels))
 
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """All in one for who serves; its two halves for who has the embeddings already."""
+        specs = [
+            tf.TensorSpec([None, width], tf.float32, name)
+            for name, width in zip(EMBEDDINGS, self.widths, strict=True)
+        ]
+        return {
+            "serving_default": self.classify,
+            "embed": self.embed,
+            "classify_embeddings": tf.function(self.classify_embeddings, input_signature=specs),
+        }
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        query_embs, pixel_embs = self.embedder.graph(images)
+        return self.classify_embeddings(*self.embedder.graph(images))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
+    def embed(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(EMBEDDINGS, self.embedder.graph(images), strict=True))
+
+    def classify_embeddings(
+        self, query_embs: tf.Tensor, pixel_embs: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         scores, rows, text_embs = self._phrases(query_embs)
         args = self.phrase_settings, scores, text_embs, self.temperature
         texts = diversity.text_features(*args)
@@ -144,41 +192,16 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
       are chosen ("phrase_settings").
     """
     module = _ImageClassifier(folders, top_labels)
-    tf.saved_model.save(
-        module, os.path.join(output, "saved_model"), {"serving_default": module.classify}
-    )
+    tf.saved_model.save(module, os.path.join(output, "saved_model"), module.signatures())
     return {
         "labels": module.labels.shape[0],
         "phrases": module.phrases.shape[0],
         "num_phrases": module.num_phrases,
         "top_labels": module.top_labels,
+        "query_width": module.widths[0],
+        "pixel_width": module.widths[1],
         "phrase_settings": dataclasses.asdict(module.phrase_settings),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Classified:
-    """Of n images.
-
-    Attributes:
-      labels: [n][k] most probable first.
-      probabilities: [n, k] float32.
-      phrases: [n][N] nearest first.
-      phrase_scores: [n, N] float32, inner products with the image's query embedding.
-      phrase_effects: [n, k, N] float32, by how much each phrase moved each label's logit: the
-        logit with all phrases minus the one without it. The text feature without the only
-        phrase is zero.
-    """
-
-    labels: list[list[str]]
-    probabilities: np.ndarray
-    phrases: list[list[str]]
-    phrase_scores: np.ndarray
-    phrase_effects: np.ndarray
-
-
-# The model's outputs, as the fields of `Classified`.
-OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
 
 
 class Classifier:
@@ -192,13 +215,16 @@ class Classifier:
     """
 
     def __init__(self, folder: str):
-        # The signature is a weak reference into the module that was loaded.
+        # The signatures are weak references into the module that was loaded.
         self._module = tf.saved_model.load(os.path.join(folder, "saved_model"))
-        self._classify = self._module.signatures["serving_default"]
-        missing = set(OUTPUTS) - set(self._classify.structured_outputs)
-        if missing:
+        signatures = self._module.signatures
+        self._embed, self._classify = (
+            signatures.get(name) for name in ("embed", "classify_embeddings")
+        )
+        known = set(self._classify.structured_outputs if self._classify else ())
+        if self._embed is None or not known >= set(OUTPUTS):
             raise PhraseLensError(
-                folder, f"a model with {', '.join(sorted(missing))}", "Run ./run.sh export again."
+                folder, f"a model with {', '.join(OUTPUTS)}", "Run ./run.sh export again."
             )
         with open(os.path.join(folder, "config.json")) as f:
             self.config = json.load(f)
@@ -212,13 +238,27 @@ class Classifier:
         Raises:
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in OUTPUTS}
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = list(images[start : start + BATCH_SIZE])
-            filled = batch + batch[-1:] * (BATCH_SIZE - len(batch))
-            found = self._classify(images=tf.constant(filled))
-            for name, rows in parts.items():
-                rows.append(found[name].numpy()[: len(batch)])
+        return self.classify_embeddings(self.embed(images))
+
+    def embed(self, images: Sequence[bytes]) -> ImageEmbeddings:
+        """The half that needs pixels; see `classify`."""
+        found = _in_batches(lambda rows: self._embed(images=tf.constant(rows)), list(images))
+        return ImageEmbeddings(*(np.concatenate(found[name]) for name in EMBEDDINGS))
+
+    def classify_embeddings(self, embs: ImageEmbeddings) -> Classified:
+        """The half that needs none.
+
+        Args:
+          embs: of n images, made by the very networks of this model.
+        """
+        rows = np.concatenate([embs.query_embs, embs.pixel_embs], axis=1)
+        width = embs.query_embs.shape[1]
+        parts = _in_batches(
+            lambda batch: self._classify(
+                query_embs=tf.constant(batch[:, :width]), pixel_embs=tf.constant(batch[:, width:])
+            ),
+            rows,
+        )
         return Classified(
             _texts(parts["labels"]),
             np.concatenate(parts["probabilities"]),
@@ -226,6 +266,26 @@ class Classifier:
             np.concatenate(parts["phrase_scores"]),
             np.concatenate(parts["phrase_effects"]),
         )
+
+
+def _in_batches(run: Callable[[Any], Mapping[str, tf.Tensor]], rows: Any) -> dict[str, list]:
+    """Runs a signature on batches of one size; its outputs by name, a part for each batch.
+
+    Args:
+      run: a batch → outputs.
+      rows: a list or an array; the last batch is filled up with its last row.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = rows[start : start + BATCH_SIZE]
+        missing = BATCH_SIZE - len(batch)
+        if isinstance(batch, np.ndarray):
+            filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        else:
+            filled = batch + batch[-1:] * missing
+        for name, values in run(filled).items():
+            parts.setdefault(name, []).append(values.numpy()[: len(batch)])
+    return parts
 
 
 def _texts(parts: list[np.ndarray]) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, stage, storage
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, message_of
 from schemas.stage import Stage
 
 
@@ -37,20 +37,32 @@ def main(
       raw_inputs: config → name and content hash of each input that is no dataset.
 
     Returns:
-      0 when done (now or before, or for `--dry_run`), 2 for an error that the person can mend.
+      0 when done (now or before, or for `--dry_run`), 2 for an error that the person can mend,
+      1 for a disk or bucket that refused the work.
     """
     try:
         config = config_lib.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
         raw = raw_inputs(config) if raw_inputs else {}
         planned = stage.plan(name, config, modules, datasets(config), raw)
         if planned.done:
+            if not config.dry_run:
+                planned.restore()
             print(f"{name}: already done: {config.output}")
             return 0
         print(describe(planned), flush=True)
-        return 0 if config.dry_run else work(config, planned)
+        if config.dry_run:
+            return 0
+        with planned.alone():
+            return work(config, planned)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        found = message_of(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 1
 
 
 def describe(planned: Stage) -> str:

@@ -10,7 +10,7 @@ each label's logit, phrase_effects [batch, k, N]) and config.json.
 
   python -m model_code.export_model --generator work/text_generator \\
     --pixel_embedder work/pixel_embedder --phrases work/phrases \\
-    --examples work/examples --fusion work/fusion --output work/model
+    --fusion work/fusion --output work/model
 """
 
 import dataclasses
@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from model_code import command
 from schemas import fingerprint, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 
@@ -34,29 +33,15 @@ class Config:
     generator: str = flag("Text generator (train_text_generator).", role="input")
     pixel_embedder: str = flag("Pixel embedder (train_pixel_embedder).", role="input")
     phrases: str = flag("Phrases (beam_jobs.embed_phrases).", role="input")
-    examples: str = flag("Examples (beam_jobs.prepare_examples).", role="input")
-    fusion: str = flag("Classifier (train_fusion), trained on the examples.", role="input")
+    fusion: str = flag("Classifier (train_fusion).", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     top_labels: int = flag("Labels returned, most probable first.", default=5)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def _datasets(config: Config) -> Mapping[str, str]:
-    """The inputs.
-
-    Raises:
-      PhraseLensError: the classifier was trained on other examples.
-    """
-    trained_on = Dataset(config.fusion).manifest.inputs.get("examples")
-    if trained_on != Dataset(config.examples).manifest.content_hash:
-        raise PhraseLensError(
-            f"--fusion={config.fusion}",
-            f"a classifier trained on {config.examples}",
-            "Give the examples that it was trained on, or train it again.",
-        )
     return {
-        name: getattr(config, name)
-        for name in ("generator", "pixel_embedder", "phrases", "examples", "fusion")
+        name: getattr(config, name) for name in ("generator", "pixel_embedder", "phrases", "fusion")
     }
 
 
@@ -69,10 +54,12 @@ def _work(config: Config, stage: Stage) -> int:
         "generator": (config.generator, "model"),
         "pixel_embedder": (config.pixel_embedder, "model"),
         "index": (config.phrases, "index"),
-        "transform": (config.examples, "transform_fn"),
-        "metadata": (config.examples, "metadata"),
+        "transform": (config.fusion, "transform_fn"),
+        "metadata": (config.fusion, "metadata"),
         "fusion": (config.fusion, "model"),
     }
+    for path, table in tables.values():
+        Dataset(path).shards(table)
     local = stage.empty_folder("model")
     with contextlib.ExitStack() as stack:
         folders = {

@@ -2,15 +2,19 @@
 
 Reads the examples of prepare_examples. Pixel-only, text-only and fused are trained alike:
 the same split, the same settings to choose from on the validation split, the same budget.
-The classifier of the best setting is then evaluated once on the test split. With several
-seeds the chosen settings are trained again from each, to tell a difference from chance.
+Fused then hears the other two beside itself, each weighed on the validation split (--pool), and
+the test split is read once. With several seeds the chosen settings are trained again from each,
+to tell a difference from chance.
 
 Writes a dataset with the tables "model" (fused.keras, text.keras, pixel.keras, config.json,
-history.json, tensorboard/) and "evaluation" (evaluation.json, predictions.parquet).
+history.json, tensorboard/), "evaluation" (evaluation.json, predictions.parquet), and of the
+examples "transform_fn" and "metadata", so that the classifier is used with the normalisation
+that it was trained with, whatever examples are made later.
 
   python -m model_code.train_fusion --examples work/examples --output work/fusion --seeds 5
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -23,9 +27,10 @@ import numpy as np
 
 from model_code import command
 from model_code.metrics import mean_and_error
-from schemas import fingerprint
+from schemas import fingerprint, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
 from schemas.stage import Stage
 from schemas.tables import SPLITS
 
@@ -58,6 +63,9 @@ class Config:
     )
     labels_per_class: int = flag(
         "Train on so few examples of each label, others from each seed; 0 for all.", default=0
+    )
+    pool: bool = flag(
+        "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
     epochs: int = flag("At most this many epochs.", default=40)
@@ -123,9 +131,12 @@ def _work(config: Config, stage: Stage) -> int:
         trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
         tuned = {name: trainer.tune(name, choices, config.seed) for name in fusion.PARTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
+        if config.pool:
+            chosen = trainer.pooled(chosen)
         truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
         tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
-        result = ablations.describe(trainer, tuned, truth, tested, config.seed)
+        trials = {name: tried for name, (_, tried) in tuned.items()}
+        result = ablations.describe(trainer, trials, chosen, truth, tested, config.seed)
         seeds = range(config.seed, config.seed + config.seeds)
         result["seeds"] = ablations.measure_seeds(
             trainer, chosen, truth["test"], result["test"], seeds
@@ -139,6 +150,7 @@ def _work(config: Config, stage: Stage) -> int:
         "task": result["task"],
         "widths": reader.widths,
         "settings": result["chosen"],
+        "pool": result["pool"],
     }
     ablations.write_models(local["model"], chosen, description)
     os.makedirs(local["evaluation"], exist_ok=True)
@@ -147,7 +159,13 @@ def _work(config: Config, stage: Stage) -> int:
         json.dump(evaluation.without_nan(result), f, indent=1, ensure_ascii=False)
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
-    stage.commit_tables(local, counters, fingerprint.of_arrays(description, weights))
+    # Weights mean nothing without the normalisation that the examples were made with.
+    identity = fingerprint.of_arrays(description | stage.inputs, weights)
+    with contextlib.ExitStack() as stack:
+        for table in ("transform_fn", "metadata"):
+            folder = Dataset(config.examples).folder(table)
+            local[table] = stack.enter_context(storage.local_copy(folder))
+        stage.commit_tables(local, counters, identity)
     unknown = int((~truth["test"].any(axis=1)).sum())
     if unknown:
         print(f"{unknown} test images have no label that training has: they count as wrong")

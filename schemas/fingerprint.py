@@ -1,6 +1,7 @@
 """Names made from content: ids of rows, shards of ids, fingerprints of configs and code."""
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -80,23 +81,32 @@ def of_code(modules: Iterable[str]) -> str:
         name = pending.pop()
         if name in sources or name.split(".")[0] not in PACKAGES:
             continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            continue
-        text = Path(spec.origin).read_text()
-        sources[name] = hashlib.sha256(text.encode()).hexdigest()
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Import):
-                pending += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                pending.append(node.module)
-                if node.module.split(".")[0] in PACKAGES:
-                    pending += [
-                        f"{node.module}.{alias.name}"
-                        for alias in node.names
-                        if (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
-                    ]
+        source = _source(name)
+        if source is not None:
+            sources[name], imported = source
+            pending += imported
     return of_json(sources)
+
+
+@functools.cache  # one process may run many stages
+def _source(name: str) -> tuple[str, list[str]] | None:
+    """Hex SHA-256 of a module's source, and what it imports; None where it has no source."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    text, imported = Path(spec.origin).read_text(), []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.append(node.module)
+            if node.module.split(".")[0] in PACKAGES:
+                imported += [
+                    f"{node.module}.{alias.name}"
+                    for alias in node.names
+                    if (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
+                ]
+    return hashlib.sha256(text.encode()).hexdigest(), imported
 
 
 def of_arrays(description: object, arrays: Iterable[np.ndarray]) -> str:

@@ -11,9 +11,10 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from schemas import fingerprint, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.records import Record
 
+_LOG = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 RUNS = "runs"
@@ -113,22 +115,49 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        fields = json.loads(text)
-        if fields["format_version"] > FORMAT_VERSION:
+    def from_json(cls, text: str, source: str = "manifest") -> "Manifest":
+        """Reads what any version up to this one wrote; `source` is its path, for errors.
+
+        Raises:
+          PhraseLensError: a later version wrote it, or it is damaged.
+        """
+        try:
+            fields = json.loads(text)
+            version = fields["format_version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _unreadable(source, error) from error
+        if version > FORMAT_VERSION:
             raise PhraseLensError(
-                f"manifest format {fields['format_version']}",
+                f"{source} of format {version}",
                 f"format {FORMAT_VERSION} or older",
                 "Read it with the newer version of PhraseLens that wrote it.",
             )
-        tables = {
-            name: Table(
-                table["format"], table["schema"], tuple(Shard(**shard) for shard in table["shards"])
-            )
-            for name, table in fields.pop("tables").items()
-        }
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(tables=tables, **{k: v for k, v in fields.items() if k in known})
+        try:
+            tables = {
+                name: Table(
+                    table["format"],
+                    table["schema"],
+                    tuple(Shard(**_known(Shard, shard)) for shard in table["shards"]),
+                )
+                for name, table in fields.pop("tables").items()
+            }
+            return cls(tables=tables, **_known(cls, fields))
+        except (TypeError, KeyError) as error:
+            raise _unreadable(source, error) from error
+
+
+def _known(cls: type, fields: dict) -> dict:
+    """The fields that this version reads: an older one may have written others."""
+    return {f.name: fields[f.name] for f in dataclasses.fields(cls) if f.name in fields}
+
+
+def _unreadable(source: str, error: Exception) -> PhraseLensError:
+    lacks = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+    return PhraseLensError(
+        f"{source}, which {lacks}",
+        f"a manifest of format {FORMAT_VERSION}",
+        "Remove that file, then run the stage that writes it.",
+    )
 
 
 def run_folder(dataset: str, run_id: str) -> str:
@@ -150,7 +179,8 @@ def read(dataset: str, run_id: str = "") -> Manifest | None:
     """
     folder = run_folder(dataset, run_id) if run_id else dataset.rstrip("/")
     try:
-        return Manifest.from_json(storage.read_bytes(storage.join(folder, FILE_NAME)).decode())
+        path = storage.join(folder, FILE_NAME)
+        return Manifest.from_json(storage.read_bytes(path).decode(), path)
     except FileNotFoundError:
         pass
     # Runs from before manifests were copied into them can be opened while they are the last.
@@ -200,9 +230,11 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
             )
     data = manifest.to_json().encode()
     if token(dataset) != seen:
-        return _lose(dataset, manifest)
+        return lose(dataset, manifest.fingerprint)
     storage.write_bytes(storage.join(run_folder(dataset, manifest.run_id), FILE_NAME), data)
-    return replace(storage.join(dataset, FILE_NAME), data, seen) or _lose(dataset, manifest)
+    return replace(storage.join(dataset, FILE_NAME), data, seen) or lose(
+        dataset, manifest.fingerprint
+    )
 
 
 def replace(path: str, data: bytes, seen: str) -> bool:
@@ -236,9 +268,18 @@ def replace(path: str, data: bytes, seen: str) -> bool:
     return True
 
 
-def _lose(dataset: str, manifest: Manifest) -> bool:
+def lose(dataset: str, fingerprint: str) -> bool:
+    """What a run comes to that finds another commit than the one it saw at its start.
+
+    Returns:
+      False: a rival did the same work, of this fingerprint.
+
+    Raises:
+      RivalCommitError: it was other work.
+    """
     rival = read(dataset)
-    if rival is not None and rival.fingerprint == manifest.fingerprint:
+    if rival is not None and rival.fingerprint == fingerprint:
+        _LOG.warning("%s: another run has committed the same work before this one", dataset)
         return False
     raise RivalCommitError(
         storage.join(dataset, FILE_NAME),
@@ -341,17 +382,60 @@ class Dataset:
         return pa.Table.from_batches(batches)
 
 
-def purge(dataset: str) -> list[str]:
-    """Deletes every run of a dataset but the committed one; returns the names of their folders.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder of files that one run of a stage wrote.
 
-    A reader that opened an older manifest fails from then on.
+    Attributes:
+      dataset: the dataset's folder.
+      run_id: its name.
+      committed: whether it was ever committed; else it is being made, or its maker died.
+      bytes: of its files.
+      changed: when the youngest of them was written, seconds since 1970.
     """
-    current = Dataset(dataset).manifest.run_id
-    runs = storage.join(dataset, "runs")
-    old = sorted({file.partition("/")[0] for file in storage.list_files(runs)} - {current})
-    for run_id in old:
-        storage.remove_tree(storage.join(runs, run_id))
-    return old
+
+    dataset: str
+    run_id: str
+    committed: bool
+    bytes: int
+    changed: float
+
+
+def runs(dataset: str) -> list[Run]:
+    """All runs of a dataset, by name."""
+    by_run: dict[str, list[tuple[str, int, float]]] = {}
+    for name, size, changed in storage.list_sizes(storage.join(dataset, RUNS)):
+        run_id, _, file = name.partition("/")
+        by_run.setdefault(run_id, []).append((file, size, changed))
+    last = read(dataset)
+    return [
+        Run(
+            dataset,
+            run_id,
+            any(file == FILE_NAME for file, _, _ in files)
+            or (last is not None and last.run_id == run_id),
+            sum(size for _, size, _ in files),
+            max(changed for _, _, changed in files),
+        )
+        for run_id, files in sorted(by_run.items())
+    ]
+
+
+def remove_run(run: Run) -> None:
+    """Deletes a run; a reader that opened it fails from then on."""
+    folder = run_folder(run.dataset, run.run_id)
+    # First what says that it is whole: if this is killed, the rest is nobody's.
+    storage.remove(storage.join(folder, FILE_NAME))
+    storage.remove_tree(folder)
+
+
+def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
+    """Deletes every run of a dataset but the last one and those of `keep`; returns their names."""
+    last = Dataset(dataset).manifest.run_id
+    old = [run for run in runs(dataset) if run.run_id not in (last, *keep)]
+    for run in old:
+        remove_run(run)
+    return [run.run_id for run in old]
 
 
 def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:

@@ -9,7 +9,7 @@ replaced in one step, so that model, index and all else change together. Readers
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pyarrow.fs as pafs
 
@@ -252,3 +252,81 @@ class Resolver:
             if storage.size(storage.join(work, FOLDER, f"{date}.json")) is not None:
                 return read(work, date).path(name)
         return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Garbage:
+    """What nobody needs: runs that no kept snapshot names, and the other snapshots."""
+
+    runs: list[manifest.Run]
+    dates: list[str]
+
+
+def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) -> Garbage:
+    """What `collect` deletes.
+
+    Args:
+      work: the work folder.
+      pointer: what is in use.
+      keep: the snapshots to keep: the last ones, beside the one in use and the one before it.
+      started_before: a run that was never committed counts as being made unless all of its files
+        are older, seconds since 1970.
+    """
+    found = dates(work)
+    kept = {*found[len(found) - min(keep, len(found)) :], pointer.date, *pointer.history[-1:]}
+    named = {(n, run) for d in kept if d for n, run in read(work, d).datasets.items()}
+    old = []
+    for name in dataset_names(work):
+        root = storage.join(work, name)
+        last = Dataset(root).manifest.run_id
+        for run in manifest.runs(root):
+            in_use = run.run_id == last or (name, run.run_id) in named
+            being_made = not run.committed and run.changed >= started_before
+            if not in_use and not being_made:
+                old.append(run)
+    return Garbage(old, [date for date in found if date not in kept])
+
+
+def collect(work: str, keep: int, started_before: float) -> Garbage:
+    """Deletes snapshots, and the runs that are named by none of those that stay.
+
+    Args:
+      work, keep, started_before: see `find_garbage`.
+
+    Raises:
+      RivalCommitError: another snapshot was put in use meanwhile; nothing was deleted.
+    """
+
+    def change(old: Pointer) -> Pointer:
+        # A promotion that began before this one fails: what it promotes may be gone.
+        return dataclasses.replace(old, history=old.history[-1:], collected=old.collected + 1)
+
+    pointer = change_pointer(work, change)
+    garbage = find_garbage(work, pointer, keep, started_before)
+    for date in garbage.dates:
+        storage.remove(_path(work, date))
+    for run in garbage.runs:
+        manifest.remove_run(run)
+    return garbage
+
+
+def forget(work: str, names: Collection[str], date: str = "") -> None:
+    """Deletes every run of datasets but the last one and a snapshot's, and all other snapshots.
+
+    What must be forgotten stays in no old run. Where a snapshot was in use, the new one is; or
+    none, where there is no date.
+
+    Args:
+      work: the work folder.
+      names: its datasets.
+      date: the snapshot that was made without what must be forgotten.
+    """
+    if read_pointer(work).date:
+        change_pointer(work, lambda old: Pointer(date, (), old.collected + 1))
+    for old in dates(work):
+        if old != date:
+            storage.remove(_path(work, old))
+    kept = read(work, date).datasets if date else {}
+    for name in names:
+        if manifest.read(storage.join(work, name)) is not None:
+            manifest.purge(storage.join(work, name), [kept[name]] if name in kept else [])

@@ -1,15 +1,20 @@
 """One run of a stage: what identifies it, where it writes, whether it is done already."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, manifest, storage
+from schemas.errors import PhraseLensError
 from schemas.manifest import Shard
+
+RUN_ID_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Stage:
       inputs: name → content hash.
       models: name → fingerprint, for the inputs that are models.
       seen: the dataset's commit token at the start.
-      done: whether the same work is committed already.
+      done: whether the same work is committed already, as the last run or an earlier one.
     """
 
     name: str
@@ -41,7 +46,7 @@ class Stage:
     @property
     def run_id(self) -> str:
         """Names the run's folder: a run that died finds its own files there again."""
-        return self.fingerprint[:16]
+        return self.fingerprint[:RUN_ID_DIGITS]
 
     def folder(self, table: str) -> str:
         """A table's folder, relative to the dataset."""
@@ -75,6 +80,13 @@ class Stage:
             num_shards=num_shards,
         )
 
+    def restore(self) -> None:
+        """Makes a run that is done the last one again, where later ones were committed."""
+        last = manifest.read(self.output)
+        found = manifest.read(self.output, self.run_id)
+        if found is not None and (last is None or last.fingerprint != self.fingerprint):
+            manifest.commit(self.output, found, self.seen)
+
     @property
     def scratch(self) -> str:
         """A local folder for checkpoints, kept until the run is committed."""
@@ -85,6 +97,25 @@ class Stage:
     def spill(self) -> str:
         """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
         return storage.join(self.output, "spill", self.run_id)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Held while a process works on this run: two would mix their checkpoints and files.
+
+        Raises:
+          PhraseLensError: another process of this machine works on the same run.
+        """
+        os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
+        with open(f"{self.scratch}.lock", "w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PhraseLensError(
+                    f"run {self.run_id} of {self.output}",
+                    "one process that works on it",
+                    "Another does so now: wait for it, or stop it.",
+                ) from error
+            yield
 
     def empty_folder(self, table: str) -> str:
         """An empty local folder for a table's files: what a killed run left in it is gone."""
@@ -119,6 +150,9 @@ class Stage:
         model_fingerprint: str = "",
     ) -> bool:
         """As `commit_files`, for several tables: name → local folder."""
+        if manifest.token(self.output) != self.seen:
+            # Its files may hold other dates than ours: they must not be written over.
+            return manifest.lose(self.output, self.fingerprint)
         tables = {
             table: manifest.Table("files", "", tuple(self.publish(table, folder)))
             for table, folder in local.items()
@@ -160,7 +194,7 @@ def plan(
     )
     # Before the manifest is read: what a rival commits in between is then not taken for seen.
     seen = manifest.token(config.output)
-    committed = manifest.read(config.output)
+    committed = manifest.read(config.output, identity[:RUN_ID_DIGITS])
     return Stage(
         name=name,
         output=config.output,

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from schemas.errors import PhraseLensError
+
 GCS_PREFIX = "gs://"
 # In the name of a file that is being written; a process that was killed leaves one behind.
 PARTIAL = ".partial-"
@@ -63,10 +65,15 @@ def is_folder(path: str) -> bool:
 
 def list_files(path: str) -> list[str]:
     """Paths, relative to `path`, of all files below it, sorted; [] if it is missing."""
+    return [name for name, _, _ in list_sizes(path)]
+
+
+def list_sizes(path: str) -> list[tuple[str, int, float]]:
+    """As `list_files`, with bytes and the time of change, seconds since 1970."""
     fs, inner = filesystem(path)
     selector = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
-    files = [f.path for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
-    return sorted(os.path.relpath(f, inner) for f in files)
+    files = [f for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
+    return sorted((os.path.relpath(f.path, inner), f.size, (f.mtime_ns or 0) / 1e9) for f in files)
 
 
 def open_input(path: str) -> pa.NativeFile:
@@ -86,7 +93,23 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
 
     A local file is written beside its place and renamed into it; an object in
     Cloud Storage becomes visible when its upload ends.
+
+    Raises:
+      PhraseLensError: the disk or bucket refuses it.
     """
+    try:
+        with _open_output(path) as f:
+            yield f
+    except OSError as error:
+        raise PhraseLensError(
+            path,
+            f"a file that can be written ({error})",
+            "Mend that, then give the same command again: it goes on where it stopped.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_output(path: str) -> Iterator[pa.NativeFile]:
     fs, inner = filesystem(path)
     if isinstance(fs, pafs.LocalFileSystem):
         os.makedirs(os.path.dirname(inner), exist_ok=True)
@@ -123,6 +146,13 @@ def sha256(path: str) -> str:
         while chunk := f.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remove(path: str) -> None:
+    """Deletes a file if it is there."""
+    fs, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_file(inner)
 
 
 def remove_tree(path: str) -> None:

@@ -17,6 +17,20 @@ IMAGES = pa.schema(
     ]
 )
 
+# What came of which bytes, so that a later run need not decode them again.
+SOURCES = pa.schema(
+    [
+        ("source", pa.string()),  # hash of the bytes as they came
+        ("image_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("signature", pa.binary(1536)),  # see transforms/signatures.py
+        ("original", pa.bool_()),  # the clean image is those very bytes
+        ("written", pa.bool_()),  # the clean image is in the table images
+        ("image", pa.binary()),  # the clean image where it is neither
+    ]
+)
+
 PAIRS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -132,6 +146,19 @@ def features(query_width: int, text_width: int, pixel_width: int) -> pa.Schema:
             ("pixel_emb", vector(pixel_width)),
             ("generator_fingerprint", pa.string()),
             ("phrases_fingerprint", pa.string()),
+            ("pixel_fingerprint", pa.string()),
+        ]
+    )
+
+
+def embeddings(query_width: int, pixel_width: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("source", pa.string()),  # hash of the image's bytes as they came
+            ("image_id", pa.string()),
+            ("query_emb", vector(query_width)),
+            ("pixel_emb", vector(pixel_width)),
+            ("generator_fingerprint", pa.string()),
             ("pixel_fingerprint", pa.string()),
         ]
     )

@@ -1,19 +1,20 @@
 """Images → features: query-space embedding, predicted phrases, text and pixel embeddings."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model_code.phrase_settings import PhraseSettings
 from model_code.progress import Progress
-from schemas import storage, tables
+from schemas import tables
 from schemas.stage import Stage
 from schemas.tables import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import Output
-from transforms.models import ModelFolder, load
+from transforms.earlier import Earlier, read_images
+from transforms.models import Lazy, ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.shards import run_or_bisect
 
@@ -35,7 +36,7 @@ class Widths:
 class EmbedImages:
     """Worker of `MapShards`: a shard of images → a shard of features.
 
-    The task is its path and that of an earlier run's features of the same shard, or None.
+    The task is its path and those of an earlier run's features of the same images, if any.
     """
 
     stage: Stage
@@ -52,32 +53,37 @@ class EmbedImages:
     def load(self):
         from model_code.phrase_chooser import PhraseChooser
 
-        embedder = load("image_embedder", self.generator, self.pixel_embedder)
+        embedder = Lazy("image_embedder", self.generator, self.pixel_embedder)
         return embedder, PhraseChooser(load("phrase_index", self.index), self.phrase_settings)
 
-    def process(self, task: tuple[str, str | None], loaded, progress: Progress) -> Output:
-        path, earlier_path = task
+    def process(self, task: tuple[str, Sequence[str]], loaded, progress: Progress) -> Output:
+        path, earlier_paths = task
         embedder, chooser = loaded
         parts, dead, rows, reused = [], [], 0, 0
-        earlier = self._earlier(earlier_path)
-        with pq.ParquetFile(storage.open_input(path)) as file:
-            columns = ["image_id", "split", "labels", "image"]
-            for batch in file.iter_batches(self.batch_size, columns=columns):
-                rows += batch.num_rows
-                progress.add(batch.num_rows)
-                place = pc.index_in(batch["image_id"], value_set=earlier["image_id"])
-                known = batch.filter(place.is_valid())
-                reused += known.num_rows
-                if known.num_rows:
-                    embs = take_embeddings(earlier, place.drop_null())
-                    parts.append(self._features(known, embs, chooser))
-                batch = batch.filter(pc.is_null(place))
-                images = batch["image"].to_pylist()
-                good, bad = run_or_bisect(embedder.embed, images)
-                for start, embs in good:
-                    rows_of = batch.slice(start, len(embs.query_embs))
+        earlier = Earlier(
+            earlier_paths,
+            "image_id",
+            ["query_emb", "pixel_emb"],
+            {
+                "generator_fingerprint": self.generator.fingerprint,
+                "pixel_fingerprint": self.pixel_embedder.fingerprint,
+            },
+        )
+        for batch, known, found in read_images(path, earlier):
+            rows += batch.num_rows
+            progress.add(batch.num_rows)
+            if found is not None:
+                reused += found.num_rows
+                parts.append(self._features(batch.filter(known), embeddings_of(found), chooser))
+            new = batch.filter(pc.invert(known))
+            for start in range(0, new.num_rows, self.batch_size):
+                part = new.slice(start, self.batch_size)
+                images = part["image"].to_pylist()
+                good, bad = run_or_bisect(embedder().embed, images)
+                for first, embs in good:
+                    rows_of = part.slice(first, len(embs.query_embs))
                     parts.append(self._features(rows_of, embs, chooser))
-                names = batch["image_id"].to_pylist()
+                names = part["image_id"].to_pylist()
                 dead.append(inference_failed(self.stage, bad, names, images))
         features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
         counts = {
@@ -88,19 +94,7 @@ class EmbedImages:
         }
         return Output({"features": features}, tuple(dead), counts)
 
-    def _earlier(self, path: str | None) -> pa.Table:
-        """The vectors that the very same networks computed for an earlier run."""
-        if path is None:
-            return self.widths.schema.empty_table().select(EARLIER)
-        table = pq.read_table(storage.open_input(path), columns=EARLIER)
-        return table.filter(
-            pc.and_(
-                pc.equal(table["generator_fingerprint"], self.generator.fingerprint),
-                pc.equal(table["pixel_fingerprint"], self.pixel_embedder.fingerprint),
-            )
-        )
-
-    def _features(self, batch: pa.RecordBatch, embs, chooser) -> pa.Table:
+    def _features(self, batch: pa.Table, embs, chooser) -> pa.Table:
         found = chooser.choose(embs.query_embs)
         rows = batch.num_rows
         columns = {
@@ -121,14 +115,10 @@ class EmbedImages:
         return pa.table(columns, self.widths.schema)
 
 
-EARLIER = ["image_id", "query_emb", "pixel_emb", "generator_fingerprint", "pixel_fingerprint"]
-
-
-def take_embeddings(features: pa.Table, places: pa.Array):
-    """The `ImageEmbeddings` of some rows of features."""
+def embeddings_of(rows: pa.Table):
+    """The `ImageEmbeddings` that rows of an earlier run hold."""
     from model_code.image_embedder import ImageEmbeddings
 
-    rows = features.take(places)
     return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))
 
 

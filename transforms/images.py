@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import hashlib
 import io
+import types
+from collections.abc import Mapping
 
 import apache_beam as beam
 import numpy as np
@@ -29,6 +31,8 @@ CLEAN_IMAGES = pa.schema(
         ("height", pa.int32()),
         ("image", pa.binary()),
         ("signature", pa.binary(SIGNATURE_BYTES)),
+        ("source", pa.string()),  # hash of the bytes as they came
+        ("original", pa.bool_()),  # whether those were clean already
     ]
 )
 
@@ -109,6 +113,11 @@ def clean_image(data: bytes, max_pixels: int, max_side: int) -> CleanImage:
     return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, data, signature(rgb))
 
 
+def source_of(data: bytes) -> str:
+    """Names the bytes of an image as they came: 32 hex digits of their SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
 # Where a PNG tells its bits a channel: PIL opens 16-bit RGB as if it had 8.
 _PNG_BIT_DEPTH = 24
 
@@ -150,12 +159,18 @@ def clean_images(
     max_pixels: int,
     max_side: int,
     forgotten: frozenset[str] = frozenset(),
+    known: Mapping[str, CleanImage] = types.MappingProxyType({}),
 ) -> Output:
     """Cleans a batch of RAW_IMAGES; one bad image is one dead letter, one of `forgotten` is none.
+
+    Args:
+      table, stage, max_pixels, max_side, forgotten: see `ReadImages`.
+      known: source → what `clean_image` made of it before, with the same limits.
 
     Returns:
       Table `clean` (rows of CLEAN_IMAGES), dead letters, counts of `images`.
     """
+    reused = 0
     good: list[tuple] = []
     dead: list[tuple[str, str, str, bytes]] = []
     for key, data in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
@@ -166,12 +181,17 @@ def clean_images(
         if key in forgotten:
             continue
         try:
-            image = clean_image(data or b"", max_pixels, max_side)
-            row = (image.image_id, key, image.width, image.height, image.data, image.signature)
-            good.append(row)
+            source = source_of(data or b"")
+            reused += source in known
+            image = known.get(source) or clean_image(data or b"", max_pixels, max_side)
+            size = image.width, image.height
+            original = image.data == data
+            good.append((image.image_id, key, *size, image.data, image.signature, source, original))
         except ImageError as error:
             dead.append((error.reason, key, error.detail, data or b""))
     counts = {"images.in": table.num_rows, "images.out": len(good)}
+    if reused:
+        counts["reused.rows"] = reused
     if gone := table.num_rows - len(good) - len(dead):
         counts["images.dropped_forgotten"] = gone
     letters = []

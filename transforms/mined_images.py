@@ -12,6 +12,7 @@ from schemas.stage import Stage
 from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.duplicates import DUPLICATES
 from transforms.images import CLEAN_IMAGES
+from transforms.known_images import sources_of
 from transforms.labels import LABELS
 
 IMAGE_KEYS = pa.schema([("key", pa.string()), ("image_id", pa.string())])
@@ -19,9 +20,7 @@ ATTRIBUTES = pa.schema(
     [("image_id", pa.string()), *[field for field in LABELS if field.name != "key"]]
 )
 # An image, and the one among its near duplicates that stands for all of them.
-COPIES = pa.schema(
-    [*[f for f in CLEAN_IMAGES if f.name != "signature"], ("representative", pa.string())]
-)
+COPIES = pa.schema([*CLEAN_IMAGES, ("representative", pa.string())])
 SPLIT_OF_IMAGES = pa.schema([("image_id", pa.string()), ("split", pa.string())])
 
 
@@ -96,15 +95,15 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
       shares: of images that are held out, where no file says it.
 
     Returns:
-      Tables `images` (tables.IMAGES) and `splits` (SPLIT_OF_IMAGES), counts of
-      `unique_images`.
+      Tables `images` (tables.IMAGES), `sources` (tables.SOURCES) and `splits`
+      (SPLIT_OF_IMAGES), counts of `unique_images`.
     """
     rows: dict[str, dict] = {}
     # Equal content may arrive as different files; the first in this order is kept.
     order = [(name, "ascending") for name in ("image_id", "key", "image")]
     near = pc.sum(pc.not_equal(copies["image_id"], copies["representative"])).as_py() or 0
     keys: dict[str, set] = {}
-    for row in copies.sort_by(order).to_pylist():
+    for row in copies.drop_columns(["signature"]).sort_by(order).to_pylist():
         keys.setdefault(row["representative"], set()).add(row["key"])
         if row["image_id"] == row["representative"]:
             rows.setdefault(row["image_id"], row | {"labels": set(), "splits": set()})
@@ -125,8 +124,10 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
         "unique_images.dropped_near_duplicate": near,
         "unique_images.dropped_duplicate": copies.num_rows - images.num_rows - near,
     }
+    written = pa.table({"source": pa.array([r["source"] for r in rows.values()], pa.string())})
+    sources = sources_of(copies, written)
     splits = images.select(SPLIT_OF_IMAGES.names)
-    return Output({"images": images, "splits": splits}, (), counts)
+    return Output({"images": images, "sources": sources, "splits": splits}, (), counts)
 
 
 class FindCopies(beam.PTransform):
@@ -172,12 +173,11 @@ class BuildImages(beam.PTransform):
         copies = from_blocks(blocks["copies"], COPIES)
         attributes = from_blocks(blocks["attributes"], ATTRIBUTES)
         built = build_images(copies, attributes, self._shares)
-        yield beam.pvalue.TaggedOutput(
-            SHARDS,
-            write_sorted(
-                self._stage, built.tables["images"], "images", index, self._num_shards, ["image_id"]
-            ),
-        )
+        for name, keys in (("images", ["image_id"]), ("sources", ["image_id", "source"])):
+            shard = write_sorted(
+                self._stage, built.tables[name], name, index, self._num_shards, keys
+            )
+            yield beam.pvalue.TaggedOutput(SHARDS, shard)
         yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
 
     def expand(self, shards):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import threading
 from typing import Any
 
 from schemas import storage
@@ -37,6 +38,20 @@ class ModelFolder:
     def config(self) -> dict[str, Any]:
         """The model's config.json."""
         return json.loads(storage.read_bytes(storage.join(self.path, "config.json")))
+
+
+class Lazy:
+    """A model that is loaded, once, when it is first called for: perhaps never."""
+
+    def __init__(self, kind: str, *folders: "ModelFolder | None"):
+        self._kind, self._folders = kind, folders
+        self._lock, self._model = threading.Lock(), None
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._model is None:
+                self._model = load(self._kind, *self._folders)
+            return self._model
 
 
 def load(kind: str, *folders: ModelFolder | None) -> Any:

@@ -1,6 +1,7 @@
 """Phrases: every query with its vector in query space and its text embedding."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -16,7 +17,8 @@ from schemas.stage import Stage
 from schemas.tables import vectors_to_arrow
 from transforms.calibration import Calibrated, HeadWeights
 from transforms.datasets import COUNTS, SHARDS, Output, from_blocks, write_sorted
-from transforms.models import ModelFolder, load
+from transforms.earlier import Earlier, read_images
+from transforms.models import Lazy, ModelFolder, load
 from transforms.phrase_ranks import rank_phrases
 from transforms.prototypes import image_embs_schema, sums_schema
 from transforms.shards import run_or_bisect
@@ -32,11 +34,13 @@ class ImageTask:
     Attributes:
       images, pairs: paths of the shard of images and, of the same ids, of pairs, if any.
       held_out: how many validation images are embedded, the first ones that were clicked.
+      earlier: paths of an earlier run's `image_embs` of the same images, by the same generator.
     """
 
     images: str
     pairs: str | None
     held_out: int
+    earlier: Sequence[str] = ()
 
 
 def share_out(total: int, parts: int) -> list[int]:
@@ -70,7 +74,7 @@ class EmbedClickedImages:
     unit: str = "images"
 
     def load(self):
-        return load("image_embedder", self.generator, None)
+        return Lazy("image_embedder", self.generator, None)
 
     def process(self, task: ImageTask, loaded, progress: Progress) -> Output:
         wanted = pa.array([], pa.string())
@@ -81,22 +85,31 @@ class EmbedClickedImages:
         schema = image_embs_schema(self.width)
         parts: list[pa.Table] = [schema.empty_table()]
         dead: list[pa.Table] = []
-        splits: list[pa.Array] = []
-        with pq.ParquetFile(storage.open_input(task.images)) as file:
-            for batch in file.iter_batches(READ_BATCH, columns=["image_id", "split", "image"]):
-                progress.add(batch.num_rows)
-                batch = batch.filter(pc.is_in(batch["image_id"], value_set=wanted))
-                splits.append(batch["split"])
-                images = batch["image"].to_pylist()
-                good, bad = run_or_bisect(loaded.embed_queries_only, images)
-                for start, embs in good:
-                    rows = batch.slice(start, len(embs))
+        splits: list[pa.ChunkedArray] = []
+        earlier = Earlier(task.earlier, "image_id", ["query_emb"])
+        reused = 0
+        for batch, known, found in read_images(task.images, earlier, wanted):
+            progress.add(batch.num_rows)
+            splits.append(batch["split"])
+            if found is not None:
+                reused += found.num_rows
+                rows = batch.filter(known)
+                parts.append(
+                    pa.table([rows["image_id"], rows["split"], found["query_emb"]], schema)
+                )
+            new = batch.filter(pc.invert(known))
+            for start in range(0, new.num_rows, READ_BATCH):
+                part = new.slice(start, READ_BATCH)
+                images = part["image"].to_pylist()
+                good, bad = run_or_bisect(loaded().embed_queries_only, images)
+                for first, embs in good:
+                    rows = part.slice(first, len(embs))
                     vectors = vectors_to_arrow(embs, schema.field("query_emb").type)
                     parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
-                names = batch["image_id"].to_pylist()
+                names = part["image_id"].to_pylist()
                 dead.append(inference_failed(self.stage, bad, names, images))
         table = pa.concat_tables(parts)
-        counts: dict[str, int] = {}
+        counts = {"reused.rows": reused}
         for split, kind in (("train", "training_images"), ("validation", "calibration_images")):
             rows = sum(pc.sum(pc.equal(part, split)).as_py() or 0 for part in splits)
             out = pc.sum(pc.equal(table["split"], split)).as_py() or 0

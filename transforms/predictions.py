@@ -1,15 +1,20 @@
 """Images as people have them → labels with the phrases that helped to find them."""
 
 import dataclasses
+from collections import Counter
 
 import pyarrow as pa
 
 from model_code.progress import Progress
 from schemas import tables
+from schemas.errors import PhraseLensError
 from schemas.stage import Stage
+from schemas.tables import vectors_to_arrow
 from transforms.datasets import Output
+from transforms.earlier import Earlier, first_of_each
+from transforms.features import embeddings_of
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
-from transforms.images import clean_images
+from transforms.images import clean_images, source_of
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.rows import bad_rows
@@ -18,11 +23,51 @@ from transforms.tabular import BadRows
 
 
 @dataclasses.dataclass(frozen=True)
+class Networks:
+    """The image networks inside an exported model: fingerprints, and widths of what they make."""
+
+    generator: str
+    pixel_embedder: str
+    query_width: int
+    pixel_width: int
+
+    @classmethod
+    def of(cls, model: ModelFolder) -> "Networks":
+        """Reads the model's config.
+
+        Raises:
+          PhraseLensError: a version exported it that did not write this.
+        """
+        config = model.config()
+        if "query_width" not in config:
+            raise PhraseLensError(
+                model.path, "a model of this version", "Run ./run.sh export again."
+            )
+        inputs = config["inputs"]
+        widths = config["query_width"], config["pixel_width"]
+        return cls(inputs["generator"], inputs["pixel_embedder"], *widths)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return tables.embeddings(self.query_width, self.pixel_width)
+
+
+@dataclasses.dataclass(frozen=True)
 class ClassifyImages:
-    """Worker of `MapShards`: the task is some `ImageUnit`s, the shard their predictions."""
+    """Worker of `MapShards`: the task is some `ImageUnit`s, the shard their predictions.
+
+    Beside them it writes what the networks made of the images, the table `embeddings`: a later
+    run finds it by the hash of an image's bytes, and neither decodes nor embeds the image again.
+
+    Attributes:
+      earlier: paths of such tables, made with the same limits.
+      max_pixels, max_side: the limits, see transforms/images.py.
+    """
 
     stage: Stage
     model: ModelFolder
+    networks: Networks
+    earlier: tuple[str, ...]
     max_pixels: int
     max_side: int
     total: int | None
@@ -30,57 +75,106 @@ class ClassifyImages:
     unit: str = "images"
 
     def load(self):
-        return load("classifier", self.model)
+        earlier = Earlier(
+            self.earlier,
+            "source",
+            ["image_id", "query_emb", "pixel_emb"],
+            {
+                "generator_fingerprint": self.networks.generator,
+                "pixel_fingerprint": self.networks.pixel_embedder,
+            },
+        )
+        return load("classifier", self.model), earlier
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
+        classifier, earlier = loaded
         outputs = [
-            self._classify(batch, unit, loaded, progress)
+            bad_rows(batch, "images", self.stage)
+            if isinstance(batch, BadRows)
+            else self._classify(batch, classifier, earlier, progress)
             for unit in units
             for batch in read_unit(unit)
         ]
-        empty = tables.PREDICTIONS.empty_table()
-        predictions = pa.concat_tables([empty, *(o.tables["predictions"] for o in outputs)])
-        counts: dict[str, int] = {}
+        embeddings = self._joined(outputs, "embeddings", self.networks.schema)
+        counts: Counter[str] = Counter()
         for output in outputs:
-            for name, rows in output.counts.items():
-                counts[name] = counts.get(name, 0) + rows
-        dead = tuple(table for output in outputs for table in output.dead)
-        return Output({"predictions": predictions}, dead, counts)
+            counts.update(output.counts)
+        return Output(
+            {
+                "predictions": self._joined(outputs, "predictions", tables.PREDICTIONS),
+                "embeddings": first_of_each(embeddings, "source"),
+            },
+            tuple(table for output in outputs for table in output.dead),
+            dict(counts),
+        )
 
-    def _classify(self, batch: pa.Table | BadRows, unit: ImageUnit, loaded, progress) -> Output:
-        if isinstance(batch, BadRows):
-            output = bad_rows(batch, "images", self.stage)
-            return dataclasses.replace(
-                output, tables={"predictions": tables.PREDICTIONS.empty_table()}
-            )
+    def _joined(self, outputs: list[Output], name: str, schema: pa.Schema) -> pa.Table:
+        found = [o.tables[name] for o in outputs if name in o.tables]
+        return pa.concat_tables([schema.empty_table(), *found])
+
+    def _classify(self, batch: pa.Table, classifier, earlier: Earlier, progress) -> Output:
         progress.add(batch.num_rows)
+        rows = zip(batch["key"].to_pylist(), batch["image"].to_pylist(), strict=True)
+        # Without a key a row dies, whatever is known of its image.
+        sources = pa.array([source_of(data or b"") if key else "" for key, data in rows])
+        known, found = earlier.take(sources)
+        output = self._embed(batch.filter(pa.array(~known)), classifier)
+        keys, embeddings = output.tables["keys"], [output.tables["embeddings"]]
+        if found is not None:
+            keys = pa.concat_tables([keys, batch.filter(pa.array(known)).select(["key"])])
+            embeddings.append(self._embeddings(found))
+            for name in ("images.in", "images.out", "reused.rows"):
+                output.counts[name] = output.counts.get(name, 0) + found.num_rows
+        table = pa.concat_tables(embeddings)
+        if not table.num_rows:
+            return Output({}, output.dead, output.counts)
+        predictions = self._predictions(keys, table, classifier)
+        return Output({"predictions": predictions, "embeddings": table}, output.dead, output.counts)
+
+    def _embed(self, batch: pa.Table, classifier) -> Output:
+        """Tables `keys` and `embeddings` of images that no earlier run knows."""
         cleaned = clean_images(batch, self.stage, self.max_pixels, self.max_side)
         clean = cleaned.tables["clean"]
-        images, keys = clean["image"].to_pylist(), clean["key"].to_pylist()
-        good, bad = run_or_bisect(loaded.classify, images)
-        parts = [
-            self._predictions(clean.slice(start, len(found.labels)), found) for start, found in good
-        ]
+        images, names = clean["image"].to_pylist(), clean["key"].to_pylist()
+        good, bad = run_or_bisect(classifier.embed, images)
+        keys, parts = [clean.select(["key"]).slice(0, 0)], [self.networks.schema.empty_table()]
+        for start, embs in good:
+            rows = clean.slice(start, len(embs.query_embs))
+            keys.append(rows.select(["key"]))
+            columns = [rows["source"], rows["image_id"]]
+            for name, values in (("query_emb", embs.query_embs), ("pixel_emb", embs.pixel_embs)):
+                columns.append(vectors_to_arrow(values, self.networks.schema.field(name).type))
+            names_of = ["source", "image_id", "query_emb", "pixel_emb"]
+            parts.append(self._embeddings(pa.table(columns, names_of)))
         counts = cleaned.counts | {
             "images.out": len(images) - len(bad),
             "images.dropped_inference_failed": len(bad),
         }
+        dead = (*cleaned.dead, inference_failed(self.stage, bad, names, images))
         return Output(
-            {"predictions": pa.concat_tables([tables.PREDICTIONS.empty_table(), *parts])},
-            (*cleaned.dead, inference_failed(self.stage, bad, keys, images)),
-            counts,
+            {"keys": pa.concat_tables(keys), "embeddings": pa.concat_tables(parts)}, dead, counts
         )
 
-    def _predictions(self, clean: pa.Table, found) -> pa.Table:
+    def _embeddings(self, rows: pa.Table) -> pa.Table:
+        made_by = {
+            "generator_fingerprint": self.networks.generator,
+            "pixel_fingerprint": self.networks.pixel_embedder,
+        }
+        for name, value in made_by.items():
+            rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
+        return rows.select(self.networks.schema.names).cast(self.networks.schema)
+
+    def _predictions(self, keys: pa.Table, embeddings: pa.Table, classifier) -> pa.Table:
+        found = classifier.classify_embeddings(embeddings_of(embeddings))
         columns = {
-            "key": clean["key"],
-            "image_id": clean["image_id"],
-            "labels": pa.array(list(found.labels), pa.list_(pa.string())),
+            "key": keys["key"],
+            "image_id": embeddings["image_id"],
+            "labels": pa.array(found.labels, pa.list_(pa.string())),
             "probabilities": pa.array(list(found.probabilities), pa.list_(pa.float32())),
-            "phrases": pa.array(list(found.phrases), pa.list_(pa.string())),
+            "phrases": pa.array(found.phrases, pa.list_(pa.string())),
             "phrase_scores": pa.array(list(found.phrase_scores), pa.list_(pa.float32())),
             "phrase_effects": pa.array(found.phrase_effects.tolist(), tables.PHRASE_EFFECTS),
-            "model_fingerprint": pa.array([self.model.fingerprint] * clean.num_rows),
+            "model_fingerprint": pa.array([self.model.fingerprint] * keys.num_rows, pa.string()),
         }
         return pa.table(columns, tables.PREDICTIONS)
 

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import classify_images, dataflow, embed_images, job, mine_pairs, submit
+from beam_jobs import classify_images, dataflow, embed_images, mine_pairs, submit
 from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -183,4 +183,3 @@ def test_what_google_says_is_an_error_and_no_traceback():
     assert "Google Cloud: 403 no" in dataflow.refusal(Forbidden("no"))
     assert "gcloud auth" in dataflow.refusal(DefaultCredentialsError("none"))
     assert dataflow.refusal(KeyError("ours")) is None
-    assert job.known_error(KeyError("ours")) is None

@@ -6,6 +6,7 @@ import fnmatch
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -160,15 +161,20 @@ def test_packages_come_from_the_locks_and_from_nowhere_else():
     assert not any(re.search(r"\b(apt|apt-get|curl|wget)\b", run) for run in words_of("RUN"))
 
 
+def copied_sources() -> list[str]:
+    """What of the repository the image's last stage copies."""
+    found = []
+    for words in words_of("COPY"):
+        *flags, target = words.split()
+        if not any(word.startswith("--from=") for word in flags) and target.startswith("code/"):
+            found += [word for word in flags if not word.startswith("--")]
+    return found
+
+
 def test_everything_that_is_copied_is_there_and_reaches_the_builder():
     ignore = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().split("\n")
     kept = [line[1:] for line in ignore if line.startswith("!")]
-    copied = []
-    for words in words_of("COPY"):
-        flags = [word for word in words.split() if word.startswith("--")]
-        *sources, _ = (word for word in words.split() if not word.startswith("--"))
-        if not any(flag.startswith("--from=") for flag in flags):
-            copied += sources
+    copied = [*copied_sources(), "requirements.lock", "requirements-gpu.lock"]
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(fnmatch.fnmatch(source, pattern) for pattern in kept), source
@@ -202,10 +208,15 @@ def test_the_launcher_starts_a_file_that_is_installed():
 @pytest.mark.slow
 def test_code_that_is_installed_has_the_fingerprint_of_the_checkout(tmp_path):
     """As the image installs it: launcher, workers and checkout name the same work."""
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    for name in copied_sources():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
     command = ["python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    work_folder.run([*command, f"--target={tmp_path}", str(ROOT)])
+    work_folder.run([*command, f"--target={installed}", str(source)])
     script = "from schemas import fingerprint; print(fingerprint.of_code(['beam_jobs.mine_pairs']))"
-    environment = work_folder.environment() | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    environment = work_folder.environment() | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         ["python", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True
     )

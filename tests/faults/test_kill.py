@@ -1,47 +1,38 @@
 """kill -9 at any moment: nothing unfinished is visible, and the next run ends in the same rows.
 
-Each stage is run undisturbed, then killed at random moments of that time and run again to its
-end. A manifest is what makes rows exist, so what a killed run leaves must name none.
+Each stage is run undisturbed, then killed at random moments of that time: killed, run again on what
+that left, killed again, until a run comes to its end before it is killed; then from an empty folder
+again. A manifest is what makes rows exist, so what a killed run leaves must name none.
 """
 
 import os
 import random
+import re
 import shutil
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from schemas import manifest
-from tests import work_folder
+from schemas import manifest, storage
+from tests import forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 
 QUICK = ("mine_pairs", "embed_images", "train_fusion")
-MOMENTS = 3
-
-
-def kill_after(seconds: float, command: list[str]) -> bool:
-    """Kills a command, and all that it started, after some seconds; False if it ended before."""
-    process = subprocess.Popen(
-        command,
-        env=work_folder.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+MOMENTS = 20
 
 
 def moments(stage: str, count: int) -> list[float]:
-    """Shares of a stage's time: one at random in each of `count` equal parts of it."""
+    """Shares of a stage's time: one at random in each of `count` equal parts of it, shuffled."""
     rng = random.Random(stage)
-    return [(part + rng.random()) / count for part in range(count)]
+    return rng.sample([(part + rng.random()) / count for part in range(count)], count)
+
+
+def left_behind(output: str) -> frozenset[str]:
+    """The files below a folder, without the random part of the names of unfinished ones."""
+    partial = re.escape(storage.PARTIAL) + ".*"
+    files = (os.path.join(at, name) for at, _, names in os.walk(output) for name in names)
+    return frozenset(re.sub(partial, storage.PARTIAL, file) for file in files)
 
 
 def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) -> str:
@@ -60,67 +51,77 @@ def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) 
     def command(name: str) -> list[str]:
         return work_folder.command_into(stage, of.config, str(folder / name))
 
+    undisturbed, output, log = (str(folder / name) for name in ("undisturbed", "killed", "log"))
+    forked.warm_up()
     start = time.monotonic()
-    work_folder.run(command("undisturbed"))
+    forked.run(command("undisturbed"), log)
     seconds = time.monotonic() - start
-    expected = work_folder.rows_of(str(folder / "undisturbed"))
-    killed = []
-    for number, share in enumerate(shares):
-        for attempt in range(10):
-            output = str(folder / f"killed{number}-{attempt}")
-            moment = share * seconds
-            was_killed = kill_after(moment, command(output))
-            if manifest.read(output) is None:
-                assert was_killed, f"{stage} failed by itself"
-                break
-            # It was done before the kill: the machine has more time for it than at first.
-            assert work_folder.rows_of(output) == expected
-            seconds *= 0.85
-        else:
-            pytest.fail(f"{stage} was never killed before it was done")
-        killed.append(f"{share:.0%}")
-        work_folder.run(command(output))
-        assert work_folder.rows_of(output) == expected, f"killed after {moment:.1f} s"
+    expected = work_folder.rows_of(undisturbed)
+
+    def check() -> None:
+        assert work_folder.rows_of(output) == expected
         assert manifest.verify(output) == []
+        shutil.rmtree(output)
+
+    lefts, chains = set(), 1
+    for share in shares:
+        moment = share * seconds
+        while True:
+            process = forked.start(command("killed"), log)
+            process.join(moment)
+            if forked.kill(process):
+                break
+            # It was done before the kill, and so were those that this one went on from.
+            assert process.exitcode == 0, Path(log).read_text()
+            check()
+            chains += 1
+            moment *= 0.95
+        lefts.add(left_behind(output))
+    forked.run(command("killed"), log)
+    check()
     rows = sum(len(values) for values in expected.values())
-    return f"{stage}: {rows:,} rows equal, killed after {', '.join(killed)} of its time"
+    return (
+        f"killed {len(shares)} times, which left {len(lefts)} different states; "
+        f"{chains} resumed runs ended in the same {rows:,} rows"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STEPS)
-def test_stage_killed_at_any_moment_ends_in_the_same_rows(stage, tiny_run, tmp_path, capsys):
-    figures = kill_and_resume(stage, tiny_run, tmp_path, moments(stage, MOMENTS))
-    with capsys.disabled():
-        print(f"\n{figures}")
+def test_stage_killed_at_any_moment_ends_in_the_same_rows(stage, tiny_run, tmp_path, figure):
+    figure(kill_and_resume(stage, tiny_run, tmp_path, moments(stage, MOMENTS)))
 
 
 @pytest.mark.parametrize("stage", QUICK)
-def test_stage_killed_once_ends_in_the_same_rows(stage, tiny_run, tmp_path):
-    # Late enough that work is under way: starting Python and its libraries takes the first half.
-    kill_and_resume(stage, tiny_run, tmp_path, [random.Random(stage).uniform(0.5, 0.9)])
+def test_stage_killed_twice_ends_in_the_same_rows(stage, tiny_run, tmp_path, figure):
+    figure(kill_and_resume(stage, tiny_run, tmp_path, moments(stage, 2)))
 
 
 def test_old_dataset_stays_until_the_new_one_is_whole(tiny_run, tmp_path):
     """A reader sees the whole old dataset or the whole new one, and never some of each."""
+    log = str(tmp_path / "log")
 
     def command(output: str, min_pair_clicks: int) -> list[str]:
         flag = f"--min_pair_clicks={min_pair_clicks}"
         return work_folder.command_into("mine_pairs", tiny_run.config, output, flag)
 
     first = str(tmp_path / "first")
+    forked.warm_up()
     start = time.monotonic()
-    work_folder.run(command(first, 1))
+    forked.run(command(first, 1), log)
     seconds = time.monotonic() - start
     old, token = work_folder.rows_of(first), manifest.token(first)
     for share in (0.7, 0.5, 0.35, 0.2):  # until the kill comes before the end
         output = shutil.copytree(first, str(tmp_path / f"killed at {share}"))
-        kill_after(share * seconds, command(output, 2))
+        process = forked.start(command(output, 2), log)
+        process.join(share * seconds)
+        forked.kill(process)
         if manifest.token(output) == token:
             break
     assert manifest.token(output) == token
     assert manifest.verify(output) == []
     assert work_folder.rows_of(output) == old
-    work_folder.run(command(output, 2))
+    forked.run(command(output, 2), log)
     assert manifest.token(output) != token
     assert manifest.verify(output) == []
     assert work_folder.rows_of(output)["pairs"] != old["pairs"]

@@ -5,7 +5,7 @@ import pytest
 from beam_jobs import job, mine_pairs
 from schemas import config
 from schemas.config import flag
-from schemas.errors import AccountingError, DeadShareError, PhraseLensError
+from schemas.errors import AccountingError, DeadShareError, PhraseLensError, message_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def test_jobs_take_beams_flags_too():
     assert found.log == ("a",)
     assert options.get_all_options()["direct_num_workers"] == 2
     assert options.get_all_options()["runner"] == "FnApiRunner"
-    _, options = _parse([*MINE, "--runner", "PortableRunner"])
+    _, options = _parse([*MINE, "--runner", "PortableRunner", "--job_endpoint=localhost:1"])
     assert options.get_all_options()["runner"] == "PortableRunner"
 
 
@@ -135,10 +135,10 @@ def caused(by, through):
     ids=range(6),
 )
 def test_known_error_is_found_under_what_runners_wrap_it_in(error):
-    assert job.known_error(error) == str(DEAD)
+    assert message_of(error) == str(DEAD)
 
 
 def test_other_errors_are_not_known():
-    assert job.known_error(ValueError("x: expected y. z")) is None
-    assert job.known_error(RuntimeError("ValueError: AccountingErrors: x")) is None
-    assert job.known_error(AccountingError("a", "b", "c")) == "a: expected b. c"
+    assert message_of(ValueError("x: expected y. z")) is None
+    assert message_of(RuntimeError("ValueError: AccountingErrors: x")) is None
+    assert message_of(AccountingError("a", "b", "c")) == "a: expected b. c"

@@ -67,7 +67,8 @@ def test_every_classifier_has_the_same_budget(trained):
     for name, trials in result["tuning"].items():
         best = max(trials, key=lambda trial: (trial["metric"], -trial["nll"]))
         assert result["chosen"][name] == best["settings"]
-        assert result["validation"][name]["top1"] == pytest.approx(best["metric"])
+        if name != "fused":
+            assert result["validation"][name]["top1"] == pytest.approx(best["metric"])
 
 
 def test_the_evaluation_equals_what_the_predictions_say(trained):
@@ -218,6 +219,34 @@ def test_few_labels_are_so_many_of_each_and_others_from_each_seed(trained, cache
 
         assert few(0) == few(0) != few(1)
         assert reader.rows("train") == 400
+
+
+def test_the_pool_trusts_text_as_far_as_it_helps_on_images_that_training_has_not(tmp_path):
+    """Phrases of training images are too good, since the generator has seen their clicks."""
+    rng = np.random.default_rng(0)
+
+    def rows(n: int, text_noise: float) -> Rows:
+        ids = rng.integers(0, 2, n)
+        sign = 2 * ids[:, np.newaxis] - 1
+        text = sign + rng.normal(0, text_noise, (n, TEXT))
+        pixels = sign + rng.normal(0, 2, (n, PIXEL))
+        return Rows(text.astype(np.float32), pixels.astype(np.float32), ids[:, np.newaxis].tolist())
+
+    splits = {"train": rows(400, 0.2), "validation": rows(200, 6), "test": rows(1000, 6)}
+    write_examples(f"{tmp_path}/examples", splits, ["a", "b"])
+    found = {}
+    for pool in ("true", "false"):
+        argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/{pool}", *FLAGS]
+        assert train_fusion.run([*argv, f"--pool={pool}", "--seeds=2"]) == 0
+        found[pool], _ = _evaluation(f"{tmp_path}/{pool}")
+    alone, pooled = found["false"], found["true"]
+    assert alone["pool"] == {}
+    assert pooled["pool"]["pixel"] > pooled["pool"]["text"]
+    for name in ("pixel", "text"):
+        assert pooled["test"][name] == alone["test"][name]
+    for before, after in zip(alone["seeds"], pooled["seeds"], strict=True):
+        assert after["fused"]["top1"] > before["fused"]["top1"] + 0.02
+    assert pooled["test"]["fused"]["nll"] < alone["test"]["fused"]["nll"]
 
 
 def test_a_run_with_few_labels_says_how_many(trained, tmp_path):

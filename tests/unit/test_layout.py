@@ -65,14 +65,14 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-airflow"])
 def test_locks_answer_their_requirements(kind):
     versions = locked(f"requirements{kind}.lock")
     for name, requirement in ranges(f"requirements{kind}.txt").items():
         assert requirement.specifier.contains(versions[name], prereleases=True), name
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-airflow"])
 def test_every_locked_package_has_a_hash_and_no_host(kind):
     text = (ROOT / f"requirements{kind}.lock").read_text()
     for entry in re.split(r"\n(?=[a-z])", text)[1:]:

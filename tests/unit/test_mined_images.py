@@ -60,7 +60,10 @@ def test_join_labels():
 
 def build(copies, attributes=()):
     return mined_images.build_images(
-        table(mined_images.COPIES, [(i, k, 1, 1, data, r) for i, k, data, r in copies]),
+        table(
+            mined_images.COPIES,
+            [(i, k, 1, 1, data, b" " * 1536, f"{data}", True, r) for i, k, data, r in copies],
+        ),
         table(mined_images.ATTRIBUTES, attributes),
         SHARES,
     )

@@ -1,0 +1,161 @@
+"""Does what changed data needs, and nothing else: from a log, images and labels to a snapshot.
+
+Reads what `all` reads; writes the datasets below --workdir and, last, the snapshot of --date. The
+models in use stay as they are (those of the promoted snapshot, or else the last ones) unless
+--retrain names them. An image is decoded once and embedded once, for as long as its bytes and the
+networks are the same; phrases, text features and labels are made of what is known of it.
+
+  ./run.sh reprocess --workdir work/mine --date 2026-01-31 --days days/ --images 'images/**' \\
+      --labels labels.csv --dry_run                          what would be done, why, how many rows
+  ./run.sh reprocess … --retrain text_embedder,fusion        train these again
+  ./run.sh promote --workdir work/mine --date 2026-01-31     put the snapshot in use
+
+With --forget nothing of the images and people on that list stays: older snapshots are deleted, and
+the new one is in use if one was. Stages run in one process.
+"""
+
+import dataclasses
+import importlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from beam_jobs import pipeline, reprocess_plan, reprocess_steps
+from beam_jobs.pipeline import Step
+from beam_jobs.reprocess_steps import Config
+from model_code.progress import duration
+from schemas import config as config_lib
+from schemas import manifest, snapshots, storage
+from schemas.errors import PhraseLensError
+from schemas.manifest import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A stage that has run.
+
+    Attributes:
+      stage: its name.
+      seconds: how long it took.
+      run_id: the run that is the last one of its dataset now; "" where it has none.
+      skipped: whether the same work was done already.
+      images: that were decoded or went through networks; of other stages 0.
+      reused: images that were taken from an earlier run.
+    """
+
+    stage: str
+    seconds: float
+    run_id: str
+    skipped: bool
+    images: int
+    reused: int
+
+
+def run_step(step: Step, argv: Sequence[str], output: str) -> Done:
+    """Runs a stage in this process.
+
+    Raises:
+      StageError: it failed; it has said why.
+    """
+    before = manifest.read(output) if output else None
+    start = time.monotonic()
+    status = importlib.import_module(step.module).run(list(argv))
+    seconds = time.monotonic() - start
+    if status:
+        raise StageError(step.name, status)
+    after = manifest.read(output) if output else None
+    if after is None:
+        return Done(step.name, seconds, "", False, 0, 0)
+    skipped = before is not None and before.run_id == after.run_id
+    images, reused = images_of(after)
+    return Done(step.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
+
+
+def images_of(done: manifest.Manifest) -> tuple[int, int]:
+    """Images of a run that were decoded or embedded, and those that were taken over."""
+    counters = done.counters
+    kinds = ("images", "training_images", "calibration_images")
+    if done.stage not in reprocess_steps.REUSING:
+        return 0, 0
+    reused = counters.get("reused.rows", 0)
+    return sum(counters.get(f"{kind}.in", 0) for kind in kinds) - reused, reused
+
+
+class StageError(Exception):
+    def __init__(self, stage: str, status: int):
+        self.stage, self.status = stage, status
+        super().__init__(stage, status)
+
+
+def reprocess(config: Config) -> Iterator[Done]:
+    """Runs the stages, and commits the snapshot when the last of them is done.
+
+    Raises:
+      PhraseLensError: inputs are missing or the snapshot is in use.
+      StageError: a stage failed.
+    """
+    models = reprocess_steps.models_in_use(config)
+    earlier = reprocess_steps.earlier_runs(config, models)
+    trained = reprocess_steps.retrained(config)
+    where = {name: path for name, path in models.items() if name not in trained}
+    runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
+    steps = reprocess_steps.steps_of(config)
+    for step in steps:
+        argv = reprocess_steps.command_of(
+            step, reprocess_steps.flags_of(step, config, where, earlier), config
+        )
+        print(f"\n{step.name} — {step.does}", flush=True)
+        output = storage.join(config.workdir, step.output) if step.output else ""
+        done = run_step(step, argv, output)
+        if output:
+            runs[step.output] = done.run_id
+            where[step.output] = manifest.run_folder(output, done.run_id)
+        yield done
+    snapshots.write(config.workdir, config.date, runs)
+    if config.forget:
+        names = [step.output for step in pipeline.STEPS]
+        snapshots.forget(config.workdir, names, config.date)
+
+
+def table(done: Sequence[Done]) -> str:
+    """What was done, for people."""
+    lines = [f"{'stage':<22}{'time':>10}{'images':>12}{'taken over':>12}"]
+    for row in done:
+        state = "  already done" if row.skipped else ""
+        lines.append(
+            f"{row.stage:<22}{duration(row.seconds):>10}{row.images:>12,}{row.reused:>12,}{state}"
+        )
+    return "\n".join(lines)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    done: list[Done] = []
+    try:
+        config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
+        snapshots.check_date(config.date)
+        pipeline.check(config)
+        if config.dry_run:
+            print(reprocess_plan.text(reprocess_plan.plan(config)))
+            return 0
+        start = time.monotonic()
+        done += reprocess(config)
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(
+            f"error: {error.stage} failed; give the same command again when it is mended: what is "
+            "done stays done",
+            file=sys.stderr,
+        )
+        return error.status
+    print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
+    if config.forget:
+        print("all older snapshots are deleted")
+    else:
+        print(f"next: ./run.sh promote --workdir {config.workdir} --date {config.date}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

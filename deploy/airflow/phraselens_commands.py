@@ -1,0 +1,180 @@
+"""What the DAG runs, as plain data: its settings, and the commands of one date.
+
+Free of Airflow and of PhraseLens, so that a scheduler's workers need nothing of ours, and a test
+can hold every command against the real flags. `{{ ds }}` is the date, which Airflow fills in.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+DATE = "{{ ds }}"
+VARIANTS = ("bash", "composer")
+SOURCES = ("log", "days", "forget", "images", "labels", "columns", "image_columns", "label_columns")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One work folder and how it is kept up to date; a JSON file holds it, by these names.
+
+    Attributes:
+      workdir: the work folder; gs:// for Composer.
+      reprocess: flags of `./run.sh reprocess` by name: where the data is.
+      day: flags of `./run.sh mine_log` by name, for the log of one date; {} without days.
+      gate: flags of `./run.sh gate` by name, such as {"max_label_drift": "0.5"}.
+      keep: snapshots that `gc` leaves.
+      variant: "bash" runs everything on this machine; "composer" runs the Beam jobs as Flex
+        Templates on Dataflow and all else as a Cloud Run job.
+      schedule: cron, in UTC. The run of a date starts when the interval from it has ended.
+      start_date: the first date; dates up to now that never ran are caught up, in order.
+      retries: of each task but the gate.
+      retry_minutes: before the first retry; each further one waits twice as long, up to an hour.
+      alert_url: gets a JSON {"text": …} when a task has failed for good; "" for none.
+      run_sh: for "bash": where run.sh lies.
+      project: for "composer": of Dataflow and Cloud Run.
+      region: for "composer": likewise.
+      templates: for "composer": folder of the Flex Templates, one <job>.json each.
+      cloud_run_job: for "composer": the Cloud Run job whose image is that of the templates and
+        whose entry point is run.sh.
+      environment: for "composer": where jobs run, by the names of the API: tempLocation,
+        stagingLocation, serviceAccountEmail, maxWorkers and others.
+      parameters: for "composer": Beam job → more of its flags by name.
+    """
+
+    workdir: str
+    reprocess: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    day: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    gate: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keep: int = 7
+    variant: str = "bash"
+    schedule: str = "0 3 * * *"
+    start_date: str = "2026-01-01"
+    retries: int = 2
+    retry_minutes: float = 5.0
+    alert_url: str = ""
+    run_sh: str = "./run.sh"
+    project: str = ""
+    region: str = ""
+    templates: str = ""
+    cloud_run_job: str = "phraselens"
+    environment: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant {self.variant!r}: expected one of {', '.join(VARIANTS)}")
+        needed = ("project", "region", "templates") if self.variant == "composer" else ()
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: the composer variant needs them")
+
+
+def read_settings(path: str | Path) -> Settings:
+    """The settings in a JSON file.
+
+    Raises:
+      ValueError: a name is unknown or a value cannot be.
+    """
+    fields = json.loads(Path(path).read_text())
+    unknown = set(fields) - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}")
+    return Settings(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One task.
+
+    Attributes:
+      name: the command of run.sh, and the task's name.
+      flags: its flags by name.
+      on_dataflow: whether it is started as a Flex Template.
+      retried: whether it is worth trying again.
+    """
+
+    name: str
+    flags: Mapping[str, str]
+    on_dataflow: bool = False
+    retried: bool = True
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows run.sh."""
+        return [self.name, *(f"--{name}={value}" for name, value in self.flags.items())]
+
+
+def commands(settings: Settings) -> tuple[Command, ...]:
+    """The tasks of one date, each after the one before it.
+
+    Every one of them is safe to run again: what is done is skipped, a snapshot that was in use
+    never changes, and promoting what is in use does nothing.
+    """
+    work = {"workdir": settings.workdir}
+    dated = work | {"date": DATE}
+    composer = settings.variant == "composer"
+    day = (_beam_job(settings, "mine_log", settings.day, composer),) if settings.day else ()
+    return (
+        *day,
+        *(_beam_jobs(settings) if composer else ()),
+        Command("reprocess", dated | dict(settings.reprocess)),
+        # The same snapshot would be refused again.
+        Command("gate", dated | dict(settings.gate), retried=False),
+        Command("promote", dated),
+        Command("gc", work | {"keep": str(settings.keep)}),
+    )
+
+
+def _beam_job(
+    settings: Settings, name: str, flags: Mapping[str, str], on_dataflow: bool = True
+) -> Command:
+    return Command(name, dict(flags) | dict(settings.parameters.get(name, {})), on_dataflow)
+
+
+def _beam_jobs(settings: Settings) -> tuple[Command, ...]:
+    """The Beam jobs of `reprocess`, one by one: it finds them done, and does what is left."""
+
+    def made(dataset: str) -> str:
+        return f"{settings.workdir}/{dataset}"
+
+    def used(dataset: str) -> str:
+        return f"{settings.workdir}/current/{dataset}"
+
+    sources = {name: settings.reprocess[name] for name in SOURCES if name in settings.reprocess}
+    flags = {
+        "mine_pairs": sources | {"output": made("mined")},
+        "embed_phrases": {
+            "mined": made("mined"),
+            "text_embedder": used("text_embedder"),
+            "generator": used("text_generator"),
+            "output": made("phrases"),
+        },
+        "embed_images": {
+            "mined": made("mined"),
+            "pixel_embedder": used("pixel_embedder"),
+            "phrases": made("phrases"),
+            "generator": used("text_generator"),
+            "reuse": used("features"),
+            "output": made("features"),
+        },
+        "prepare_examples": {"features": made("features"), "output": made("examples")},
+    }
+    return tuple(_beam_job(settings, name, of) for name, of in flags.items())
+
+
+def flex_template(settings: Settings, command: Command) -> dict:
+    """The body that launches a Beam job's Flex Template; the API wants hyphens in its name."""
+    return {
+        "launchParameter": {
+            "jobName": f"phraselens-{command.name.replace('_', '-')}-{{{{ ds_nodash }}}}",
+            "containerSpecGcsPath": f"{settings.templates.rstrip('/')}/{command.name}.json",
+            "parameters": {"job": command.name, **command.flags},
+            "environment": dict(settings.environment),
+        }
+    }
+
+
+def cloud_run(command: Command) -> dict:
+    """What a run of the Cloud Run job does instead of its default."""
+    return {"container_overrides": [{"args": command.arguments}]}

@@ -1,0 +1,91 @@
+"""The DAG: a snapshot a date, compared with the one in use, and promoted where it is no worse.
+
+Beside it lies phraselens_commands.py, and its settings: phraselens.json, or the file that the
+environment variable PHRASELENS_SETTINGS names. docs/schedule.md says more.
+"""
+
+import json
+import logging
+import os
+import shlex
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import phraselens_commands
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+from airflow.sdk.bases.operator import chain
+from airflow.timetables.interval import CronDataIntervalTimetable
+from phraselens_commands import Command, Settings
+
+SETTINGS_FILE = os.environ.get("PHRASELENS_SETTINGS") or Path(__file__).with_name("phraselens.json")
+
+
+def alert(context: dict) -> None:
+    """Called when a task has failed for good: logs it and tells `alert_url`, where one is set."""
+    task = context["task_instance"]
+    text = f"PhraseLens: {task.task_id} of {context['ds']} failed; what is in use stays in use."
+    logging.error(text)
+    if settings.alert_url:
+        request = urllib.request.Request(
+            settings.alert_url,
+            json.dumps({"text": text}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+
+
+def operator(command: Command, settings: Settings):
+    """The task of a command."""
+    kind = {"task_id": command.name} | ({} if command.retried else {"retries": 0})
+    if settings.variant == "bash":
+        # Arguments are quoted, dates in them are filled in afterwards.
+        return BashOperator(
+            bash_command=shlex.join([settings.run_sh, *command.arguments]),
+            append_env=True,
+            skip_on_exit_code=None,
+            **kind,
+        )
+    place = {"project_id": settings.project}
+    if command.on_dataflow:
+        from airflow.providers.google.cloud.operators.dataflow import (
+            DataflowStartFlexTemplateOperator,
+        )
+
+        return DataflowStartFlexTemplateOperator(
+            body=phraselens_commands.flex_template(settings, command),
+            location=settings.region,
+            wait_until_finished=True,
+            **place,
+            **kind,
+        )
+    from airflow.providers.google.cloud.operators.cloud_run import CloudRunExecuteJobOperator
+
+    return CloudRunExecuteJobOperator(
+        job_name=settings.cloud_run_job,
+        region=settings.region,
+        overrides=phraselens_commands.cloud_run(command),
+        **place,
+        **kind,
+    )
+
+
+settings = phraselens_commands.read_settings(SETTINGS_FILE)
+
+with DAG(
+    "phraselens",
+    description=__doc__,
+    schedule=CronDataIntervalTimetable(settings.schedule, timezone="UTC"),
+    start_date=datetime.fromisoformat(settings.start_date).replace(tzinfo=UTC),
+    catchup=True,
+    max_active_runs=1,  # Dates in order: each is compared with the one before it.
+    default_args={
+        "retries": settings.retries,
+        "retry_delay": timedelta(minutes=settings.retry_minutes),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(hours=1),
+        "on_failure_callback": alert,
+    },
+) as dag:
+    chain(*(operator(command, settings) for command in phraselens_commands.commands(settings)))

@@ -1,0 +1,125 @@
+"""Runs Beam jobs on a Flink cluster of this machine: starts it, sends jobs to it, ends it.
+
+The cluster is a JobManager, two TaskManagers, Beam's job server and a pool of Python workers, each
+a process here. Java and, the first time, Maven must be installed.
+
+  ./run.sh flink up
+  ./run.sh flink submit embed_images --mined work/mined … --output work/features
+  ./run.sh all … --beam "$(./run.sh flink options)"
+  ./run.sh flink status
+  ./run.sh flink down
+
+A cluster elsewhere: --beam '--runner=PortableRunner --job_endpoint=HOST:PORT …' of Beam's flags.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+
+from deploy.flink_cluster import Cluster, cache_folder
+from schemas import config as config_lib
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+
+JOBS = (
+    "mine_log",
+    "mine_pairs",
+    "prepare_pairs",
+    "embed_phrases",
+    "embed_images",
+    "prepare_examples",
+    "classify_images",
+    "forget",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    port: int = flag("Of Flink's web page; four more follow it.", default=8081, role="runtime")
+    task_managers: int = flag("TaskManagers that `up` starts.", default=2, role="runtime")
+    slots: int = flag("Tasks that a TaskManager takes at once.", default=4, role="runtime")
+    parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime")
+
+
+def up(cluster: Cluster, config: Config) -> int:
+    cluster.up(config.task_managers, config.slots, config.parallelism)
+    status(cluster, config)
+    print("next: ./run.sh flink submit JOB …")
+    return 0
+
+
+def down(cluster: Cluster, config: Config) -> int:
+    ended = cluster.down()
+    print(f"ended {', '.join(ended)}" if ended else "nothing was running")
+    return 0
+
+
+def status(cluster: Cluster, config: Config) -> int:
+    """Exit status 0 when every process lives, 1 otherwise."""
+    for process in cluster.processes:
+        state = "running" if process.alive else f"ended; see {cluster.log(process.name)}"
+        print(f"{process.name}: {state} (process {process.pid})")
+    healthy = bool(cluster.processes) and all(p.alive for p in cluster.processes)
+    if not healthy:
+        print("not up: ./run.sh flink up")
+        return 1
+    print(f"web page: http://localhost:{cluster.port}")
+    print(f"logs: {cluster.folder / 'logs'}")
+    print(f"pipeline options: {' '.join(cluster.options)}")
+    return 0
+
+
+def options(cluster: Cluster, config: Config) -> int:
+    print(" ".join(cluster.options))
+    return 0
+
+
+def submit(cluster: Cluster, words: Sequence[str]) -> None:
+    """Becomes the command of a job, JOB FLAGS…; its flags come last and win.
+
+    Raises:
+      PhraseLensError: there is no such job, or no cluster.
+    """
+    job, *flags = words or [""]
+    if job not in JOBS:
+        raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
+    if not any(process.alive for process in cluster.processes):
+        raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
+    command = [sys.executable, "-m", f"beam_jobs.{job}", *cluster.options, *flags]
+    os.execv(sys.executable, command)
+
+
+COMMANDS = {"up": up, "down": down, "status": status, "options": options}
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "./run.sh flink",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=(*COMMANDS, "submit"))
+    config_lib.add_flags(parser, Config)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # What follows `submit` is the job's; `--port` stands before it.
+    place = argv.index("submit") + 1 if "submit" in argv else len(argv)
+    try:
+        args, unknown = parser.parse_known_args(argv[:place])
+        if unknown:
+            names = [f"--{field.name}" for field in dataclasses.fields(Config)]
+            raise config_lib.unknown_flags(unknown, names)
+        config = config_lib.from_args(Config, args)
+        cluster = Cluster(cache_folder(), config.port)
+        if args.command == "submit":
+            submit(cluster, argv[place:])
+        return COMMANDS[args.command](cluster, config)
+    except PhraseLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run())

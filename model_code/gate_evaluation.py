@@ -1,0 +1,98 @@
+"""Whether a new classifier is worse than the one in use, on the test images of both."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from model_code import metrics
+from model_code.report_data import Case
+
+MIN_SHARED = 30
+MIN_LABELS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """By how much a metric fell.
+
+    Attributes:
+      drop: the old metric minus the new one.
+      error: its standard error; 0 when the two agree everywhere.
+      on: what it was measured on, for people.
+    """
+
+    drop: float
+    error: float
+    on: str
+
+
+def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused") -> dict[str, Drop]:
+    """The fall of "top1" and, from `MIN_LABELS` labels, of "map".
+
+    Test images that both snapshots have are judged by the labels of the new one, and compared
+    pair by pair. With fewer than `MIN_SHARED` of them, each model is judged on its own.
+
+    Args:
+      old: test images with the predictions of the model in use.
+      new: those of the candidate.
+      classifier: "fused", "pixel" or "text".
+    """
+    by_id = {case.image_id: case for case in old}
+    pairs = [
+        (dataclasses.replace(by_id[case.image_id], true=case.true), case)
+        for case in new
+        if case.image_id in by_id
+    ]
+    if len(pairs) >= MIN_SHARED:
+        sides = [list(side) for side in zip(*pairs, strict=True)]
+        images = f"{len(pairs):,} shared test images"
+    else:
+        sides = [list(old), list(new)]
+        images = f"{len(old):,} and {len(new):,} test images, {len(pairs)} shared"
+    shared = len(pairs) >= MIN_SHARED
+    found = {"top1": _drop([_right(side, classifier) for side in sides], shared, images)}
+    labels = sorted({label for case in sides[1] for label in case.true})
+    both = [label for label in labels if any(label in case.true for case in sides[0])]
+    if len(both) >= MIN_LABELS:
+        areas = [average_precisions(side, both, classifier) for side in sides]
+        found["map"] = _drop(areas, True, f"{len(both)} labels of {images}")
+    return found
+
+
+def _drop(sides: Sequence[np.ndarray], paired: bool, on: str) -> Drop:
+    """The difference of two means, of values of the same things (paired) or of others."""
+    old, new = sides
+    if paired:
+        mean, error = metrics.mean_and_error(old - new)
+        return Drop(mean, float(np.nan_to_num(error)), on)
+    (mean_old, error_old), (mean_new, error_new) = (metrics.mean_and_error(s) for s in sides)
+    return Drop(mean_old - mean_new, float(np.nan_to_num(np.hypot(error_old, error_new))), on)
+
+
+def _right(cases: Sequence[Case], classifier: str) -> np.ndarray:
+    """[cases] float64: 1 where the best label is a true one."""
+    return np.array([case.right(classifier) for case in cases], np.float64)
+
+
+def average_precisions(cases: Sequence[Case], labels: Sequence[str], classifier: str) -> np.ndarray:
+    """The average precision of each label; what is not among a case's best labels scores 0.
+
+    Args:
+      cases: [n] test images.
+      labels: each true for at least one of them.
+
+    Returns:
+      [labels] float64.
+    """
+    column = {label: i for i, label in enumerate(labels)}
+    scores = np.zeros((len(cases), len(labels)), np.float32)
+    truth = np.zeros((len(cases), len(labels)), bool)
+    for row, case in enumerate(cases):
+        for label, probability in case.predictions[classifier]:
+            if label in column:
+                scores[row, column[label]] = probability
+        truth[row, [column[label] for label in case.true if label in column]] = True
+    return np.array(
+        [metrics.average_precision(scores[:, c], truth[:, c]) for c in range(len(labels))]
+    )

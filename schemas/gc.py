@@ -1,0 +1,57 @@
+"""Deletes old runs: those that no kept snapshot names.
+
+Kept are the last snapshots, the one in use and the one before it, the last run of every dataset,
+and runs that are being made. Everything else that earlier runs left is deleted, and counted.
+
+  ./run.sh gc --workdir work/mine --keep 7 --dry_run
+  ./run.sh gc --workdir work/mine --keep 7
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+
+from schemas import config as config_lib
+from schemas import snapshots
+from schemas.config import flag
+from schemas.errors import PhraseLensError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: str = flag("Work folder of all stages.", role="runtime")
+    keep: int = flag("Snapshots to keep, the last ones.", role="runtime")
+    in_progress_hours: float = flag(
+        "A run that was never committed is left alone while a file of it is younger than this.",
+        default=24.0,
+        role="runtime",
+    )
+    dry_run: bool = flag("Say what would be deleted, and delete nothing.", default=False)
+
+
+def _collect(config: Config) -> None:
+    if config.keep < 0:
+        raise PhraseLensError(f"--keep {config.keep}", "0 or more", "Give another number.")
+    args = config.keep, time.time() - 3600 * config.in_progress_hours
+    if config.dry_run:
+        pointer = snapshots.read_pointer(config.workdir)
+        garbage = snapshots.find_garbage(config.workdir, pointer, *args)
+    else:
+        garbage = snapshots.collect(config.workdir, *args)
+    for run in garbage.runs:
+        state = "" if run.committed else ", never committed"
+        print(f"{run.dataset} run {run.run_id}: {run.bytes:,} bytes{state}")
+    for date in garbage.dates:
+        print(f"snapshot {date}")
+    size = sum(run.bytes for run in garbage.runs)
+    done = "--dry_run: would free" if config.dry_run else "freed"
+    print(f"{done} {size:,} bytes: {len(garbage.runs)} runs, {len(garbage.dates)} snapshots")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return config_lib.main(Config, "./run.sh gc", __doc__, argv, _collect)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,119 @@
+"""Every Beam job on a Flink cluster of two TaskManagers, also when one of them dies."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import flink_cluster
+from deploy.flink_cluster import Cluster
+from schemas import manifest
+from tests import engine_jobs, work_folder
+
+
+def free_ports() -> int:
+    """The first of five free ports."""
+    for first in range(21000 + os.getpid() % 1000 * 8, 30000, 8):
+        if not any(flink_cluster.listens(first + place) for place in range(5)):
+            return first
+    pytest.skip("Flink needs five free ports")
+
+
+@pytest.fixture(scope="module")
+def flink() -> Iterator[Cluster]:
+    """A cluster of two TaskManagers; a test that kills one leaves it to `up`."""
+    if not shutil.which("java"):
+        pytest.skip("Flink needs Java: apt install openjdk-17-jre-headless")
+    if not shutil.which("mvn"):
+        pytest.skip("Flink's packages come with Maven: apt install maven")
+    cluster = Cluster(flink_cluster.cache_folder(), free_ports())
+    cluster.up(task_managers=2, slots=4, parallelism=2)
+    yield cluster
+    cluster.down()
+    shutil.rmtree(cluster.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", engine_jobs.JOBS)
+def test_job_writes_the_same_rows_on_flink(job, flink, tiny_run, tmp_path, capsys):
+    figures = engine_jobs.compare(job, tiny_run, tmp_path, "flink", flink.options)
+    with capsys.disabled():
+        print(f"\n{figures}")
+
+
+def running(cluster: Cluster, seconds: float) -> bool:
+    """Waits until a job runs on the cluster."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(job["state"] == "RUNNING" for job in cluster.rest("jobs/overview")["jobs"]):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["mine_pairs", "embed_images", "prepare_examples"])
+def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, capsys):
+    expected, seconds = engine_jobs.run(job, tiny_run, tmp_path / "undisturbed", flink.options)
+    victim = next(p for p in flink.processes if p.name == "taskmanager-1")
+    command = [*engine_jobs.command(job, tiny_run, tmp_path / "killed"), *flink.options]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            command, env=work_folder.environment(), stdout=log, stderr=log, text=True
+        )
+    assert running(flink, 300), (tmp_path / "log").read_text()
+    share = random.Random(job).uniform(0.1, 0.4)
+    time.sleep(share * seconds)
+    os.kill(victim.pid, signal.SIGKILL)
+    assert manifest.read(str(tmp_path / "killed")) is None, "the job was done before the kill"
+    recovered = process.wait(900) == 0
+    flink.up(task_managers=2, slots=4, parallelism=2)
+    if not recovered:
+        work_folder.run(command)
+    assert work_folder.rows_of(str(tmp_path / "killed")) == expected
+    assert manifest.verify(str(tmp_path / "killed")) == []
+    rows = sum(len(hashes) for hashes in expected.values())
+    how = "the job recovered by itself" if recovered else "the job was submitted again"
+    with capsys.disabled():
+        print(f"\nflink, {job}: TaskManager killed {share:.0%} in, {how}, {rows:,} rows equal")
+
+
+def processes_with(text: str) -> set[int]:
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True)
+    return {int(pid) for pid in found.stdout.split()}
+
+
+def test_a_taken_port_is_named(tmp_path, monkeypatch, capsys):
+    import socket
+
+    from deploy import flink
+
+    monkeypatch.setenv("PHRASELENS_FLINK", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert flink.run(["up", f"--port={port}"]) == 2
+    assert f"port {port} (rest): expected a free port" in capsys.readouterr().err
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_commands_say_what_is_missing(tmp_path, monkeypatch, capsys):
+    from deploy import flink
+
+    monkeypatch.setenv("PHRASELENS_FLINK", str(tmp_path))
+    port = f"--port={free_ports()}"
+    assert flink.run(["status", port]) == 1
+    assert flink.run([port, "submit", "mine_log", "--log=x"]) == 2
+    assert "Start it: ./run.sh flink up" in capsys.readouterr().err
+    assert flink.run([port, "submit", "mine_logs"]) == 2
+    assert "submit mine_logs: expected one of" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert flink.run(["up", port]) == 2
+    assert "java: expected it on PATH" in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""Every bundle is executed twice, as a runner does after a worker was lost: the same rows."""
+
+import pytest
+
+from schemas import manifest
+from tests import forked, work_folder
+from tests.work_folder import STEPS
+
+QUICK = {"mine_pairs", "prepare_examples"}
+JOBS = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, step in STEPS.items()
+    if step.module.startswith("beam_jobs.")
+]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_bundles_executed_twice(job, tiny_run, tmp_path, figure):
+    output = str(tmp_path / "twice")
+    repeat = "--direct_runner_bundle_repeat=1"
+    command = work_folder.command_into(job, tiny_run.config, output, repeat)
+    forked.run(command, str(tmp_path / "log"))
+    expected = work_folder.rows_of(tiny_run.dataset(job))
+    assert work_folder.rows_of(output) == expected
+    assert manifest.verify(output) == []
+    counters = manifest.Dataset(output).manifest.counters
+    assert counters == manifest.Dataset(tiny_run.dataset(job)).manifest.counters
+    figure(f"{sum(map(len, expected.values())):,} rows and all counters equal")

@@ -1,0 +1,135 @@
+"""Cloud Storage that fails at times: what is retried, what is not, and that no row is lost."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from beam_jobs import mine_pairs
+from schemas import manifest, storage
+from tests import work_folder
+from tests.image_files import encode, photo
+from tests.pipeline.conftest import bucket  # noqa: F401
+
+WRITES = r"^PUT /upload|uploadType=multipart"  # Arrow's, and the manifest's
+
+
+@contextlib.contextmanager
+def faulty(log, *flags: str):
+    """Puts a proxy that fails before the emulator; yields the faults of its requests so far."""
+    upstream = os.environ["STORAGE_EMULATOR_HOST"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.faulty_storage", f"--port={port}", f"--log={log}"]
+    command += [f"--upstream={upstream.rpartition(':')[2]}", *flags]
+    server = subprocess.Popen(command, env=work_folder.environment())
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+            break
+        time.sleep(0.1)
+
+    def requests() -> list[str]:
+        return log.read_text().splitlines()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+        yield requests
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def inputs(bucket):  # noqa: F811
+    rows = [f"q{n % 5},p{n % 8},{n}" for n in range(60)]
+    storage.write_bytes(f"{bucket}/log.csv", "\n".join(["query,image,clicks", *rows]).encode())
+    for n in range(8):
+        storage.write_bytes(f"{bucket}/photos/p{n}.png", encode(photo(n), "PNG"))
+    return bucket
+
+
+def mine(bucket: str, output: str) -> int:  # noqa: F811
+    flags = [f"--log={bucket}/log.csv", f"--images={bucket}/photos", f"--output={output}"]
+    return mine_pairs.run([*flags, "--num_shards=3"])
+
+
+def rows_of(root: str):
+    assert manifest.verify(root) == []
+    with storage.local_copy(root) as folder:
+        return work_folder.rows_of(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(inputs, tmp_path_factory):
+    """The rows of an undisturbed run, and its requests."""
+    root = f"{inputs}/undisturbed"
+    with faulty(tmp_path_factory.mktemp("log") / "log") as requests:
+        assert mine(inputs, root) == 0
+        return rows_of(root), requests()
+
+
+def faults(requests: list[str]) -> Counter:
+    return Counter(line.split()[0] for line in requests)
+
+
+def test_unavailable_at_times(inputs, expected, tmp_path, figure):
+    root = f"{inputs}/unavailable"
+    with faulty(tmp_path / "log", "--share=0.05") as requests:
+        assert mine(inputs, root) == 0
+        assert rows_of(root) == expected[0]
+        found = faults(requests())
+    assert found["503"] >= 5
+    figure(f"{found['503']} of {found.total()} answers were 503: all rows equal")
+
+
+def test_transient_error_three_times(inputs, expected, tmp_path, figure):
+    root = f"{inputs}/three"
+    with faulty(tmp_path / "log", f"--match={WRITES}", "--times=3") as requests:
+        assert mine(inputs, root) == 0
+        assert rows_of(root) == expected[0]
+        first, *others = [line for line in requests() if "PUT" in line]
+    assert first.startswith("503")
+    assert faults(requests())["503"] == 3
+    assert sum(line.split()[2] == first.split()[2] for line in others) >= 1
+    figure("an upload was refused 3 times by 503 and tried until it went well: all rows equal")
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_permanent_error_of_an_upload(place, inputs, expected, tmp_path, capsys, figure):
+    root = f"{inputs}/{place}"
+    writes = sum("PUT /upload" in line or "multipart" in line for line in expected[1])
+    after = {"first": 0, "middle": writes // 2, "last": writes - 1}[place]
+    flags = (f"--match={WRITES}", f"--after={after}", "--times=1000", "--status=403")
+    with faulty(tmp_path / "log", *flags) as requests:
+        assert mine(inputs, root) == 1
+        found = faults(requests())
+    printed = capsys.readouterr().err
+    assert "error: " in printed
+    assert "same command again" in printed
+    assert "Traceback" not in printed
+    assert manifest.read(root) is None
+    assert mine(inputs, root) == 0
+    assert rows_of(root) == expected[0]
+    figure(
+        f"upload {after + 1} of {writes} refused by 403: tried {found['403']} time(s), nothing "
+        "committed; all rows equal after the next run"
+    )
+
+
+@pytest.mark.slow
+def test_read_that_hangs(inputs, expected, tmp_path, figure):
+    """Arrow gives a transfer up after 120 s without a byte, and asks again."""
+    root, start = f"{inputs}/hangs", time.monotonic()
+    flags = ("--match=GET.*generation=.*alt=media", "--after=5", "--status=hang")
+    with faulty(tmp_path / "log", *flags) as requests:
+        assert mine(inputs, root) == 0
+        assert rows_of(root) == expected[0]
+        assert faults(requests())["hang"] == 1
+    seconds = time.monotonic() - start
+    figure(f"one read got no answer: all rows equal, {seconds:.0f} s with the wait")

@@ -1,0 +1,44 @@
+"""A re-run with fewer or more shards: the same rows, and nothing of the old ones is seen."""
+
+import re
+
+import pytest
+
+from schemas import manifest, storage
+from schemas.manifest import Dataset
+from tests import forked, work_folder
+
+# Tables that the number of shards partitions; the others follow the shards of their input.
+JOBS = {"mine_pairs": None, "prepare_examples": ("train", "validation", "test")}
+
+
+def rows_of(root):
+    rows = work_folder.rows_of(root)
+    del rows["content_hash"]  # that of the shards
+    return {re.sub(r"-of-\d+", "", name): values for name, values in rows.items()}
+
+
+@pytest.mark.parametrize("stage", ["mine_pairs"])
+def test_four_shards_then_three_then_seven(stage, tiny_run, tmp_path, figure):
+    output, log = str(tmp_path / "dataset"), str(tmp_path / "log")
+    rows, files = [], []
+    for shards in (4, 3, 7):
+        flag = f"--num_shards={shards}"
+        forked.run(work_folder.command_into(stage, tiny_run.config, output, flag), log)
+        rows.append(rows_of(output))
+        found = Dataset(output)
+        assert found.manifest.num_shards == shards
+        assert manifest.verify(output) == []
+        names = [shard.path for shard in manifest.shards_of(found.manifest)]
+        assert all(f"-of-{shards:05d}." in name for name in names)
+        files.append(len(names))
+        # What a reader sees is what the manifest counts: no row of an older run beside it.
+        for name, table in found.manifest.tables.items():
+            assert sum(b.num_rows for b in found.batches(name)) == table.rows
+    assert rows[0] == rows[1] == rows[2]
+    left = len([f for f in storage.list_files(f"{output}/runs") if f.endswith(".parquet")])
+    assert left == sum(files)  # the old ones are there, and nobody sees them
+    assert len(manifest.purge(output)) == 2
+    assert rows_of(output) == rows[0]
+    total = sum(map(len, rows[0].values()))
+    figure(f"{total:,} rows equal in {' → '.join(map(str, files))} files")

@@ -1,0 +1,65 @@
+"""Next to nothing comes in: a clear error, or a dataset with empty shards left out."""
+
+import pytest
+
+from beam_jobs import mine_pairs
+from schemas import manifest
+from schemas.manifest import Dataset
+from tests import forked, work_folder
+from tests.image_files import encode, photo
+
+HEADER = "query,image,clicks\n"
+
+
+def mine(tmp_path, log, *flags, output="mined"):
+    (tmp_path / "log.csv").write_text(log)
+    argv = [f"--log={tmp_path / 'log.csv'}", f"--output={tmp_path / output}"]
+    return mine_pairs.run([*argv, "--min_users=1", *flags])
+
+
+@pytest.mark.parametrize(
+    ("log", "images", "status", "message"),
+    [
+        ("", True, 2, "log.csv"),
+        (HEADER, True, 1, "table 'pairs': expected at least one row"),
+        (HEADER + "red,p0,1\n", False, 2, "--images"),
+    ],
+    ids=["empty log", "header alone", "empty folder of images"],
+)
+def test_empty_input_is_an_error(tmp_path, capsys, log, images, status, message):
+    (tmp_path / "photos").mkdir()
+    if images:
+        (tmp_path / "photos" / "p0.png").write_bytes(encode(photo(0), "PNG"))
+    assert mine(tmp_path, log, f"--images={tmp_path / 'photos'}") == status
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert "Traceback" not in printed
+    assert manifest.read(str(tmp_path / "mined")) is None
+
+
+def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
+    """Two images in 31 shards, through every job that reads them, are those of one shard."""
+    (tmp_path / "photos").mkdir()
+    for n in range(2):
+        (tmp_path / "photos" / f"p{n}.png").write_bytes(encode(photo(n), "PNG"))
+    log = HEADER + "red,p0,1\nblue,p1,1\nred,p1,2\n"
+    rows, files = {}, {}
+    for shards in (1, 31):
+        mined, output = f"mined{shards}", str(tmp_path / f"features{shards}")
+        flags = (f"--images={tmp_path / 'photos'}", f"--num_shards={shards}")
+        assert mine(tmp_path, log, *flags, output=mined) == 0
+        command = work_folder.command_into(
+            "embed_images", tiny_run.config, output, f"--mined={tmp_path / mined}"
+        )
+        forked.run(command, str(tmp_path / "log"))
+        rows[shards] = []
+        for root in (str(tmp_path / mined), output):
+            assert manifest.verify(root) == []
+            found = work_folder.rows_of(root)
+            del found["content_hash"]  # that of the shards
+            rows[shards].append(found)
+        files[shards] = len(Dataset(output).shards("features"))
+    assert rows[1] == rows[31]
+    assert len(rows[1][1]["features"]) == 2
+    figure(f"2 images in 31 shards, of which {files[31]} exist: the rows of {files[1]} shard")

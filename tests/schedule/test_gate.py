@@ -1,0 +1,168 @@
+"""The gate on made-up snapshots: days that differ by chance pass, a planted drift is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model_code import gate
+from schemas import snapshots, storage
+from tests import gate_work
+from tests.gate_work import Day
+
+USED, CANDIDATE = "2026-01-01", "2026-01-02"
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory):
+    """A work folder with one snapshot, in use."""
+    work = str(tmp_path_factory.mktemp("gate") / "work")
+    gate_work.write(work, USED)
+    snapshots.promote(work, USED)
+    return work
+
+
+def run(work, date, *flags):
+    """(exit status, what the JSON says)."""
+    status = gate.run([f"--workdir={work}", f"--date={date}", *flags])
+    return status, json.loads(Path(work, "gates", f"{date}.json").read_bytes())
+
+
+def refused_by(work, day, *flags):
+    gate_work.write(work, CANDIDATE, day)
+    status, result = run(work, CANDIDATE, *flags)
+    assert status == (1 if result["refused_by"] else 0)
+    assert result["verdict"] == ("refuse" if status else "pass")
+    return result["refused_by"]
+
+
+def test_first_snapshot_passes_with_a_note(tmp_path, capsys):
+    gate_work.write(str(tmp_path), USED, Day(images=30))
+    status, result = run(str(tmp_path), USED)
+    assert (status, result["verdict"], result["against"]) == (0, "pass", None)
+    assert "nothing is in use yet" in capsys.readouterr().out
+
+
+def test_snapshot_against_itself_has_drifted_by_nothing(used):
+    status, result = run(used, USED)
+    assert status == 0
+    assert {check["figure"] for check in result["checks"]} == {0}
+    assert {check["verdict"] for check in result["checks"]} == {"pass"}
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_days_that_differ_by_chance_pass(used, seed):
+    assert refused_by(used, Day(seed=seed)) == []
+
+
+PLANTED = {
+    "languages": ((0.1, 0.2, 0.7), {"queries.languages", "queries.clicks"}),
+    "new_queries": (0.5, {"queries.new", "queries.clicks"}),
+    "rare": (0.6, {"labels.images", "queries.clicks", "phrases.predicted"}),
+    "blur": (0.6, {"embeddings.pixel_emb"}),
+    "score": (0.3, {"phrases.top_score"}),
+    "dead": (40, {"dead_letters"}),
+    "images": (400, {"rows.lost"}),
+    "error_rate": (0.5, {"evaluation.top1_drop", "evaluation.map_drop"}),
+}
+LIMITS = {
+    "queries.clicks": "max_query_drift",
+    "queries.new": "max_new_queries",
+    "queries.languages": "max_language_drift",
+    "phrases.predicted": "max_phrase_drift",
+    "phrases.top_score": "max_score_shift",
+    "embeddings.query_emb": "max_embedding_drift",
+    "embeddings.text_emb": "max_embedding_drift",
+    "embeddings.pixel_emb": "max_embedding_drift",
+    "labels.images": "max_label_drift",
+    "dead_letters": "max_dead_rise",
+    "rows.lost": "max_row_loss",
+    "rows.gained": "max_row_growth",
+    "evaluation.top1_drop": "max_top1_drop",
+    "evaluation.map_drop": "max_map_drop",
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_drift_is_refused_by_its_name_and_by_its_limit(used, what):
+    value, expected = PLANTED[what]
+    found = refused_by(used, Day(seed=9, **{what: value}))
+    assert expected <= set(found)
+    # Rarer labels move embeddings too; everything else is seen by its own checks alone.
+    assert expected == set(found) or what == "rare"
+    for name in found:
+        _, result = run(used, CANDIDATE, f"--{LIMITS[name]}=99")
+        assert result["refused_by"] == [n for n in found if LIMITS[n] != LIMITS[name]]
+
+
+def test_twice_as_many_rows_are_the_limit(used):
+    assert refused_by(used, Day(seed=9, images=1190)) == []
+    assert refused_by(used, Day(seed=9, images=1300)) == ["rows.gained"]
+    assert refused_by(used, Day(seed=9, images=1300), "--max_row_growth=1.5") == []
+
+
+def test_better_model_passes_and_other_networks_are_not_compared(used):
+    assert refused_by(used, Day(seed=3, error_rate=0.0, model="other", blur=9.0)) == []
+    _, result = run(used, CANDIDATE)
+    skipped = {check["name"] for check in result["checks"] if check["verdict"] == "skip"}
+    embeddings = {"embeddings.query_emb", "embeddings.text_emb", "embeddings.pixel_emb"}
+    assert skipped == embeddings | {"phrases.top_score"}
+
+
+def test_how_sure_a_fall_must_be_is_a_flag(used):
+    worse = Day(seed=9, error_rate=0.3)
+    assert refused_by(used, worse, "--sure=0", "--max_map_drop=9") == ["evaluation.top1_drop"]
+    assert refused_by(used, worse, "--sure=9") == []
+
+
+def test_head_and_sample_decide_what_is_compared(used):
+    _, all_rows = run(used, USED)
+    _, few = run(used, USED, "--head=3", "--sample=300")
+    chances = [{c["name"]: c["chance"] for c in r["checks"]} for r in (all_rows, few)]
+    for name in ("queries.clicks", "embeddings.pixel_emb", "embeddings.query_emb"):
+        assert chances[0][name] != chances[1][name]
+
+
+def test_prints_each_check_with_figure_and_threshold(used, capsys):
+    refused_by(used, Day(seed=9, dead=40))
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("dead_letters")]
+    figures = ["0.0625", "0.0000", "0.020", "0.0200"]
+    assert line.split() == ["dead_letters", *figures, "refuse", "(mined.images)"]
+    assert "refused by dead_letters; what is in use stays" in printed
+
+
+def test_earlier_date_is_refused_unless_asked_for(used, capsys):
+    gate_work.write(used, "2025-12-31", Day(seed=1))
+    status, result = run(used, "2025-12-31")
+    assert (status, result["refused_by"]) == (1, ["date"])
+    assert "only a person goes back" in capsys.readouterr().out
+    assert run(used, "2025-12-31", f"--against={USED}")[0] == 0
+
+
+def test_another_snapshot_can_be_the_measure(used):
+    gate_work.write(used, "2026-01-03", Day(seed=2, blur=1.0))
+    gate_work.write(used, "2026-01-04", Day(seed=4, blur=1.0))
+    assert run(used, "2026-01-04")[0] == 1
+    status, result = run(used, "2026-01-04", "--against=2026-01-03")
+    assert (status, result["against"]) == (0, "2026-01-03")
+
+
+def test_gate_writes_the_same_bytes_again(used):
+    gate_work.write(used, CANDIDATE, Day(seed=1))
+    path = Path(used, "gates", f"{CANDIDATE}.json")
+    run(used, CANDIDATE)
+    first = path.read_bytes()
+    run(used, CANDIDATE)
+    assert path.read_bytes() == first
+
+
+def test_what_is_missing_is_an_error(used, capsys):
+    assert gate.run([f"--workdir={used}", "--date=2027-01-01"]) == 2
+    assert "snapshot 2027-01-01" in capsys.readouterr().err
+    found = snapshots.read(used, USED)
+    without = {n: r for n, r in found.datasets.items() if n != "features"}
+    snapshots.write(used, "2026-02-01", without)
+    assert gate.run([f"--workdir={used}", "--date=2026-02-01"]) == 2
+    assert "features" in capsys.readouterr().err
+    assert storage.size(f"{used}/gates/2026-02-01.json") is None

@@ -1,0 +1,173 @@
+"""Images that an earlier run has read already are not decoded again.
+
+An earlier run's table `sources` says what came of which bytes. Where a clean image is not those
+very bytes, it lies in its table `images`, or, when it is a copy that another one stands for, in
+`sources` itself.
+"""
+
+from collections.abc import Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from model_code.progress import Progress
+from schemas import storage
+from schemas.manifest import Dataset
+from schemas.stage import Stage
+from schemas.tables import SOURCES
+from transforms.datasets import COUNTS, DEAD, GroupShards, Output, from_blocks, par_do
+from transforms.earlier import first_of_each
+from transforms.image_units import BATCH_IMAGES, RAW_IMAGES, read_unit
+from transforms.images import CleanImage, clean_images, source_of
+from transforms.rows import checked_file
+
+NAMED_IMAGES = pa.schema([*RAW_IMAGES, ("source", pa.string())])
+
+
+def name_sources(images: pa.Table) -> Output:
+    """RAW_IMAGES → table `raw` (NAMED_IMAGES)."""
+    names = [source_of(data or b"") for data in images["image"].to_pylist()]
+    return Output({"raw": images.append_column("source", pa.array(names, pa.string()))})
+
+
+def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
+    """What a later run needs to know of the images of this one.
+
+    Args:
+      copies: rows of COPIES (transforms/mined_images.py) of some pictures.
+      images: image_id and source of those that are written to `images`.
+
+    Returns:
+      Rows of SOURCES, one for each source.
+    """
+    copies = copies.sort_by([("source", "ascending"), ("key", "ascending")])
+    copies = first_of_each(copies, "source")
+    written = pc.is_in(copies["source"], value_set=images["source"].combine_chunks())
+    elsewhere = pc.or_(copies["original"], written)
+    image = pc.if_else(elsewhere, pa.scalar(None, pa.binary()), copies["image"])
+    columns = {name: copies[name] for name in SOURCES.names if name not in ("written", "image")}
+    columns |= {"written": written, "image": image}
+    return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
+
+
+def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
+    """Rows of SOURCES of one shard, each with its clean image but where that is the source itself.
+
+    Args:
+      paths: of a shard of sources, and of the shard of images of the same pictures.
+    """
+    sources_path, images_path = paths
+    sources = pq.read_table(storage.open_input(sources_path)).cast(SOURCES)
+    lacking = pc.and_(sources["written"], pc.invert(sources["original"]))
+    yield sources.filter(pc.invert(lacking))
+    sources = sources.filter(lacking)
+    if not sources.num_rows:
+        return
+    with pq.ParquetFile(storage.open_input(images_path)) as file:
+        for batch in file.iter_batches(BATCH_IMAGES, columns=["image_id", "image"]):
+            place = pc.index_in(sources["image_id"], value_set=batch["image_id"])
+            found = sources.filter(place.is_valid())
+            column = found.schema.get_field_index("image")
+            images = pa.chunked_array([batch["image"].take(place.drop_null().combine_chunks())])
+            yield found.set_column(column, "image", images).cast(SOURCES)
+
+
+def clean_changed_images(
+    raw: pa.Table, known: pa.Table, stage: Stage, max_pixels: int, max_side: int, forgotten
+) -> Output:
+    """As `clean_images`, but decodes only what is not known.
+
+    Args:
+      raw: rows of NAMED_IMAGES.
+      known: rows of `known_sources`, those of the same sources among them.
+      stage, max_pixels, max_side, forgotten: see there.
+    """
+    data = dict(zip(raw["source"].to_pylist(), raw["image"].to_pylist(), strict=True))
+    rows = known.filter(pc.is_in(known["source"], value_set=raw["source"].combine_chunks()))
+    found = {
+        row["source"]: CleanImage(
+            row["image_id"],
+            row["width"],
+            row["height"],
+            data[row["source"]] if row["original"] else row["image"],
+            row["signature"],
+        )
+        for row in rows.to_pylist()
+    }
+    return clean_images(raw, stage, max_pixels, max_side, forgotten, found)
+
+
+class ReadChangedImages(beam.PTransform):
+    """As ReadImages, with what an earlier run knows.
+
+    Args:
+      earlier: the earlier dataset of mine_pairs, made with the same limits.
+      num_shards, spill: of the shuffle that brings images and what is known together.
+      stage, max_pixels, max_side, total, forgotten: see ReadImages.
+    """
+
+    def __init__(
+        self,
+        earlier: Dataset,
+        num_shards: int,
+        spill: str,
+        stage: Stage,
+        max_pixels: int,
+        max_side: int,
+        total: int | None,
+        forgotten: frozenset[str],
+    ):
+        super().__init__()
+        self._earlier, self._num_shards, self._spill = earlier, num_shards, spill
+        self._stage, self._total = stage, total
+        self._args = stage, max_pixels, max_side, forgotten
+
+    def _clean(self, shard):
+        _, blocks = shard
+        raw = from_blocks(blocks["raw"], NAMED_IMAGES)
+        known = from_blocks(blocks["known"], SOURCES)
+        for start in range(0, raw.num_rows, BATCH_IMAGES):
+            part = raw.slice(start, BATCH_IMAGES)
+            yield from clean_changed_images(part, known, *self._args).tagged()
+
+    def expand(self, units):
+        images = {shard.index: shard for shard in self._earlier.shards("images")}
+        paths = [
+            (self._earlier.path(shard), self._earlier.path(images[shard.index]))
+            for shard in self._earlier.shards("sources")
+        ]
+        known = (
+            units.pipeline
+            | "KnownShards" >> beam.Create(paths)
+            | "ReadKnown" >> beam.FlatMap(known_sources).with_output_types(pa.Table)
+        )
+        fn = _ReadRawFn(self._stage, self._total)
+        read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
+        cleaned = (
+            {"raw": read.raw, "known": known}
+            | GroupShards({"raw": "source", "known": "source"}, self._num_shards, self._spill)
+            | "CleanChanged" >> par_do(self._clean, tags=(DEAD, COUNTS, "clean"))
+        )
+        joined = {
+            tag: (read[tag], cleaned[tag]) | f"Join {tag}" >> beam.Flatten()
+            for tag in (DEAD, COUNTS)
+        }
+        return joined | {"clean": cleaned.clean}
+
+
+class _ReadRawFn(beam.DoFn):
+    def __init__(self, stage, total):
+        self._stage, self._total = stage, total
+
+    def setup(self):
+        self._progress = Progress("read images", self._total, "images")
+
+    def process(self, unit):
+        outputs = checked_file(
+            read_unit(unit), "images", name_sources, self._stage, len(unit.paths)
+        )
+        for output in outputs:
+            self._progress.add(len(output.tables.get("raw", ())))
+            yield from output.tagged()
