@@ -153,7 +153,10 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         job.build(pipeline, config, stage)
 
     start = time.monotonic()
-    return execute(draw, config, options, finish, clean, stage.alone())
+    status = execute(draw, config, options, finish, clean, stage.alone())
+    if config.dry_run:
+        shutil.rmtree(stage.scratch, ignore_errors=True)
+    return status
 
 
 def execute(

@@ -85,8 +85,10 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         tensor_representations=InferTensorRepresentationsFromSchema(examples.inputs_of(schema)),
     )
     # tf.Transform's files go through TensorFlow, which knows the real Cloud Storage only: on one
-    # machine they stay on its disk; workers elsewhere share a folder that the commit removes.
-    temp = f"{stage.scratch if job.is_one_machine(pipeline.options) else stage.spill}/tft"
+    # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
+    # is made while the graph is drawn, so a plan has it here.
+    is_here = config.dry_run or job.is_one_machine(pipeline.options)
+    temp = f"{stage.scratch if is_here else stage.spill}/tft"
     with tft_beam.Context(temp_dir=temp):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
         written = []

@@ -42,6 +42,12 @@ def work(bucket, tiny_run, tmp_path_factory) -> str:
     return f"{bucket}/work"
 
 
+@pytest.fixture(autouse=True)
+def folders_need_no_making(monkeypatch):
+    """tf.Transform makes a folder through TensorFlow, which knows the real Cloud Storage only."""
+    monkeypatch.setattr("tensorflow.io.gfile.makedirs", lambda path: None)
+
+
 def flags_of(job: str, work: str) -> list[str]:
     """The job's own flags: inputs of the work folder, another output."""
     config = work_folder.config(work)
