@@ -250,9 +250,12 @@ class Cluster:
         while time.monotonic() < deadline:
             for process in self.processes:
                 if not process.alive:
-                    tail = "\n".join(self.log(process.name).read_text().splitlines()[-15:])
+                    lines = self.log(process.name).read_text().splitlines()
+                    why = [line for line in lines if "Exception" in line or "Error" in line]
                     raise PhraseLensError(
-                        f"{process.name} ended: {tail}", "it running", "See what its log says."
+                        f"{process.name} ended ({'; '.join(why[-3:])})",
+                        "it running",
+                        f"Read {self.log(process.name)}.",
                     )
             with contextlib.suppress(OSError):
                 whole = self.rest("overview")["taskmanagers"] == task_managers
@@ -313,4 +316,7 @@ def _settings(ports: dict[str, int], temp: Path, slots: int, parallelism: int) -
         "taskmanager.memory.network.min": "128m",
         "taskmanager.memory.network.max": "128m",
         "taskmanager.memory.managed.size": "256m",
+        "taskmanager.memory.jvm-metaspace.size": "256m",
+        "taskmanager.memory.jvm-overhead.min": "128m",
+        "taskmanager.memory.jvm-overhead.max": "128m",
     }

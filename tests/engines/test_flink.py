@@ -4,13 +4,16 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
 from schemas import manifest
@@ -25,13 +28,21 @@ def free_ports() -> int:
     pytest.skip("Flink needs five free ports")
 
 
+def tools() -> None:
+    """Skips where Flink cannot run."""
+    for program, package in (("java", "openjdk-17-jre-headless"), ("mvn", "maven")):
+        if not shutil.which(program):
+            pytest.skip(f"Flink needs {program}: apt install {package}")
+
+
+def cluster_at(port: str) -> Cluster:
+    return Cluster(flink_cluster.cache_folder(), int(port.removeprefix("--port=")))
+
+
 @pytest.fixture(scope="module")
 def flink() -> Iterator[Cluster]:
     """A cluster of two TaskManagers; a test that kills one leaves it to `up`."""
-    if not shutil.which("java"):
-        pytest.skip("Flink needs Java: apt install openjdk-17-jre-headless")
-    if not shutil.which("mvn"):
-        pytest.skip("Flink's packages come with Maven: apt install maven")
+    tools()
     cluster = Cluster(flink_cluster.cache_folder(), free_ports())
     cluster.up(task_managers=2, slots=4, parallelism=2)
     yield cluster
@@ -84,36 +95,57 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
         print(f"\nflink, {job}: TaskManager killed {share:.0%} in, {how}, {rows:,} rows equal")
 
 
-def processes_with(text: str) -> set[int]:
-    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True)
-    return {int(pid) for pid in found.stdout.split()}
+def members(groups: set[int]) -> set[int]:
+    """Processes of some process groups, zombies left out."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {int(pid) for pid, group, state in rows if int(group) in groups and state[0] != "Z"}
+
+
+@pytest.mark.slow
+def test_up_submit_down(tmp_path):
+    """The commands as people give them, on a log of four events."""
+    tools()
+    log = tmp_path / "log.csv"
+    log.write_text("query,image,clicks\nred,a,1\nblue,b,1\nred,b,2\n,c,1\n")
+    port = f"--port={free_ports()}"
+    here, there = tmp_path / "here", tmp_path / "flink"
+    job = ["mine_log", f"--log={log}", "--num_shards=2", "--max_dead_fraction=1"]
+    work_folder.run([sys.executable, "-m", f"beam_jobs.{job[0]}", *job[1:], f"--output={here}"])
+    command = [sys.executable, "-m", "deploy.flink"]
+    assert port.split("=")[1] in work_folder.run([*command, "up", port])
+    groups = {process.pid for process in cluster_at(port).processes}
+    try:
+        printed = work_folder.run([*command, port, "submit", *job, f"--output={there}"])
+        assert "on PortableRunner" in printed
+        assert work_folder.rows_of(str(there)) == work_folder.rows_of(str(here))
+        assert len(groups) == 5
+        assert groups < members(groups), "the pool has started no worker"
+    finally:
+        assert "ended jobmanager" in work_folder.run([*command, "down", port])
+    assert members(groups) == set()
+    assert work_folder.run([*command, "down", port]) == "nothing was running\n"
 
 
 def test_a_taken_port_is_named(tmp_path, monkeypatch, capsys):
-    import socket
-
-    from deploy import flink
-
     monkeypatch.setenv("PHRASELENS_FLINK", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert flink.run(["up", f"--port={port}"]) == 2
+        assert flink_command.run(["up", f"--port={port}"]) == 2
     assert f"port {port} (rest): expected a free port" in capsys.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []
 
 
 def test_commands_say_what_is_missing(tmp_path, monkeypatch, capsys):
-    from deploy import flink
-
     monkeypatch.setenv("PHRASELENS_FLINK", str(tmp_path))
     port = f"--port={free_ports()}"
-    assert flink.run(["status", port]) == 1
-    assert flink.run([port, "submit", "mine_log", "--log=x"]) == 2
+    assert flink_command.run(["status", port]) == 1
+    assert flink_command.run([port, "submit", "mine_log", "--log=x"]) == 2
     assert "Start it: ./run.sh flink up" in capsys.readouterr().err
-    assert flink.run([port, "submit", "mine_logs"]) == 2
+    assert flink_command.run([port, "submit", "mine_logs"]) == 2
     assert "submit mine_logs: expected one of" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert flink.run(["up", port]) == 2
+    assert flink_command.run(["up", port]) == 2
     assert "java: expected it on PATH" in capsys.readouterr().err
