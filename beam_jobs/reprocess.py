@@ -16,6 +16,7 @@ the new one is in use if one was. Stages run in one process.
 
 import dataclasses
 import importlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,9 @@ def run(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return error.status
+    if config.summary:
+        rows = [dataclasses.asdict(row) for row in done]
+        storage.write_bytes(config.summary, json.dumps(rows, indent=1).encode())
     print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
     if config.forget:
         print("all older snapshots are deleted")

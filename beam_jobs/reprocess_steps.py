@@ -23,6 +23,9 @@ class Config(pipeline.Config):
     retrain: tuple[str, ...] = flag(
         f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
     )
+    summary: str = flag(
+        "File for what each stage did, with times, as JSON.", default="", role="runtime"
+    )
     dry_run: bool = flag("Print the plan and run nothing.", default=False, role="runtime")
 
 

@@ -1,0 +1,162 @@
+"""What a day costs: reprocessing after one per cent of new images, against doing it all.
+
+Draws a collection, trains the models shortly on a few of its images, and then measures two runs of
+`reprocess` with these models in use: the first finds nothing to reuse, the second finds the first
+one's rows. Networks are MobileNet at 224 px, with random weights unless --weights gives others:
+what they cost does not depend on that.
+
+  ./run.sh bench incremental --workdir /tmp/incremental
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_jobs.reprocess_steps import MODELS
+from schemas import config as config_lib
+from schemas import storage
+from schemas.config import flag
+from schemas.manifest import Dataset
+
+TRAINING_IMAGES = 600
+DAYS = ("2026-01-01", "2026-01-02")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: str = flag("Folder for data and results; what it holds is overwritten.")
+    images: int = flag("Images of the first run.", default=10_000)
+    added: float = flag("Share of images that the second run adds.", default=0.01)
+    image_size: int = flag("Side of the drawn images, in pixels.", default=256)
+    backbone: str = flag("Both image networks.", default="mobilenet")
+    network_size: int = flag("Side of the images that they see, in pixels.", default=224)
+    weights: str = flag("Their weights; see train_text_generator.", default="")
+
+
+def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
+    """Adds images of a collection to a folder, as people have them.
+
+    Args:
+      samples: dataset of make_samples.
+      folder: gets images/KEY.jpg, log/DAY.parquet (what people clicked of these) and labels.csv
+        (of all images).
+      first, last: which images, by their place in the collection.
+      day: names the log.
+    """
+    dataset = Dataset(samples)
+    images = dataset.table("images", ["key", "image"]).slice(first, last - first)
+    for row in images.to_pylist():
+        storage.write_bytes(f"{folder}/images/{row['key']}.jpg", row["image"])
+    log = dataset.table("click_log")
+    log = log.filter(pc.is_in(log["image"], value_set=images["key"].combine_chunks()))
+    os.makedirs(f"{folder}/log", exist_ok=True)
+    pq.write_table(log, f"{folder}/log/{day}.parquet")
+    labels = dataset.table("labels")
+    rows = zip(labels["key"].to_pylist(), labels["label"].to_pylist(), strict=True)
+    text = "".join(f"{key},{label}\n" for key, label in [("key", "label"), *rows])
+    storage.write_bytes(f"{folder}/labels.csv", text.encode())
+
+
+def settings(config: Config) -> str:
+    """--set of all runs: short training, real networks."""
+    network = {"backbone": config.backbone, "image_size": str(config.network_size)}
+    weights = {"weights": config.weights} if config.weights else {}
+    flags = {
+        "mine_pairs": {"min_users": "1", "one_person_pairs": "true"},
+        "prepare_pairs": network,
+        "train_text_generator": {"epochs": "1", "batch_size": "32"} | weights,
+        "train_text_embedder": {"epochs": "1", "max_steps_per_epoch": "10", "buckets": "16384"},
+        "train_pixel_embedder": network | {"epochs": "1"} | weights,
+        "train_fusion": {"epochs": "2", "heads": "64", "weight_decays": "0.1"},
+    }
+    return ",".join(f"{s}.{k}={v}" for s, of in flags.items() for k, v in of.items())
+
+
+def run_command(module: str, *flags: str) -> float:
+    """Runs a command as people do; returns the seconds that it took.
+
+    Raises:
+      CalledProcessError: it failed.
+    """
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", module, *flags], check=True)
+    return time.monotonic() - start
+
+
+def _inputs(data: str) -> list[str]:
+    return [f"--images={data}/images", f"--labels={data}/labels.csv", f"--log={data}/log"]
+
+
+def train(config: Config, samples: str, work: str) -> None:
+    """Leaves trained models in the work folder, and nothing else."""
+    few = f"{config.workdir}/few"
+    unpack(samples, few, 0, TRAINING_IMAGES, DAYS[0])
+    made = [f"--workdir={work}", f"--set={settings(config)}", "--until=train_fusion"]
+    run_command("beam_jobs.pipeline", *made, *_inputs(few))
+    for name in os.listdir(work):
+        if name not in MODELS:
+            shutil.rmtree(os.path.join(work, name))
+
+
+def reprocess(config: Config, work: str, data: str, day: str) -> dict:
+    """Runs it; returns its summary, and the seconds from start to end of the process."""
+    summary = f"{config.workdir}/{day}.json"
+    flags = [f"--workdir={work}", f"--set={settings(config)}", f"--date={day}", *_inputs(data)]
+    seconds = run_command("beam_jobs.reprocess", *flags, f"--summary={summary}")
+    with open(summary) as f:
+        stages = json.load(f)
+    rest = seconds - sum(stage["seconds"] for stage in stages)
+    start = {"stage": "(start of the process)", "seconds": rest, "images": 0, "reused": 0}
+    return {"seconds": seconds, "stages": [start, *stages]}
+
+
+def table(full: dict, day: dict) -> str:
+    """Both runs side by side, in Markdown."""
+    lines = [
+        "| stage | full: s | images | day: s | images | taken over | time | rows |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    total = {"stage": "all", **dict.fromkeys(("seconds", "images", "reused"), 0)}
+    totals = [dict(total), dict(total)]
+    pairs = list(zip(full["stages"], day["stages"], strict=True))
+    for row in pairs:
+        for sums, part in zip(totals, row, strict=True):
+            for key in ("seconds", "images", "reused"):
+                sums[key] += part[key]
+    for a, b in (*pairs, tuple(totals)):
+        rows = f"{b['images'] / a['images']:.1%}" if a["images"] else ""
+        lines.append(
+            f"| {a['stage']} | {a['seconds']:.1f} | {a['images']:,} | {b['seconds']:.1f} | "
+            f"{b['images']:,} | {b['reused']:,} | {b['seconds'] / a['seconds']:.1%} | {rows} |"
+        )
+    return "\n".join(lines)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    config = config_lib.parse(Config, "./run.sh bench incremental", __doc__ or "", argv)
+    samples, work, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
+    for folder in (work, data, f"{config.workdir}/few"):
+        shutil.rmtree(folder, ignore_errors=True)
+    everything = round(config.images * (1 + config.added))
+    drawn = [f"--output={samples}", f"--images={everything}", f"--image_size={config.image_size}"]
+    run_command("samples.make_samples", *drawn, "--events_per_image=12", "--workers=2")
+    train(config, samples, work)
+    unpack(samples, data, 0, config.images, DAYS[0])
+    full = reprocess(config, work, data, DAYS[0])
+    unpack(samples, data, config.images, everything, DAYS[1])
+    day = reprocess(config, work, data, DAYS[1])
+    print(f"\n{config.images:,} images, then {everything - config.images:,} more\n")
+    print(table(full, day))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
