@@ -22,6 +22,7 @@ class Settings:
       workdir: the work folder; gs:// for Composer.
       reprocess: flags of `./run.sh reprocess` by name: where the data is.
       day: flags of `./run.sh mine_log` by name, for the log of one date; {} without days.
+      stages: stage → more of its flags by name, as {"embed_images": {"num_phrases": "5"}}.
       gate: flags of `./run.sh gate` by name, such as {"max_label_drift": "0.5"}.
       keep: snapshots that `gc` leaves.
       variant: "bash" runs everything on this machine; "composer" runs the Beam jobs as Flex
@@ -39,12 +40,12 @@ class Settings:
         whose entry point is run.sh.
       environment: for "composer": where jobs run, by the names of the API: tempLocation,
         stagingLocation, serviceAccountEmail, maxWorkers and others.
-      parameters: for "composer": Beam job → more of its flags by name.
     """
 
     workdir: str
     reprocess: Mapping[str, str] = dataclasses.field(default_factory=dict)
     day: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     gate: Mapping[str, str] = dataclasses.field(default_factory=dict)
     keep: int = 7
     variant: str = "bash"
@@ -59,7 +60,6 @@ class Settings:
     templates: str = ""
     cloud_run_job: str = "phraselens"
     environment: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    parameters: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.variant not in VARIANTS:
@@ -114,11 +114,10 @@ def commands(settings: Settings) -> tuple[Command, ...]:
     work = {"workdir": settings.workdir}
     dated = work | {"date": DATE}
     composer = settings.variant == "composer"
-    day = (_beam_job(settings, "mine_log", settings.day, composer),) if settings.day else ()
     return (
-        *day,
-        *(_beam_jobs(settings) if composer else ()),
-        Command("reprocess", dated | dict(settings.reprocess)),
+        *((Command("mine_log", settings.day, on_dataflow=composer),) if settings.day else ()),
+        *(beam_jobs(settings) if composer else ()),
+        Command("reprocess", dated | dict(settings.reprocess) | overrides(settings)),
         # The same snapshot would be refused again.
         Command("gate", dated | dict(settings.gate), retried=False),
         Command("promote", dated),
@@ -126,41 +125,39 @@ def commands(settings: Settings) -> tuple[Command, ...]:
     )
 
 
-def _beam_job(
-    settings: Settings, name: str, flags: Mapping[str, str], on_dataflow: bool = True
-) -> Command:
-    return Command(name, dict(flags) | dict(settings.parameters.get(name, {})), on_dataflow)
+def overrides(settings: Settings) -> dict[str, str]:
+    """The stages' settings as `reprocess --set` takes them."""
+    assignments = [
+        f"{stage}.{name}={value}"
+        for stage, flags in settings.stages.items()
+        for name, value in flags.items()
+    ]
+    return {"set": ",".join(assignments)} if assignments else {}
 
 
-def _beam_jobs(settings: Settings) -> tuple[Command, ...]:
+def beam_jobs(settings: Settings) -> tuple[Command, ...]:
     """The Beam jobs of `reprocess`, one by one: it finds them done, and does what is left."""
 
-    def made(dataset: str) -> str:
-        return f"{settings.workdir}/{dataset}"
+    def made(*datasets: str, **renamed: str) -> dict[str, str]:
+        names = {name: name for name in datasets} | renamed
+        return {flag: f"{settings.workdir}/{dataset}" for flag, dataset in names.items()}
 
-    def used(dataset: str) -> str:
-        return f"{settings.workdir}/current/{dataset}"
+    def used(*datasets: str, **renamed: str) -> dict[str, str]:
+        return made(**{k: f"current/{v}" for k, v in ({n: n for n in datasets} | renamed).items()})
 
-    sources = {name: settings.reprocess[name] for name in SOURCES if name in settings.reprocess}
     flags = {
-        "mine_pairs": sources | {"output": made("mined")},
-        "embed_phrases": {
-            "mined": made("mined"),
-            "text_embedder": used("text_embedder"),
-            "generator": used("text_generator"),
-            "output": made("phrases"),
-        },
-        "embed_images": {
-            "mined": made("mined"),
-            "pixel_embedder": used("pixel_embedder"),
-            "phrases": made("phrases"),
-            "generator": used("text_generator"),
-            "reuse": used("features"),
-            "output": made("features"),
-        },
-        "prepare_examples": {"features": made("features"), "output": made("examples")},
+        "mine_pairs": {k: v for k, v in settings.reprocess.items() if k in SOURCES}
+        | made(reuse="mined", output="mined"),
+        "embed_phrases": made("mined", reuse="phrases", output="phrases")
+        | used("text_embedder", generator="text_generator"),
+        "embed_images": made("mined", "phrases", reuse="features", output="features")
+        | used("pixel_embedder", generator="text_generator"),
+        "prepare_examples": made("features", output="examples"),
     }
-    return tuple(_beam_job(settings, name, of) for name, of in flags.items())
+    return tuple(
+        Command(name, of | dict(settings.stages.get(name, {})), on_dataflow=True)
+        for name, of in flags.items()
+    )
 
 
 def flex_template(settings: Settings, command: Command) -> dict:

@@ -1,0 +1,123 @@
+"""What the DAG runs are commands that exist, with flags that exist: no Airflow is needed to see."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import job, reprocess_steps
+from model_code import gate
+from schemas import config as config_lib
+from schemas import gc, promote, snapshots
+
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
+sys.path.insert(0, str(FOLDER))
+import phraselens_commands  # noqa: E402
+from phraselens_commands import Settings  # noqa: E402
+
+CONFIGS = {
+    "reprocess": reprocess_steps.Config,
+    "gate": gate.Config,
+    "promote": promote.Promote,
+    "gc": gc.Config,
+}
+STAGES = ["mine_pairs", "embed_phrases", "embed_images", "prepare_examples"]
+LAST = ["reprocess", "gate", "promote", "gc"]
+NAMES = {"bash": ["mine_log", *LAST], "composer": ["mine_log", *STAGES, *LAST]}
+
+
+def example(variant, bucket):
+    """The settings beside the DAG, in a local folder instead of a bucket."""
+    name = "phraselens.json" if variant == "bash" else f"phraselens.{variant}.json"
+    text = (FOLDER / name).read_text().replace("gs://BUCKET", str(bucket))
+    path = bucket / "settings.json"
+    path.write_text(text)
+    return phraselens_commands.read_settings(path)
+
+
+def parse(command):
+    """The config of a command, by the parser that the command itself uses."""
+    argv = [argument.replace("{{ ds }}", "2026-01-31") for argument in command.arguments[1:]]
+    if command.name in CONFIGS:
+        return config_lib.parse(CONFIGS[command.name], command.name, "", argv)
+    module = importlib.import_module(f"beam_jobs.{command.name}")
+    return job.parse(command.name, module.Config, "", argv)[0]
+
+
+@pytest.mark.parametrize("variant", phraselens_commands.VARIANTS)
+def test_every_command_of_the_examples_parses(variant, tmp_path):
+    settings = example(variant, tmp_path)
+    commands = phraselens_commands.commands(settings)
+    assert settings.variant == variant
+    assert [command.name for command in commands] == NAMES[variant]
+    for command in commands:
+        parsed = parse(command)
+        assert getattr(parsed, "workdir", settings.workdir) == settings.workdir
+        if hasattr(parsed, "date"):
+            snapshots.check_date(parsed.date)
+    beam = {c.name for c in commands if c.on_dataflow}
+    assert beam == ({"mine_log", *STAGES} if variant == "composer" else set())
+    assert [c.name for c in commands if not c.retried] == ["gate"]
+
+
+@pytest.mark.parametrize("name", NAMES["composer"])
+def test_commands_are_commands_of_run_sh(name):
+    text = (FOLDER.parents[1] / "run.sh").read_text()
+    cases = text[text.index("case $command in") :].replace("\\\n", "")
+    assert re.search(rf"^ *(\w+ *\| *)*{name}( *\| *\w+)*\)", cases, re.MULTILINE)
+
+
+def test_jobs_on_dataflow_read_write_and_set_what_reprocess_would(tmp_path):
+    """Else reprocess would not find them done."""
+    settings = Settings(
+        workdir=str(tmp_path),
+        variant="composer",
+        project="p",
+        region="r",
+        templates="gs://b/t",
+        reprocess={"days": "d", "images": "i", "labels": "l", "columns": "query=q"},
+        stages={"embed_images": {"num_phrases": "5"}, "prepare_examples": {"num_shards": "2"}},
+    )
+    commands = {c.name: c for c in phraselens_commands.commands(settings)}
+    config = parse(commands["reprocess"])
+    steps = {step.name: step for step in reprocess_steps.steps_of(config)}
+    for name in STAGES:
+        where = {d: f"{tmp_path}/current/{d}" for d in reprocess_steps.MODELS}
+        flags = reprocess_steps.flags_of(steps[name], config, where, {})
+        ours = {k: v for k, v in commands[name].flags.items() if k != "reuse"}
+        assert ours == flags, name
+        if name in reprocess_steps.REUSING:
+            assert commands[name].flags["reuse"] == commands[name].flags["output"]
+    # And between its models and its snapshot it has no other Beam job than classifying.
+    left = [s.name for s in steps.values() if s.module.startswith("beam_jobs.")]
+    assert set(left) - set(commands) == {"classify_images"}
+
+
+def test_flex_template_is_what_the_api_takes(tmp_path):
+    settings = example("composer", tmp_path)
+    command = next(c for c in phraselens_commands.commands(settings) if c.name == "embed_images")
+    launch = phraselens_commands.flex_template(settings, command)["launchParameter"]
+    assert launch["jobName"] == "phraselens-embed-images-{{ ds_nodash }}"
+    assert launch["containerSpecGcsPath"] == f"{tmp_path}/templates/embed_images.json"
+    assert launch["parameters"]["job"] == "embed_images"
+    assert launch["parameters"]["batch_size"] == "64"
+    assert all(isinstance(value, str) for value in launch["parameters"].values())
+    assert launch["environment"]["tempLocation"] == f"{tmp_path}/tmp"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workdir": "w", "variant": "cron"}, "expected one of bash, composer"),
+        ({"workdir": "w", "variant": "composer", "project": "p"}, "region, templates"),
+        ({"workdir": "w", "reproces": {}}, "unknown settings reproces"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, fields, message):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=message):
+        phraselens_commands.read_settings(path)
