@@ -118,6 +118,7 @@ class _Lenient:
 def run(job: Job, argv: Sequence[str] | None = None) -> int:
     """Runs a job from its command line; returns the exit status (0 done, 1 failed, 2 refused)."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("apache_beam.runners.common").addFilter(_not_known)
     try:
         config, options = parse(job.name, job.config, job.doc, argv, job.runs_networks)
         inputs = job.preflight(config)
@@ -194,6 +195,12 @@ def execute(
         print(f"error: {found}", file=sys.stderr)
         return 1
     return 0
+
+
+def _not_known(record: logging.LogRecord) -> bool:
+    """Leaves out the traceback that Beam logs of an error which `run` tells in one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or message_of(error) is None
 
 
 def _run_graph(

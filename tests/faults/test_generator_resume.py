@@ -15,7 +15,7 @@ STEPS_BEFORE_DEATH = 15  # of 24 in 4 epochs: in the middle of the third
 @pytest.mark.parametrize(
     "queries", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids="{:,}".format
 )
-def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, capsys):
+def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, figure):
     def command(name: str, *more: str) -> list[str]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
@@ -32,12 +32,10 @@ def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, capsys):
     off = {
         name: np.abs(found[name] - expected[name]).max().item() for name in ("losses", "vectors")
     }
-    with capsys.disabled():
-        print(
-            f"\nK = {queries:,}: killed before step {STEPS_BEFORE_DEATH + 1} of "
-            f"{len(expected['losses'])}; greatest difference of a loss {off['losses']:.1e}, "
-            f"of a vector's element {off['vectors']:.1e}"
-        )
+    figure(
+        f"killed before step {STEPS_BEFORE_DEATH + 1} of {len(expected['losses'])}; greatest "
+        f"difference of a loss {off['losses']:.1e}, of a vector's element {off['vectors']:.1e}"
+    )
     assert len(found["losses"]) == 24
     assert expected["losses"][-1] < expected["losses"][0]
     assert max(off.values()) <= 1e-6
