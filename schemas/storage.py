@@ -128,8 +128,9 @@ def _open_output(path: str) -> Iterator[pa.NativeFile]:
             yield f
         except BaseException:
             # To close is to end the upload: what there is of it would become visible.
-            f.close()
-            fs.delete_file(inner)
+            with contextlib.suppress(OSError):
+                f.close()
+                fs.delete_file(inner)
             raise
         f.close()
 

@@ -111,5 +111,7 @@ def test_days_and_deletions(bucket, tmp_path):
         assert manifest.verify(f"{base}/mined") == []
         found = work_folder.rows_of(f"{base}/mined")
         assert found["pairs"]
+        # A dead letter names its run, which is known by where its input lies.
+        found = {k: v for k, v in found.items() if k not in ("dead_letters", "content_hash")}
         rows.append(found)
     assert rows[0] == rows[1]

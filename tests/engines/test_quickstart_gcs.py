@@ -13,6 +13,16 @@ from tests import work_folder
 COMPARED = [name for name in work_folder.STEPS if name != "report"]
 
 
+def rows_of(root: str) -> dict[str, list[str]]:
+    """As work_folder.rows_of, without what names the run, which is known by where its input lies:
+    dead letters, and the content hash of datasets that have some."""
+    rows = work_folder.rows_of(root)
+    rows.pop("dead_letters", None)
+    if not manifest.Dataset(root).manifest.model_fingerprint:
+        rows.pop("content_hash")
+    return rows
+
+
 def upload(tiny_run, bucket: str, *stages: str) -> None:
     for stage in stages:
         name = work_folder.STEPS[stage].output
@@ -32,7 +42,7 @@ def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
     assert manifest.verify(flags["output"]) == []
-    assert work_folder.rows_of(flags["output"]) == work_folder.rows_of(tiny_run.dataset(stage))
+    assert rows_of(flags["output"]) == rows_of(tiny_run.dataset(stage))
 
 
 @pytest.mark.slow
@@ -42,8 +52,8 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     done = work_folder.drive(config)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     for stage in COMPARED:
-        there = work_folder.rows_of(f"{bucket}/all/{work_folder.STEPS[stage].output}")
-        assert there == work_folder.rows_of(tiny_run.dataset(stage)), stage
+        there = rows_of(f"{bucket}/all/{work_folder.STEPS[stage].output}")
+        assert there == rows_of(tiny_run.dataset(stage)), stage
 
     assert "already done" in work_folder.drive(config).stdout
     root = f"{bucket}/all"
