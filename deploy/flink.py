@@ -1,7 +1,7 @@
 """Runs Beam jobs on a Flink cluster of this machine: starts it, sends jobs to it, ends it.
 
-The cluster is a JobManager, two TaskManagers, Beam's job server and a pool of Python workers, each
-a process here. Java and, the first time, Maven must be installed.
+The cluster is a JobManager, two TaskManagers and Beam's job server, each a process here; the
+TaskManagers start Python workers. Java and, the first time, Maven must be installed.
 
   ./run.sh flink up
   ./run.sh flink submit embed_images --mined work/mined … --output work/features
@@ -37,7 +37,7 @@ JOBS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    port: int = flag("Of Flink's web page; four more follow it.", default=8081, role="runtime")
+    port: int = flag("Of Flink's web page; three more follow it.", default=8081, role="runtime")
     task_managers: int = flag("TaskManagers that `up` starts.", default=2, role="runtime")
     slots: int = flag("Tasks that a TaskManager takes at once.", default=4, role="runtime")
     parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime")
