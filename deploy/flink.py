@@ -15,6 +15,7 @@ A cluster elsewhere: --beam '--runner=PortableRunner --job_endpoint=HOST:PORT â€
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -67,12 +68,12 @@ def status(cluster: Cluster, config: Config) -> int:
         return 1
     print(f"web page: http://localhost:{cluster.port}")
     print(f"logs: {cluster.folder / 'logs'}")
-    print(f"pipeline options: {' '.join(cluster.options)}")
+    print(f"pipeline options: {shlex.join(cluster.options)}")
     return 0
 
 
 def options(cluster: Cluster, config: Config) -> int:
-    print(" ".join(cluster.options))
+    print(shlex.join(cluster.options))
     return 0
 
 

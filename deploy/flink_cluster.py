@@ -323,8 +323,10 @@ def _settings(ports: dict[str, int], temp: Path, slots: int, parallelism: int) -
         "taskmanager.memory.task.heap.size": "512m",
         "taskmanager.memory.framework.off-heap.size": "128m",
         "taskmanager.memory.task.off-heap.size": "128m",
-        "taskmanager.memory.network.min": "128m",
-        "taskmanager.memory.network.max": "128m",
+        "taskmanager.memory.network.min": "384m",
+        "taskmanager.memory.network.max": "384m",
+        # A graph of a hundred shuffles would need gigabytes of them by default (512).
+        "taskmanager.network.sort-shuffle.min-buffers": 64,
         "taskmanager.memory.managed.size": "256m",
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "128m",
