@@ -75,6 +75,13 @@ def wait_until_running(cluster: Cluster, process: subprocess.Popen) -> str:
     pytest.fail("the command ended before its job ran")
 
 
+def members(groups: set[int]) -> set[int]:
+    """Processes of some process groups, zombies left out."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {int(pid) for pid, group, state in rows if int(group) in groups and state[0] != "Z"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["mine_pairs", "embed_images", "prepare_examples"])
 def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, capsys):
@@ -94,6 +101,7 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
     recovered = process.wait(900) == 0
     failures = flink.rest(f"jobs/{running}/exceptions")["exceptionHistory"]["entries"]
     assert failures, "the kill did not disturb the job"
+    assert members({victim.pid}) == set(), "its workers outlive a TaskManager"
     flink.up(task_managers=2, slots=4, parallelism=2)
     if not recovered:
         work_folder.run(command)
@@ -102,14 +110,10 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
     rows = sum(len(hashes) for hashes in expected.values())
     how = "recovered by itself" if recovered else "failed and was submitted again"
     with capsys.disabled():
-        print(f"\nflink, {job}: TaskManager killed {share:.0%} in, it {how}, {rows:,} rows equal")
-
-
-def members(groups: set[int]) -> set[int]:
-    """Processes of some process groups, zombies left out."""
-    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
-    rows = [line.split() for line in listed.stdout.splitlines()]
-    return {int(pid) for pid, group, state in rows if int(group) in groups and state[0] != "Z"}
+        print(
+            f"\nflink, {job}: TaskManager killed {share:.0%} in, "
+            f"{len(failures)} tasks failed, it {how}, {rows:,} rows equal"
+        )
 
 
 @pytest.mark.slow
