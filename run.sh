@@ -74,6 +74,7 @@ Examples
 Environment
   PHRASELENS_VENV     where the environment lives, instead of .venv beside this script
   PHRASELENS_AIRFLOW_VENV  where Airflow's lives, instead of .venv-airflow
+  PHRASELENS_FLINK    where Flink's jars, logs and state live, instead of ~/.cache/phraselens/flink
 EOF
 }
 

@@ -1,7 +1,7 @@
 """Runs Beam jobs on a Flink cluster of this machine: starts it, sends jobs to it, ends it.
 
-The cluster is a JobManager, two TaskManagers, Beam's job server and a pool of Python workers, each
-a process here. Java and, the first time, Maven must be installed.
+The cluster is a JobManager, two TaskManagers and Beam's job server, each a process here; the
+TaskManagers start Python workers. Java and, the first time, Maven must be installed.
 
   ./run.sh flink up
   ./run.sh flink submit embed_images --mined work/mined â€¦ --output work/features
@@ -15,6 +15,7 @@ A cluster elsewhere: --beam '--runner=PortableRunner --job_endpoint=HOST:PORT â€
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ JOBS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    port: int = flag("Of Flink's web page; four more follow it.", default=8081, role="runtime")
+    port: int = flag("Of Flink's web page; three more follow it.", default=8081, role="runtime")
     task_managers: int = flag("TaskManagers that `up` starts.", default=2, role="runtime")
     slots: int = flag("Tasks that a TaskManager takes at once.", default=4, role="runtime")
     parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime")
@@ -67,12 +68,12 @@ def status(cluster: Cluster, config: Config) -> int:
         return 1
     print(f"web page: http://localhost:{cluster.port}")
     print(f"logs: {cluster.folder / 'logs'}")
-    print(f"pipeline options: {' '.join(cluster.options)}")
+    print(f"pipeline options: {shlex.join(cluster.options)}")
     return 0
 
 
 def options(cluster: Cluster, config: Config) -> int:
-    print(" ".join(cluster.options))
+    print(shlex.join(cluster.options))
     return 0
 
 

@@ -1,7 +1,7 @@
 """A Flink cluster on this machine: its packages, its processes, and what it says of itself.
 
-One JobManager and some TaskManagers, Beam's job server, and a pool that starts Python workers. All
-Java processes run from the one folder of jars that flink_pom.xml names.
+One JobManager, some TaskManagers and Beam's job server, which all run from the one folder of jars
+that flink_pom.xml names. A TaskManager starts Python workers by itself, with flink_worker.sh.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ POM = Path(__file__).with_name("flink_pom.xml")
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-WORKER_POOL = "apache_beam.runners.worker.worker_pool_main"
+# A pool of workers that TaskManagers share will not do: theirs have the same ids, and one that is
+# done with its worker ends the other's.
+WORKER = Path(__file__).with_name("flink_worker.sh")
 # Flink reaches into these packages of the JDK, which are closed since Java 16.
 OPENED = ("lang", "net", "io", "nio", "text", "time", "util", "util.concurrent")
 OPEN = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED] + [
@@ -119,7 +121,7 @@ def stop(processes: list[Process], seconds: float = 10) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A cluster known by its port: Flink's REST port, and the four after it.
+    """A cluster known by its port: Flink's REST port, and the three after it.
 
     Attributes:
       cache: folder of jars; the cluster's logs and state lie below it.
@@ -135,7 +137,7 @@ class Cluster:
 
     @property
     def ports(self) -> dict[str, int]:
-        names = ("rest", "rpc", "job server", "artifacts", "workers")
+        names = ("rest", "rpc", "job server", "artifacts")
         return {name: self.port + place for place, name in enumerate(names)}
 
     @property
@@ -144,8 +146,10 @@ class Cluster:
         return [
             "--runner=PortableRunner",
             f"--job_endpoint=localhost:{self.ports['job server']}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{self.ports['workers']}",
+            "--environment_type=PROCESS",
+            f"--environment_option=process_command={WORKER}",
+            # Python starts once a job, not once a step of it.
+            "--environment_cache_millis=60000",
         ]
 
     @property
@@ -178,7 +182,7 @@ class Cluster:
             for process in self.processes:
                 if not process.alive:
                     self.start(process.name, process.command)
-            return self._wait()
+            return self._wait(self._whole)
         java = program("java", "openjdk-17-jre-headless")
         for name, port in self.ports.items():
             if listens(port):
@@ -195,7 +199,9 @@ class Cluster:
         try:
             for name, command in self._commands(java, jars, task_managers):
                 self.start(name, command)
-            self._wait()
+                if name == "jobmanager":  # a TaskManager that is faster waits 10 s to ask again
+                    self._wait(lambda: listens(self.ports["rpc"]))
+            self._wait(self._whole)
         except BaseException:
             self.down()
             raise
@@ -212,8 +218,6 @@ class Cluster:
             name = f"taskmanager-{number}"
             named = ["-D", f"taskmanager.resource-id={name}"]
             yield name, run("1g", TASK_MANAGER, *configured, *named)
-        pool = [sys.executable, "-m", WORKER_POOL, f"--service_port={self.ports['workers']}"]
-        yield "workers", pool
         flags = [
             f"--flink-master=localhost:{self.port}",
             f"--flink-conf-dir={self.folder / 'conf'}",
@@ -226,9 +230,12 @@ class Cluster:
 
     def start(self, name: str, command: list[str]) -> None:
         """Starts one process of the cluster and notes it."""
-        # The pool starts workers as "python", and they import this project's modules.
-        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+        # For the workers: this Python comes first, and they import this project's modules.
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+            "PYTHONPATH": str(ROOT),
+            "FLINK_WORKER_LOG": str(self.log("workers")),
+        }
         with open(self.log(name), "ab") as log:
             started = subprocess.Popen(
                 command,
@@ -244,10 +251,16 @@ class Cluster:
         rows = [dataclasses.asdict(p) for p in [*others, process]]
         (self.folder / "processes.json").write_text(json.dumps(rows, indent=1))
 
-    def _wait(self) -> None:
-        task_managers = sum(p.name.startswith("taskmanager") for p in self.processes)
+    def _whole(self) -> bool:
+        count = sum(process.name.startswith("taskmanager") for process in self.processes)
+        with contextlib.suppress(OSError):
+            whole = self.rest("overview")["taskmanagers"] == count
+            return whole and all(listens(port) for port in self.ports.values())
+        return False
+
+    def _wait(self, reached: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        while not reached():
             for process in self.processes:
                 if not process.alive:
                     lines = self.log(process.name).read_text().splitlines()
@@ -257,16 +270,13 @@ class Cluster:
                         "it running",
                         f"Read {self.log(process.name)}.",
                     )
-            with contextlib.suppress(OSError):
-                whole = self.rest("overview")["taskmanagers"] == task_managers
-                if whole and all(listens(port) for port in self.ports.values()):
-                    return
-            time.sleep(0.5)
-        raise PhraseLensError(
-            f"the cluster at port {self.port}",
-            f"{task_managers} TaskManagers within {START_SECONDS} s",
-            f"Read the logs in {self.folder / 'logs'}.",
-        )
+            if time.monotonic() > deadline:
+                raise PhraseLensError(
+                    f"the cluster at port {self.port}",
+                    f"all of it within {START_SECONDS} s",
+                    f"Read the logs in {self.folder / 'logs'}.",
+                )
+            time.sleep(0.2)
 
     def down(self) -> list[str]:
         """Ends the processes that `up` started, and no others; returns their names."""
@@ -313,8 +323,10 @@ def _settings(ports: dict[str, int], temp: Path, slots: int, parallelism: int) -
         "taskmanager.memory.task.heap.size": "512m",
         "taskmanager.memory.framework.off-heap.size": "128m",
         "taskmanager.memory.task.off-heap.size": "128m",
-        "taskmanager.memory.network.min": "128m",
-        "taskmanager.memory.network.max": "128m",
+        "taskmanager.memory.network.min": "384m",
+        "taskmanager.memory.network.max": "384m",
+        # A graph of a hundred shuffles would need gigabytes of them by default (512).
+        "taskmanager.network.sort-shuffle.min-buffers": 64,
         "taskmanager.memory.managed.size": "256m",
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "128m",
