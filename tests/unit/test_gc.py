@@ -113,6 +113,12 @@ def test_forgetting_without_a_snapshot_leaves_none(work):
     assert text_of(manifest.Dataset(f"{work}/model")) == DATES[-1]
 
 
+def test_a_folder_without_datasets_is_left_alone(tmp_path, capsys):
+    assert gc.run([f"--workdir={tmp_path}/nothing", "--keep=1"]) == 2
+    assert "a folder that holds datasets" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keep_must_be_a_number_of_snapshots(work, capsys):
     assert gc.run([f"--workdir={work}", "--keep=-1"]) == 2
     assert "error: --keep -1" in capsys.readouterr().err
