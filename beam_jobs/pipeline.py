@@ -66,7 +66,9 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class RunConfig:
+    """What every run of the stages takes."""
+
     workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="runtime")
     log: str = flag(
         "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
@@ -85,8 +87,12 @@ class Config:
     samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
     preset: str = flag("Settings of all stages.", default="standard", choices=tuple(PRESETS))
     set: str = flag("Settings over the preset's: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…", default="")
-    until: str = flag("Stop after this stage.", default="", role="runtime")
     beam: str = flag("Pipeline options for every Beam job, in one word.", default="")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    until: str = flag("Stop after this stage.", default="", role="runtime")
     dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
 
 
@@ -227,7 +233,7 @@ def sample_inputs(root: str) -> dict[str, str]:
     return {flag_name: f"{run}/{table}/*.parquet" for flag_name, table in tables.items()}
 
 
-def flags_of(step: Step, config: Config) -> dict[str, str]:
+def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
     """The flags of a stage: inputs, then the preset's settings, then those of `--set`."""
     flags = {name: storage.join(config.workdir, path) for name, path in step.inputs.items()}
     if step.name == "mine_pairs" and config.samples:
@@ -254,7 +260,7 @@ def flags_of(step: Step, config: Config) -> dict[str, str]:
     return flags | output
 
 
-def command_of(step: Step, config: Config) -> list[str]:
+def command_of(step: Step, config: RunConfig) -> list[str]:
     """The command line of a stage."""
     flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
     beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
@@ -288,7 +294,7 @@ def results(config: Config) -> str:
     )
 
 
-def check(config: Config) -> None:
+def check(config: RunConfig) -> None:
     """Refuses flags that cannot work, before any stage starts.
 
     Raises:

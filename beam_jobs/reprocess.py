@@ -95,9 +95,9 @@ def reprocess(config: Config) -> Iterator[Done]:
       PhraseLensError: inputs are missing or the snapshot is in use.
       StageError: a stage failed.
     """
+    trained = reprocess_steps.retrained(config)
     models = reprocess_steps.models_in_use(config)
     earlier = reprocess_steps.earlier_runs(config, models)
-    trained = reprocess_steps.retrained(config)
     where = {name: path for name, path in models.items() if name not in trained}
     runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
     steps = reprocess_steps.steps_of(config)

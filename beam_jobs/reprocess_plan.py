@@ -123,9 +123,9 @@ def plan(config: Config) -> list[Planned]:
     Raises:
       PhraseLensError: inputs are missing or wrong.
     """
+    trained = reprocess_steps.retrained(config)
     models = reprocess_steps.models_in_use(config)
     earlier = reprocess_steps.earlier_runs(config, models)
-    trained = reprocess_steps.retrained(config)
     where = {name: path for name, path in models.items() if name not in trained}
     planned: list[Planned] = []
     changing: set[str] = set()

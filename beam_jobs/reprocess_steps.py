@@ -18,7 +18,7 @@ REUSING = ("mine_pairs", "embed_phrases", "embed_images", "classify_images")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(pipeline.Config):
+class Config(pipeline.RunConfig):
     date: str = flag("The snapshot's name, such as 2026-01-31.", role="runtime")
     retrain: tuple[str, ...] = flag(
         f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)

@@ -33,6 +33,10 @@ class Config:
 def _collect(config: Config) -> None:
     if config.keep < 0:
         raise PhraseLensError(f"--keep {config.keep}", "0 or more", "Give another number.")
+    if not snapshots.dataset_names(config.workdir):
+        raise PhraseLensError(
+            f"--workdir {config.workdir}", "a folder that holds datasets", "Check the path."
+        )
     args = config.keep, time.time() - 3600 * config.in_progress_hours
     if config.dry_run:
         pointer = snapshots.read_pointer(config.workdir)

@@ -262,6 +262,12 @@ class Garbage:
     dates: list[str]
 
 
+def kept_dates(work: str, pointer: Pointer, keep: int) -> set[str]:
+    """The last snapshots, the one in use, and the one that a roll-back would put in use."""
+    found = dates(work)
+    return {*found[max(len(found) - keep, 0) :], pointer.date, *pointer.history[-1:]}
+
+
 def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) -> Garbage:
     """What `collect` deletes.
 
@@ -272,8 +278,7 @@ def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) 
       started_before: a run that was never committed counts as being made unless all of its files
         are older, seconds since 1970.
     """
-    found = dates(work)
-    kept = {*found[len(found) - min(keep, len(found)) :], pointer.date, *pointer.history[-1:]}
+    found, kept = dates(work), kept_dates(work, pointer, keep)
     named = {(n, run) for d in kept if d for n, run in read(work, d).datasets.items()}
     old = []
     for name in dataset_names(work):
@@ -299,7 +304,9 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
 
     def change(old: Pointer) -> Pointer:
         # A promotion that began before this one fails: what it promotes may be gone.
-        return dataclasses.replace(old, history=old.history[-1:], collected=old.collected + 1)
+        kept = kept_dates(work, old, keep)
+        history = tuple(date for date in old.history if date in kept)
+        return dataclasses.replace(old, history=history, collected=old.collected + 1)
 
     pointer = change_pointer(work, change)
     garbage = find_garbage(work, pointer, keep, started_before)

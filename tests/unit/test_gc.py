@@ -48,8 +48,9 @@ def test_what_is_kept_stays_readable_and_nothing_else(work, keep, promoted):
         assert manifest.verify(f"{work}/{name}") == []
     current = snapshots.current(work)
     assert (current.date if current else None) == (DATES[promoted[-1]] if promoted else None)
-    if len(promoted) > 1:
-        assert snapshots.rollback(work).date == DATES[promoted[-2]]
+    for place in reversed(promoted[:-1]):
+        if DATES[place] in kept:
+            assert snapshots.rollback(work).date == DATES[place]
 
 
 def test_it_says_what_it_frees_and_a_dry_run_frees_nothing(work, capsys):
@@ -111,6 +112,12 @@ def test_forgetting_without_a_snapshot_leaves_none(work):
     assert snapshots.current(work) is None
     assert snapshots.dates(work) == []
     assert text_of(manifest.Dataset(f"{work}/model")) == DATES[-1]
+
+
+def test_a_folder_without_datasets_is_left_alone(tmp_path, capsys):
+    assert gc.run([f"--workdir={tmp_path}/nothing", "--keep=1"]) == 2
+    assert "a folder that holds datasets" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keep_must_be_a_number_of_snapshots(work, capsys):

@@ -185,3 +185,19 @@ def test_of_writers_that_race_exactly_one_wins(work):
     assert pointer.history == ("2026-01-01",)
     for date, outcome in found:
         assert outcome == (date if date == pointer.date else "lost")
+
+
+def test_work_that_an_older_run_did_is_not_done_again(work):
+    root = f"{work}/model"
+    first = snapshots.read(work, "2026-01-01").datasets["model"]
+    assert not stage.plan("job", Config(root, "new"), [], {}).done
+    planned = stage.plan("job", Config(root, "a"), [], {})
+    assert planned.done
+    assert planned.run_id == first
+    assert text_of(Dataset(root)) == "c"
+    planned.restore()
+    assert text_of(Dataset(root)) == "a"
+    assert manifest.verify(root) == []
+    token = manifest.token(root)
+    stage.plan("job", Config(root, "a"), [], {}).restore()
+    assert manifest.token(root) == token

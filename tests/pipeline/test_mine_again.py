@@ -1,0 +1,65 @@
+"""Mining day after day with --reuse gives the same bytes as mining each day from scratch."""
+
+import csv
+import random
+
+from schemas import manifest
+from tests.image_files import encode, photo
+from tests.pipeline.test_mine_pairs import COLUMNS, FILES, checksums, messy_log, mine
+
+
+def test_days_that_reuse_are_those_from_scratch(tmp_path):
+    rng, earlier, folder = random.Random(0), "", tmp_path / "images"
+    folder.mkdir()
+    log = tmp_path / "log.csv"
+    with open(log, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(messy_log(0))
+    files = {name: encode(photo(i), format_) for name, (i, format_) in FILES.items()}
+    seen: set[bytes] = set()
+    for day, changes in enumerate((0, 4, 9)):
+        for name in rng.sample(sorted(files), len(files) if not day else changes):
+            path = folder / f"{name}.img"
+            if path.exists():
+                path.unlink()
+            else:
+                path.write_bytes(files[name])
+        if day == 2:
+            (folder / "p3.img").write_bytes(encode(photo(77), "BMP"))  # another picture of a name
+        present = [path.read_bytes() for path in folder.iterdir()]
+        flags = [f"--num_shards={2 + day}", "--max_dead_fraction=1"]
+        assert mine(tmp_path, log, folder, *flags, output=f"alone{day}")[0] == 0
+        reuse = [f"--reuse={earlier}"] if earlier else []
+        status, earlier = mine(tmp_path, log, folder, *flags, *reuse, output=f"day{day}")
+        assert status == 0
+        assert checksums(earlier) == checksums(str(tmp_path / f"alone{day}"))
+        found = manifest.Dataset(earlier).manifest
+        alone = manifest.Dataset(str(tmp_path / f"alone{day}")).manifest
+        assert found.content_hash == alone.content_hash
+        reused = found.counters.get("reused.rows", 0)
+        assert reused == sum(data in seen for data in present)
+        assert (reused > 0) == (day > 0)
+        without = {k: v for k, v in found.counters.items() if k != "reused.rows"}
+        assert without == alone.counters
+        seen = set(present)
+
+
+def test_other_limits_reuse_nothing(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, (i, format_) in FILES.items():
+        (folder / f"{name}.img").write_bytes(encode(photo(i), format_))
+    log = tmp_path / "log.csv"
+    with open(log, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(messy_log(0))
+    flags = ["--num_shards=2", "--max_dead_fraction=1"]
+    _, first = mine(tmp_path, log, folder, *flags, output="first")
+    flags += [f"--reuse={first}", "--max_image_side=16"]
+    status, again = mine(tmp_path, log, folder, *flags, output="again")
+    assert status == 0
+    found = manifest.Dataset(again)
+    assert "reused.rows" not in found.manifest.counters
+    assert max(found.table("images", ["width"])["width"].to_pylist()) == 16

@@ -1,0 +1,45 @@
+"""Snapshots, the pointer and gc in Cloud Storage."""
+
+import pytest
+
+from schemas import gc, manifest, snapshots
+from schemas.errors import RivalCommitError
+from tests.unit.test_snapshots import snapshot, text_of
+
+DATES = ["2026-01-01", "2026-01-02", "2026-01-03"]
+
+
+def test_a_work_folder_in_a_bucket(bucket):
+    work = f"{bucket}/work"
+    for date in DATES:
+        snapshot(work, date, date)
+    assert snapshots.dates(work) == DATES
+    assert snapshots.dataset_names(work) == ["model", "phrases"]
+    for date in DATES[:2]:
+        snapshots.promote(work, date)
+        path = snapshots.Resolver().resolve(f"{work}/current/model")
+        assert text_of(manifest.Dataset(path)) == date
+    assert snapshots.rollback(work).date == DATES[0]
+    assert gc.run([f"--workdir={work}", "--keep=1"]) == 0
+    assert snapshots.dates(work) == [DATES[0], DATES[2]]
+    for date in (DATES[0], DATES[2]):
+        assert text_of(snapshots.read(work, date).dataset("phrases")) == date
+    assert len(manifest.runs(f"{work}/model")) == 2
+
+
+def test_of_two_promotions_in_a_bucket_one_wins(bucket, monkeypatch):
+    work = f"{bucket}/race"
+    for date in DATES:
+        snapshot(work, date, date)
+    snapshots.promote(work, DATES[0])
+    replace = manifest.replace
+
+    def overtaken(path, data, seen):
+        monkeypatch.setattr(manifest, "replace", replace)
+        snapshots.promote(work, DATES[1])
+        return replace(path, data, seen)
+
+    monkeypatch.setattr(manifest, "replace", overtaken)
+    with pytest.raises(RivalCommitError, match=DATES[1]):
+        snapshots.promote(work, DATES[2])
+    assert snapshots.current(work).date == DATES[1]

@@ -1,0 +1,98 @@
+"""Which stages a reprocess runs, on what, and what it refuses, without running any."""
+
+import dataclasses
+
+import pytest
+
+from beam_jobs import reprocess, reprocess_steps
+from beam_jobs.reprocess_steps import Config
+from schemas import snapshots
+from schemas.errors import PhraseLensError
+from tests.unit.test_snapshots import commit
+
+INPUTS = {"log": "log", "images": "images", "labels": "labels"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    work = str(tmp_path / "work")
+    for name in reprocess_steps.MODELS:
+        commit(work, name, f"first {name}")
+    return Config(workdir=work, date="2026-01-02", **INPUTS)
+
+
+def names(config, **changes):
+    changed = dataclasses.replace(config, **changes)
+    return [step.name for step in reprocess_steps.steps_of(changed)]
+
+
+ALWAYS = ["mine_pairs", "embed_phrases", "embed_images", "prepare_examples"]
+ALWAYS += ["export_model", "classify_images"]
+
+
+@pytest.mark.parametrize(
+    ("retrain", "more"),
+    [
+        (("none",), set()),
+        (("fusion",), {"train_fusion"}),
+        (("text_embedder",), {"train_text_embedder", "train_fusion"}),
+        (("pixel_embedder",), {"train_pixel_embedder", "train_fusion"}),
+        (("text_generator",), {"prepare_pairs", "train_text_generator", "train_fusion"}),
+    ],
+)
+def test_models_stay_unless_asked_for(config, retrain, more):
+    found = names(config, retrain=retrain)
+    assert set(found) == {*ALWAYS, *more}
+    assert [name for name in found if name in ALWAYS] == ALWAYS
+
+
+def test_what_holds_images_is_made_anew_when_something_is_forgotten(config):
+    assert names(config, forget="list.csv") == ALWAYS
+    commit(config.workdir, "training_pairs", "")
+    commit(config.workdir, "report", "")
+    found = names(config, forget="list.csv", days="days", log="")
+    assert found[:3] == ["forget", "mine_pairs", "prepare_pairs"]
+    assert found[-1] == "report"
+    assert names(config) == ALWAYS
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"retrain": ("generator",)}, "--retrain generator"),
+        ({"retrain": ("fusion",), "forget": "list.csv"}, "--retrain with --forget"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused(config, changes, problem):
+    with pytest.raises(PhraseLensError, match=problem):
+        names(config, **changes)
+
+
+def test_models_in_use_are_those_of_the_promoted_snapshot(config):
+    work, steps = config.workdir, reprocess_steps
+    runs = {name: commit(work, name, f"first {name}") for name in steps.MODELS}
+    assert {path[-16:] for path in steps.models_in_use(config).values()} == set(runs.values())
+    snapshots.write(work, "2026-01-01", runs)
+    snapshots.promote(work, "2026-01-01")
+    refused = commit(work, "fusion", "a worse one")
+    found = steps.models_in_use(config)
+    assert found["fusion"] == f"{work}/fusion/runs/{runs['fusion']}" != refused
+    step = next(s for s in steps.steps_of(config) if s.name == "export_model")
+    flags = steps.flags_of(step, config, found, {})
+    assert flags["generator"] == found["text_generator"]
+    assert flags["fusion"] == found["fusion"]
+    assert flags["output"] == f"{work}/model"
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--date=tomorrow"], "--date tomorrow"),
+        (["--date=2026-01-02", "--until=mine_pairs"], "--until"),
+        (["--date=2026-01-02", "--images="], "--images"),
+    ],
+)
+def test_a_command_line_that_is_wrong_ends_with_an_error(config, capsys, flags, problem):
+    argv = [f"--workdir={config.workdir}", *(f"--{k}={v}" for k, v in INPUTS.items()), *flags]
+    assert reprocess.run(argv) == 2
+    assert problem in capsys.readouterr().err
