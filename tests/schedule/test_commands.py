@@ -1,8 +1,10 @@
 """What the DAG runs are commands that exist, with flags that exist: no Airflow is needed to see."""
 
+import dataclasses
 import importlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -121,3 +123,32 @@ def test_settings_that_cannot_be_are_refused(tmp_path, fields, message):
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=message):
         phraselens_commands.read_settings(path)
+
+
+DOCS = (FOLDER.parents[1] / "docs" / "schedule.md").read_text()
+
+
+def test_launch_of_the_docs_has_flags_of_its_job(tmp_path):
+    text = re.search(r"```json\n(.*?)```", DOCS, re.DOTALL)[1].replace("gs://BUCKET", str(tmp_path))
+    launch = json.loads(text)["launchParameter"]
+    flags = dict(launch["parameters"])
+    name = flags.pop("job")
+    assert launch["containerSpecGcsPath"].endswith(f"/{name}.json")
+    assert parse(phraselens_commands.Command(name, flags)).output == flags["output"]
+
+
+def test_cron_line_of_the_docs_parses():
+    (line,) = [line for line in DOCS.splitlines() if line.startswith("0 3 * * *")]
+    found = re.findall(r"\./run\.sh (\w+) ([^&\"]*)", line)
+    assert [name for name, _ in found] == LAST
+    for name, flags in found:
+        argv = shlex.split(flags.replace("$W", "/w").replace("$D", "2026-01-31"))
+        assert config_lib.parse(CONFIGS[name], name, "", argv).workdir == "/w"
+
+
+def test_limits_of_the_docs_are_the_defaults():
+    for field in dataclasses.fields(gate.gate_checks.Limits):
+        if field.name.startswith("max_"):
+            assert f"`--{field.name}` {field.default:g} " in DOCS, field.name
+        else:
+            assert f"`--{field.name}` [{field.default:g}]" in DOCS, field.name
