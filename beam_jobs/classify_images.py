@@ -18,6 +18,7 @@ from beam_jobs import job
 from schemas import tables
 from schemas.config import flag
 from transforms import datasets
+from transforms.clean_image import ImageLimits
 from transforms.files import content_hash
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.models import ModelFolder
@@ -47,6 +48,8 @@ class Config:
     images_per_shard: int = flag("Image files of a shard.", default=1024)
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
+    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -72,8 +75,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     worker = ClassifyImages(
         stage,
         ModelFolder.of(config.model),
-        config.max_image_pixels,
-        config.max_image_side,
+        ImageLimits.of(config),
         count_images(units),
     )
     classified = (

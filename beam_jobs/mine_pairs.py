@@ -42,6 +42,7 @@ from transforms import (
     queries,
     spelling,
 )
+from transforms.clean_image import ImageLimits
 from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
@@ -104,6 +105,8 @@ class Config(mine_log.LogConfig):
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
+    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
@@ -366,8 +369,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         | "ImageUnits" >> beam.Create(units)
         | ReadImages(
             stage,
-            config.max_image_pixels,
-            config.max_image_side,
+            ImageLimits.of(config),
             count_images(units),
             frozenset(deletions.keys),
         )

@@ -7,6 +7,7 @@ import pyarrow as pa
 from model_code.progress import Progress
 from schemas import tables
 from schemas.stage import Stage
+from transforms.clean_image import ImageLimits
 from transforms.datasets import Output
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
 from transforms.images import clean_images
@@ -23,8 +24,7 @@ class ClassifyImages:
 
     stage: Stage
     model: ModelFolder
-    max_pixels: int
-    max_side: int
+    limits: ImageLimits
     total: int | None
     label: str = "predictions"
     unit: str = "images"
@@ -54,7 +54,7 @@ class ClassifyImages:
                 output, tables={"predictions": tables.PREDICTIONS.empty_table()}
             )
         progress.add(batch.num_rows)
-        cleaned = clean_images(batch, self.stage, self.max_pixels, self.max_side)
+        cleaned = clean_images(batch, self.stage, self.limits)
         clean = cleaned.tables["clean"]
         images, keys = clean["image"].to_pylist(), clean["key"].to_pylist()
         good, bad = run_or_bisect(loaded.classify, images)
