@@ -1,5 +1,7 @@
 """Errors a person can act on: what is wrong, what was expected, what to do."""
 
+from schemas.printable import printable
+
 
 class PhraseLensError(Exception):
     """A failure with its remedy; command lines print it without a traceback.
@@ -12,7 +14,8 @@ class PhraseLensError(Exception):
 
     def __init__(self, item: str, expected: str, remedy: str):
         self.item, self.expected, self.remedy = item, expected, remedy
-        super().__init__(f"{item}: expected {expected}. {remedy}")
+        lines = f"{item}: expected {expected}. {remedy}".split("\n")
+        super().__init__("\n".join(map(printable, lines)))
 
     def __reduce__(self):
         return type(self), (self.item, self.expected, self.remedy)

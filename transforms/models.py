@@ -5,7 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
-from schemas import storage
+from schemas import integrity, storage
 from schemas.manifest import Dataset
 
 
@@ -16,10 +16,12 @@ class ModelFolder:
     Attributes:
       path: the folder.
       fingerprint: the model's fingerprint.
+      checksums: see schemas/integrity.py.
     """
 
     path: str
     fingerprint: str
+    checksums: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, dataset: str, table: str = "model") -> "ModelFolder":
@@ -29,8 +31,8 @@ class ModelFolder:
           PhraseLensError: nothing is committed, or it has no such table.
         """
         opened = Dataset(dataset)
-        opened.shards(table)
-        return cls(opened.folder(table), opened.manifest.content_hash)
+        sums = tuple(sorted(integrity.checksums(opened, table).items()))
+        return cls(opened.folder(table), opened.manifest.content_hash, sums)
 
     def config(self) -> dict[str, Any]:
         """The model's config.json."""
@@ -38,15 +40,21 @@ class ModelFolder:
 
 
 def load(kind: str, *folders: ModelFolder | None) -> Any:
-    """Loads a model of model_code/; imports TensorFlow or Faiss only here, in a worker.
+    """Loads a model of model_code/, as it was committed; imports TensorFlow or Faiss only here.
 
     Args:
       kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
         or classifier.
       folders: the folders that the kind needs.
+
+    Raises:
+      PhraseLensError: a file is not what the manifest names.
     """
     with contextlib.ExitStack() as stack:
         paths: list[Any] = [f and stack.enter_context(storage.local_copy(f.path)) for f in folders]
+        for folder, path in zip(folders, paths, strict=True):
+            if folder:
+                integrity.check(path, dict(folder.checksums))
         if kind == "image_embedder":
             from model_code.image_embedder import ImageEmbedder
 
