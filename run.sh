@@ -47,6 +47,7 @@ Care
   forget              delete images, and what people typed, from days
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
+  test --fuzz SECONDS fuzz log parsing and image decoding; fails where an input crashes them
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
   bench NAME          run a benchmark of benchmarks/
@@ -118,9 +119,14 @@ module() { # MODULE ARGS…
   exec "$python" -m "$@"
 }
 
-run_tests() { # [--all] ARGS…
+run_tests() { # [--all] ARGS… | --fuzz SECONDS
   setup_dev
   cd "$root"
+  if [ "${1:-}" = --fuzz ]; then
+    [[ ${2:-} =~ ^[0-9]+$ ]] || fail "test --fuzz ${2:-}" "seconds" "Try ./run.sh test --fuzz 600."
+    install requirements-fuzz.lock
+    exec "$python" -m tests.fuzz --seconds "$2"
+  fi
   local marker=(-m "not slow")
   if [ "${1:-}" = --all ]; then
     marker=()
@@ -146,7 +152,7 @@ bench() { # NAME ARGS…
 lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
-  for kind in "" -gpu -dev -bench; do
+  for kind in "" -gpu -dev -bench -fuzz; do
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
       --custom-compile-command "./run.sh lock" ${kind:+--constraint requirements.lock} \
       "requirements$kind.txt" --output-file "requirements$kind.lock" "$@"
