@@ -57,6 +57,7 @@ Care
   setup [--gpu]       make the environment from the lock file (every command does so when needed)
   setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
+  test --fuzz SECONDS fuzz log parsing and image decoding; fails where an input crashes them
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
   bench NAME          run a benchmark of benchmarks/
@@ -136,9 +137,14 @@ module() { # MODULE ARGS…
   exec "$python" -m "$@"
 }
 
-run_tests() { # [--all] ARGS…
+run_tests() { # [--all] ARGS… | --fuzz SECONDS
   setup_dev
   cd "$root"
+  if [ "${1:-}" = --fuzz ]; then
+    [[ ${2:-} =~ ^[0-9]+$ ]] || fail "test --fuzz ${2:-}" "seconds" "Try ./run.sh test --fuzz 600."
+    install requirements-fuzz.lock
+    exec "$python" -m tests.fuzz --seconds "$2"
+  fi
   local marker=(-m "not slow")
   if [ "${1:-}" = --all ]; then
     marker=()
@@ -165,7 +171,7 @@ lock() { # ARGS of uv pip compile
   setup_dev
   cd "$root"
   local kind constraint
-  for kind in "" -gpu -dev -bench -airflow; do
+  for kind in "" -gpu -dev -bench -fuzz -airflow; do
     case $kind in "" | -airflow) constraint=() ;; *) constraint=(--constraint requirements.lock) ;; esac
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
       --custom-compile-command "./run.sh lock" "${constraint[@]}" \

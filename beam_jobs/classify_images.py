@@ -21,7 +21,9 @@ from schemas import tables
 from schemas.config import flag
 from schemas.manifest import Dataset
 from transforms import datasets
+from transforms.clean_image import ImageLimits
 from transforms.files import content_hash
+from transforms.image_places import Places
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.models import ModelFolder
 from transforms.predictions import ClassifyImages, Networks, group_units
@@ -48,8 +50,20 @@ class Config:
         choices=("stem", "name", "path"),
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024)
+    image_roots: tuple[str, ...] = flag(
+        "Folders that paths in image tables, and links among image files, may lead to, beside "
+        "the folder that they are in.",
+        default=(),
+    )
+    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
+    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
+    fetch_private_hosts: tuple[str, ...] = flag(
+        "Hosts that may be fetched from at private addresses and any port.", default=()
+    )
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
+    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     reuse: str = flag(
         "An earlier output: what the same networks made of an image is taken from it.",
         default="",
@@ -61,7 +75,8 @@ class Config:
 
 def _units(config: Config):
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    return plan_units("images", config.images, config.image_format, mapping, config.image_key)
+    args = "images", config.images, config.image_format, mapping, config.image_key
+    return plan_units(*args, Places.of(config))
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -85,8 +100,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         model,
         networks,
         _earlier(config),
-        config.max_image_pixels,
-        config.max_image_side,
+        ImageLimits.of(config),
         count_images(units),
     )
     classified = (
@@ -118,7 +132,7 @@ def _earlier(config: Config) -> tuple[str, ...]:
     if not config.reuse:
         return ()
     earlier = Dataset(config.reuse)
-    limits = ("max_image_pixels", "max_image_side")
+    limits = ("max_image_pixels", "max_image_side", "max_image_bytes")
     same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
     if not same or "embeddings" not in earlier.manifest.tables:
         return ()

@@ -42,10 +42,12 @@ from transforms import (
     queries,
     spelling,
 )
+from transforms.clean_image import ImageLimits
 from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
+from transforms.image_places import Places
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.images import ReadImages
 from transforms.known_images import ReadChangedImages
@@ -103,8 +105,20 @@ class Config(mine_log.LogConfig):
     )
     head_queries: int = flag("Best supported queries that are head.", default=4_000_000)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
+    image_roots: tuple[str, ...] = flag(
+        "Folders that paths in image tables, and links among image files, may lead to, beside "
+        "the folder that they are in.",
+        default=(),
+    )
+    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
+    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
+    fetch_private_hosts: tuple[str, ...] = flag(
+        "Hosts that may be fetched from at private addresses and any port.", default=()
+    )
     max_image_pixels: int = flag("Larger images die.", default=100_000_000)
     max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
+    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
     reuse: str = flag(
         "An earlier output: images of the same bytes are taken from it, not decoded again.",
@@ -167,7 +181,8 @@ def find_days(folder: str) -> dict[str, Dataset]:
 
 def _image_units(config: Config):
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    return plan_units("images", config.images, config.image_format, mapping, config.image_key)
+    args = "images", config.images, config.image_format, mapping, config.image_key
+    return plan_units(*args, Places.of(config))
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -370,8 +385,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
     deletions = mine_log.deletions(config)
     args = (
         stage,
-        config.max_image_pixels,
-        config.max_image_side,
+        ImageLimits.of(config),
         count_images(units),
         frozenset(deletions.keys),
     )
@@ -433,7 +447,7 @@ def _earlier(config: Config) -> Dataset | None:
     if not config.reuse:
         return None
     earlier = Dataset(config.reuse)
-    limits = ("max_image_pixels", "max_image_side")
+    limits = ("max_image_pixels", "max_image_side", "max_image_bytes")
     same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
     return earlier if same and "sources" in earlier.manifest.tables else None
 

@@ -33,14 +33,15 @@ from schemas import storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from transforms import duplicates
-from transforms.images import CLEAN_IMAGES, clean_image
+from transforms.clean_image import ImageLimits, clean_image
+from transforms.images import CLEAN_IMAGES
 from transforms.mined_images import SplitShares, split_of
 from transforms.signatures import signature
 
 Copy = Callable[[Image.Image, random.Random], Image.Image]
 
 FOLDERS = ("fashion", "flickr1k", "emoji")
-MAX_PIXELS, MAX_SIDE = 100_000_000, 512
+LIMITS = ImageLimits()
 SHARES = SplitShares(validation=0.1, test=0.2)
 SCENE_SIDE = 128
 NUM_SHARDS, WORKERS = 8, 2
@@ -158,7 +159,7 @@ def with_copies(originals: dict[str, Image.Image], seed: int) -> Known:
         for kind, copy in COPIES.items():
             made = copy(image, random.Random(f"{seed}/{name}/{kind}"))
             files[kind] = encoded(made, "JPEG", quality=92)
-        cleans = {k: clean_image(data, MAX_PIXELS, MAX_SIDE) for k, data in files.items()}
+        cleans = {k: clean_image(data, LIMITS) for k, data in files.items()}
         for kind, clean in cleans.items():
             rows.append((name, clean))
             picture[clean.image_id] = same[name]
@@ -217,7 +218,7 @@ def drawn_scenes(count: int, seed: int) -> Known:
     for index in range(count):
         if scenes.defect_of(seed, index):
             continue
-        clean = clean_image(scenes.image_bytes(seed, index, SCENE_SIDE), MAX_PIXELS, MAX_SIDE)
+        clean = clean_image(scenes.image_bytes(seed, index, SCENE_SIDE), LIMITS)
         rows.append((scenes.key_of(index), clean))
         picture[clean.image_id] = str(scenes.original_of(seed, index))
     return Known(tables_of(rows), picture, {})

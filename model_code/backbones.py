@@ -148,7 +148,7 @@ def _from_file(name: str, image_size: int, path: str, flag: str, small_width: in
     try:
         with _local_file(path) as local:
             if path.endswith(".keras"):
-                _copy_weights(keras.saving.load_model(local, compile=False), model)
+                _copy_weights(load(local), model)
             else:
                 _load_weights(local, name, model)
     except FileNotFoundError as error:
@@ -223,5 +223,18 @@ def fingerprint_of(name: str, model: keras.Model) -> str:
 
 
 def load(path: str) -> keras.Model:
-    """Opens a backbone or head that a trainer saved, never running code from the file."""
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    """Opens a network in a .keras file, never running code from it.
+
+    Raises:
+      PhraseLensError: it holds code (a Lambda layer), or classes that nobody knows.
+      OSError: it cannot be read.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PhraseLensError(
+            path,
+            f"a network of layers that Keras has, without code of its own ({reason})",
+            "Save its weights alone, as .weights.h5, or make it without Lambda layers.",
+        ) from error

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from model_code import diversity
+from model_code import backbones, diversity, saved_models
 from model_code.image_embedder import ImageEmbedder, ImageEmbeddings
 from model_code.phrase_settings import PhraseSettings
+from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
@@ -109,17 +110,18 @@ class _ImageClassifier(tf.Module):
         super().__init__()
         self.embedder = ImageEmbedder(folders["generator"], folders["pixel_embedder"])
         index = folders["index"]
-        vectors = np.load(os.path.join(index, "query_vectors.npy"))
+        vectors = load_array(os.path.join(index, "query_vectors.npy"))
         queries = pq.read_table(os.path.join(index, "queries.parquet"))["query"].to_pylist()
         self.query_vectors = tf.Variable(vectors, trainable=False)
         assert self.embedder.pixel_config is not None
         self.widths = vectors.shape[1], self.embedder.pixel_config["width"]
-        self.text_embs = tf.Variable(np.load(os.path.join(index, "text_embs.npy")), trainable=False)
+        text_embs = load_array(os.path.join(index, "text_embs.npy"))
+        self.text_embs = tf.Variable(text_embs, trainable=False)
         self.phrases = tf.Variable(queries, trainable=False)
         with open(os.path.join(index, "config.json")) as f:
             self.temperature = json.load(f)["temperature"]
         self.transform = tft.TFTransformOutput(folders["transform"]).transform_features_layer()
-        fused = keras.models.load_model(os.path.join(folders["fusion"], "fused.keras"))
+        fused = backbones.load(os.path.join(folders["fusion"], "fused.keras"))
         self.fused = keras.Model(fused.input, [fused.get_layer("logits").output, fused.output])
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
             labels = f.read().removesuffix("\n").split("\n")
@@ -216,7 +218,7 @@ class Classifier:
 
     def __init__(self, folder: str):
         # The signatures are weak references into the module that was loaded.
-        self._module = tf.saved_model.load(os.path.join(folder, "saved_model"))
+        self._module = saved_models.load(os.path.join(folder, "saved_model"))
         signatures = self._module.signatures
         self._embed, self._classify = (
             signatures.get(name) for name in ("embed", "classify_embeddings")

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from model_code import command
-from schemas import fingerprint, storage
+from schemas import fingerprint, integrity
 from schemas.config import flag
 from schemas.manifest import Dataset
 from schemas.stage import Stage
@@ -63,7 +63,7 @@ def _work(config: Config, stage: Stage) -> int:
     local = stage.empty_folder("model")
     with contextlib.ExitStack() as stack:
         folders = {
-            name: stack.enter_context(storage.local_copy(Dataset(path).folder(table)))
+            name: stack.enter_context(integrity.local_copy(Dataset(path), table))
             for name, (path, table) in tables.items()
         }
         sizes = classifier.export(folders, local, config.top_labels)

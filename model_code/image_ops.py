@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+_MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1]
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -29,13 +30,20 @@ def decode_and_resize_to(images: tf.Tensor, sizes: Sequence[int]) -> tuple[tf.Te
     """Like `decode_and_resize`, to several sizes after one decode."""
 
     def one(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+        with tf.control_dependencies([_assert_format(data)]):
+            pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
         resized = [tf.image.resize(pixels, (s, s), "bilinear", antialias=True) for s in sizes]
         return tuple(tf.cast(tf.clip_by_value(tf.round(r), 0, 255), tf.uint8) for r in resized)
 
     signature = tuple(tf.TensorSpec((size, size, 3), tf.uint8) for size in sizes)
     with tf.device("/CPU:0"):  # A copy to a GPU and back for each image costs more than it saves.
         return tf.map_fn(one, images, fn_output_signature=signature)
+
+
+def _assert_format(data: tf.Tensor) -> tf.Operation:
+    """JPEG and PNG alone: of a GIF, TensorFlow decodes all frames to give the first."""
+    starts = [tf.strings.substr(data, 0, len(magic)) == magic for magic in _MAGICS]
+    return tf.debugging.Assert(tf.reduce_any(starts), ["expected a JPEG or PNG file"])
 
 
 def preprocess(name: str, pixels: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ from model_code import image_ops
 from model_code.progress import Progress
 from model_code.training import epoch_order
 from schemas import storage
+from schemas.arrays import load_array
 from schemas.manifest import Dataset
 
 _DECODE_BATCH = 64
@@ -184,4 +185,4 @@ def features_of(
         progress.close()
         written.flush()
         os.replace(partial, path)
-    return ArraySource(np.load(path, mmap_mode="r")[: source.rows])
+    return ArraySource(load_array(path, mmap_mode="r")[: source.rows])

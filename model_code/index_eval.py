@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from schemas import config as config_lib
-from schemas import fingerprint, storage
+from schemas import fingerprint, integrity, storage
+from schemas.arrays import load_array
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -175,7 +176,7 @@ def measure(
     whole_ms, _ = time_batches(lambda batch: index.search(batch, count), questions)
     rows, scores = nearest(questions)
     some = slice(len(log_partitions))
-    sampled = np.load(os.path.join(folder, "partition_rows.npy"))
+    sampled = load_array(os.path.join(folder, "partition_rows.npy"))
     estimates = partition.estimate(
         questions[some],
         rows[some],
@@ -236,7 +237,7 @@ def evaluate(config: Config) -> list[Measured]:
     opened = Dataset(config.phrases)
     opened.shards("index")
     images = choose_questions(config)
-    with storage.local_copy(opened.folder("index")) as stored:
+    with integrity.local_copy(opened, "index") as stored:
         return list(_evaluate(config, stored, images[0::2], images[1::2]))
 
 

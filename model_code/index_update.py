@@ -17,6 +17,7 @@ import numpy as np
 from model_code import index_kinds
 from model_code.index_choice import IndexSettings, Kind, choose_kind
 from model_code.phrase_index import open_vectors, read_config, save_index
+from schemas.arrays import load_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Previous:
     def places(self) -> np.ndarray:
         """[ids] int64: the row of each id of its Faiss index, -1 where it was removed."""
         path = os.path.join(self.folder, "places.npy")
-        return np.load(path) if os.path.exists(path) else np.arange(len(self))
+        return load_array(path) if os.path.exists(path) else np.arange(len(self))
 
     def match(self, query_ids: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds phrases again.

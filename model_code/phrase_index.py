@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from model_code import index_kinds, partition
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind, training_rows
 from model_code.index_search import Effort, Searcher, probes_from, tune
+from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 from schemas.tables import arrow_to_vectors
 
@@ -113,8 +114,8 @@ def write_tables(folder: str, phrases: Iterable[pa.RecordBatch], rows: int) -> N
 
 def open_vectors(folder: str) -> tuple[np.ndarray, np.ndarray]:
     """The memory-mapped query_vectors [K, M] float32 and query_ids [K] int64 of an index."""
-    read = functools.partial(np.load, mmap_mode="r")
-    return tuple(read(os.path.join(folder, f"{n}.npy")) for n in ("query_vectors", "query_ids"))
+    vectors = load_array(os.path.join(folder, "query_vectors.npy"), mmap_mode="r")
+    return vectors, load_array(os.path.join(folder, "query_ids.npy"), mmap_mode="r")
 
 
 def training_sample(query_ids: np.ndarray, kind: Kind) -> np.ndarray:
@@ -159,12 +160,12 @@ def save_index(
     """
     vectors, query_ids = open_vectors(folder)
     if probes is None or not len(probes):
-        probes = probes_from(vectors[np.load(os.path.join(folder, "partition_rows.npy"))])
+        probes = probes_from(vectors[load_array(os.path.join(folder, "partition_rows.npy"))])
     effort, reached = tune(Searcher(kind, index, vectors, places), probes, settings.recall)
     index_kinds.save(index, os.path.join(folder, "index.faiss"))
     if places is not None:
         np.save(os.path.join(folder, "places.npy"), places)
-    text_embs = np.load(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
+    text_embs = load_array(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
     config = {
         "temperature": temperature,
         "phrases": len(query_ids),
@@ -216,9 +217,9 @@ class PhraseIndex:
             raise PhraseLensError(folder, "an index of this version", "Run embed_phrases again.")
         self.temperature = config["temperature"]
         self.query_vectors, self.query_ids = open_vectors(folder)
-        self.text_embs = np.load(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
+        self.text_embs = load_array(os.path.join(folder, "text_embs.npy"), mmap_mode="r")
         self._texts = pa.ipc.open_file(pa.memory_map(os.path.join(folder, "queries.arrow")))
-        self._sampled = np.load(os.path.join(folder, "partition_rows.npy"))
+        self._sampled = load_array(os.path.join(folder, "partition_rows.npy"))
         self.effort = Effort(**config["effort"])
         self.searcher = _open_searcher(folder, Kind(**config["kind"]), self.query_vectors)
 
@@ -293,6 +294,6 @@ class PhraseIndex:
 
 def _open_searcher(folder: str, kind: Kind, vectors: np.ndarray) -> Searcher:
     path = os.path.join(folder, "places.npy")
-    places = np.load(path, mmap_mode="r") if os.path.exists(path) else None
+    places = load_array(path, mmap_mode="r") if os.path.exists(path) else None
     index = index_kinds.load(kind, os.path.join(folder, "index.faiss"))
     return Searcher(kind, index_kinds.to_gpu(kind, index, vectors), vectors, places)

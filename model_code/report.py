@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from model_code import command, report_charts, report_data, report_effects
 from schemas import manifest, storage
 from schemas.config import flag
 from schemas.manifest import Dataset
+from schemas.printable import printable
 from schemas.stage import Stage
 
 NAME = "report"
@@ -112,8 +114,8 @@ def signed(value: float) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that stays inside one cell of a Markdown table, or one line."""
-    return " ".join(str(text).replace("|", "\\|").split())
+    """Text that stays inside one cell of a Markdown table, or one line, and is no Markdown."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", printable(" ".join(str(text).split())))
 
 
 def finding(difference: float, error: float) -> str:

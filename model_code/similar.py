@@ -23,10 +23,11 @@ from PIL import Image, ImageOps
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
-from schemas import storage
+from schemas import integrity, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
+from schemas.printable import printable
 from schemas.tables import arrow_to_vectors
 
 BATCH_ROWS = 1 << 15
@@ -202,7 +203,7 @@ def _embed_files(
     from model_code.phrase_chooser import PhraseChooser
     from model_code.phrase_index import PhraseIndex
 
-    with storage.local_copy(index.folder("index")) as folder:
+    with integrity.local_copy(index, "index") as folder:
         settings = PhraseSettings.of(features.manifest.config)
         chosen = PhraseChooser(PhraseIndex(folder), settings).choose(embs)
     return embs, chosen.phrases.tolist()
@@ -261,7 +262,7 @@ def lines(found: Sequence[dict]) -> list[str]:
             names = " ".join([item["image_id"], *item["keys"]])
             shown.append(f"{item['rank']:>4}  {item['cosine']:.3f}  {names}")
             shown.append(f"{'':13}{title}: {', '.join(words) or '–'}")
-    return shown
+    return [printable(line) for line in shown]
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from model_code import saved_models
+
 PADDING = 0
 
 # Scripts written without spaces, and pictures: each character is a word, together with its
@@ -240,7 +242,7 @@ class TextEmbedder:
 
     def __init__(self, folder: str):
         # The signature is a weak reference into the module that was loaded.
-        self._module = tf.saved_model.load(os.path.join(folder, "saved_model"))
+        self._module = saved_models.load(os.path.join(folder, "saved_model"))
         self._embed = self._module.signatures["serving_default"]
         self.width: int = self._embed.structured_outputs["text_embs"].shape[1]
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from model_code import command
 from schemas import fingerprint
+from schemas.arrays import load_array
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
@@ -271,7 +272,7 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
     local = stage.empty_folder("model")
     vectors_path = os.path.join(local, "query_vectors.npy")
     trainer.save_vectors(vectors_path)
-    vectors = np.load(vectors_path, mmap_mode="r")
+    vectors = load_array(vectors_path, mmap_mode="r")
     training.write_logs(history, scratch, local)
     backbone.save(os.path.join(local, "backbone.keras"))
     head.save(os.path.join(local, "head.keras"))

@@ -29,6 +29,11 @@ REASONS = {
     "not_an_image": "The bytes are no image in any format that is known.",
     "truncated_image": "The image ends early or is corrupt.",
     "too_many_pixels": "The image is larger than --max_image_pixels.",
+    "too_many_bytes": "The image file is larger than --max_image_bytes.",
+    "too_slow": "Decoding the image took more CPU time than --max_image_seconds.",
+    "decoder_failed": "The decoder crashed, or wanted more memory than --max_image_pixels need.",
+    "forbidden_path": "The path leads out of the table's folder; allow it with --image_roots.",
+    "forbidden_url": "The URL is refused: no --fetch_http, no public address, or no http(s).",
     "inference_failed": "The model failed on this one row.",
     "schema_anomaly": "A field breaks the schema in schemas/; the detail names it.",
 }

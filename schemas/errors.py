@@ -2,6 +2,8 @@
 
 import re
 
+from schemas.printable import printable
+
 _NO_SPACE = "No space left on device"
 
 
@@ -16,7 +18,8 @@ class PhraseLensError(Exception):
 
     def __init__(self, item: str, expected: str, remedy: str):
         self.item, self.expected, self.remedy = item, expected, remedy
-        super().__init__(f"{item}: expected {expected}. {remedy}")
+        lines = f"{item}: expected {expected}. {remedy}".split("\n")
+        super().__init__("\n".join(map(printable, lines)))
 
     def __reduce__(self):
         return type(self), (self.item, self.expected, self.remedy)

@@ -15,6 +15,7 @@ from model_code import phrase_metrics
 from model_code.clicked_queries import ClickedQueries, Places
 from model_code.query_vectors import Calibration, Queries, query_vectors
 from schemas import storage
+from schemas.arrays import load_array
 from schemas.tables import arrow_to_vectors
 from transforms import prototypes
 from transforms.datasets import from_blocks
@@ -39,8 +40,8 @@ class HeadWeights:
     @classmethod
     def of(cls, generator: ModelFolder) -> "HeadWeights":
         with storage.local_copy(generator.path) as folder:
-            ids = np.load(os.path.join(folder, "query_ids.npy"))
-            vectors = np.load(os.path.join(folder, "query_vectors.npy"), mmap_mode="r")
+            ids = load_array(os.path.join(folder, "query_ids.npy"))
+            vectors = load_array(os.path.join(folder, "query_vectors.npy"), mmap_mode="r")
         return cls(ids, vectors)
 
     def join(self, ids: np.ndarray, sums: pa.Table, min_images: int) -> Queries:

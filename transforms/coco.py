@@ -16,6 +16,7 @@ from transforms.compression import open_stream
 from transforms.tabular import BadRows
 from transforms.text_blocks import encoded
 
+MAX_BYTES = 1 << 30  # ten times the captions of COCO: a document is held whole
 _SCHEMA = pa.schema(
     [
         ("images", pa.list_(pa.struct([("id", pa.int64()), ("file_name", pa.string())]))),
@@ -31,7 +32,9 @@ def read_coco(path: str) -> Iterator[pa.Table | BadRows]:
     """
     try:
         with open_stream(path) as stream:
-            data = stream.read()
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes in one document")
         image_ids, names, caption_ids, captions = _lists(data)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, pa.ArrowException) as error:
         yield BadRows("unreadable_file", path, [f"no COCO captions: {error}"])

@@ -9,6 +9,10 @@ from schemas import storage
 
 SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".snappy": "snappy", ".sz": "snappy"}
 READ_BYTES = 8 << 20
+# Logs shrink to a tenth or a hundredth; gzip cannot do better than 1:1032. A file that grows more
+# was made to keep a worker busy for ever. Behind as many bytes as any log may have.
+MAX_EXPANSION = 500
+FREE_BYTES = 1 << 30
 _PIECE_BYTES = 64 << 10
 _SNAPPY_MAGIC = b"\xff\x06\x00\x00sNaPpY"
 _SNAPPY_COMPRESSED, _SNAPPY_PLAIN, _SNAPPY_SKIPPABLE = 0x00, 0x01, 0x80
@@ -35,22 +39,29 @@ def open_stream(path: str) -> io.BufferedReader:
     if compression is None:
         return io.BufferedReader(raw, READ_BYTES)
     # Arrow asks for small pieces; one request to a bucket should bring many of them.
+    limit = max(FREE_BYTES, MAX_EXPANSION * raw.size())
     raw = pa.BufferedInputStream(raw, READ_BYTES)
-    stream = _SnappyFile(raw) if compression == "snappy" else _PiecewiseFile(raw, compression)
+    is_snappy = compression == "snappy"
+    stream = _SnappyFile(raw) if is_snappy else _PiecewiseFile(raw, compression, limit)
     return io.BufferedReader(stream, READ_BYTES)
 
 
 class _PiecewiseFile(io.RawIOBase):
     """Decompresses a little at a time: Arrow forgets all that it has where it fails."""
 
-    def __init__(self, raw: pa.NativeFile, compression: str):
+    def __init__(self, raw: pa.NativeFile, compression: str, limit: int):
         self._stream = pa.CompressedInputStream(raw, compression)
+        self._written, self._limit = 0, limit
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        return self._stream.readinto(memoryview(buffer)[:_PIECE_BYTES])
+        count = self._stream.readinto(memoryview(buffer)[:_PIECE_BYTES])
+        self._written += count
+        if self._written > self._limit:
+            raise OSError(f"it grows more than {MAX_EXPANSION}-fold")
+        return count
 
 
 class _SnappyFile(io.RawIOBase):
@@ -118,7 +129,10 @@ class _SnappyFile(io.RawIOBase):
         if not self._left:
             self._left = int.from_bytes(head, "big")
             return b""
-        data = _decompress(self._exactly(int.from_bytes(head, "big")))
+        length = int.from_bytes(head, "big")
+        if length > _MAX_SNAPPY_BLOCK:
+            raise OSError(f"snappy block of {length} bytes")
+        data = _decompress(self._exactly(length))
         self._left -= len(data)
         if self._left < 0:
             raise OSError("snappy block that is longer than it says")

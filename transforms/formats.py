@@ -405,9 +405,19 @@ def read_log(unit: LogUnit) -> Iterator[pa.Table | BadRows]:
         return
     text = _text(unit.format)
     assert text is not None
-    rows = _LAYOUTS[unit.format].rows if unit.format in _LAYOUTS else None
+    layout = _LAYOUTS.get(unit.format)
+    rows = layout.rows if layout else None
     for batch in read_part(unit.path, text, unit.mapping, unit.start, unit.stop, LOG_BATCH_ROWS):
         if rows is None or isinstance(batch, BadRows):
             yield batch
+        elif missing := sorted(set(_needed_columns(unit)) - set(batch.column_names)):
+            # The file has changed since the job was planned.
+            yield BadRows("unreadable_file", unit.path, [f"it has no column of {missing[0]}"])
+            return
         else:
             yield from (b for b in rows(batch, unit) if isinstance(b, BadRows) or b.num_rows)
+
+
+def _needed_columns(unit: LogUnit) -> Iterator[str]:
+    """Those that the layout's rows are made of; img2dataset may leave out the status."""
+    return (name for name in _LAYOUTS[unit.format].columns if name != "status")

@@ -1,6 +1,7 @@
 """Images as people have them, found and read in pieces: files, tables, TFRecord, WebDataset."""
 
 import dataclasses
+import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -10,17 +11,19 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas import storage
 from schemas.errors import PhraseLensError
 from transforms import webdataset
+from transforms.clean_image import ImageError
 from transforms.compression import open_stream
 from transforms.files import match
+from transforms.image_places import Places, base_of
 from transforms.rows import texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
+MAX_RECORD_BYTES = 256 << 20
 
 RAW_IMAGES = pa.schema(
     [
@@ -29,19 +32,37 @@ RAW_IMAGES = pa.schema(
     ]
 )
 
+_NOWHERE_ELSE = Places()
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageUnit:
-    """A piece of the images that is read at once: files, or one table, TFRecord or tar file."""
+    """A piece of the images that is read at once: files, or one table, TFRecord or tar file.
+
+    Attributes:
+      format: of IMAGE_FORMATS.
+      paths: the files.
+      mapping: field → column (table) or feature (tfrecord).
+      keys: of the images, where each is a file.
+      places: where images may be read from.
+      bases: folders that image files were looked for in.
+    """
 
     format: str
     paths: tuple[str, ...]
     mapping: dict[str, str]
     keys: tuple[str, ...] = ()
+    places: Places = _NOWHERE_ELSE
+    bases: tuple[str, ...] = ()
 
 
 def plan_units(
-    flag: str, patterns: Sequence[str], format_: str, mapping: dict[str, str], key: str
+    flag: str,
+    patterns: Sequence[str],
+    format_: str,
+    mapping: dict[str, str],
+    key: str,
+    places: Places = _NOWHERE_ELSE,
 ) -> tuple[list[ImageUnit], list[FileMetadata]]:
     """Finds the images behind a flag.
 
@@ -51,6 +72,7 @@ def plan_units(
       format_: one of IMAGE_FORMATS; auto goes by the names of the files.
       mapping: field → column (table) or feature (tfrecord).
       key: what names an image file: its `stem`, its file `name` or its `path`.
+      places: where paths in tables, and links among files, may lead.
 
     Returns:
       The units, and the files for their content hash.
@@ -66,12 +88,15 @@ def plan_units(
         format_ = "webdataset" if shards else _format_of(paths[0])
     if format_ == "files":
         keys = [_key_of(path, key) for path in paths]
+        bases = tuple(dict.fromkeys(map(base_of, patterns)))
         units = [
             ImageUnit(
                 "files",
                 tuple(paths[i : i + BATCH_IMAGES]),
                 mapping,
                 tuple(keys[i : i + BATCH_IMAGES]),
+                places,
+                bases,
             )
             for i in range(0, len(paths), BATCH_IMAGES)
         ]
@@ -86,7 +111,7 @@ def plan_units(
             check_columns(path, "image_columns", columns, ("key",), ("image", "path"))
         elif format_ == "tfrecord":
             _check_features(path, mapping)
-        units.append(ImageUnit(format_, (path,), columns))
+        units.append(ImageUnit(format_, (path,), columns, (), places))
     if not units:
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
@@ -112,7 +137,7 @@ def _check_features(path: str, mapping: dict[str, str]) -> None:
     """Fails before any work when the first record of a TFRecord file has not the features."""
     try:
         with open_stream(path) as file:
-            record = _TFRecordUtil.read_record(file)
+            record = _TFRecordUtil.read_record(_Bounded(file))
         if record is not None:
             _decode_record(record, mapping)
     except _RECORD_ERRORS as error:
@@ -136,7 +161,7 @@ def _key_of(path: str, key: str) -> str:
 def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
     """Reads a unit's images: tables of RAW_IMAGES of at most BATCH_IMAGES rows, and bad rows."""
     if unit.format == "files":
-        yield from _read_files(unit.paths, unit.keys)
+        yield from _read_files(unit)
     elif unit.format == "table":
         yield from _read_image_table(unit)
     elif unit.format == "webdataset":
@@ -149,11 +174,13 @@ def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         yield from _read_tfrecord(unit)
 
 
-def _read_files(paths: Sequence[str], keys: Sequence[str]) -> Iterator[pa.Table | BadRows]:
+def _read_files(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
     rows = []
-    for path, key in zip(paths, keys, strict=True):
+    for path, key in zip(unit.paths, unit.keys, strict=True):
         try:
-            rows.append((_valid(key), storage.read_bytes(path)))
+            rows.append((_valid(key), unit.places.read_file(path, unit.bases)))
+        except ImageError as error:
+            yield BadRows(error.reason, path, [error.detail])
         except (OSError, UnicodeError) as error:
             yield BadRows("unreadable_file", path, [str(error)])
     if rows:
@@ -189,16 +216,14 @@ def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         for key, path, image in zip(keys, paths, images, strict=True):
             try:
                 if path and not image:
-                    image = storage.read_bytes(_resolve(table_path, path))
+                    image = unit.places.read(path, os.path.dirname(table_path))
                 rows.append((key, image))
+            except ImageError as error:
+                yield BadRows(error.reason, path or "", [error.detail])
             except (OSError, ValueError) as error:
                 yield BadRows("unreadable_image", path or "", [str(error)])
         if rows:
             yield _raw_images(rows)
-
-
-def _resolve(table_path: str, path: str) -> str:
-    return path if "://" in path else os.path.join(os.path.dirname(table_path), path)
 
 
 _RECORD_ERRORS = (KeyError, ValueError, RuntimeError, OSError, pa.ArrowException)
@@ -215,11 +240,24 @@ def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, 
     ) else None
 
 
+class _Bounded:
+    """A stream of records, none of which is larger than memory: it says itself how long it is."""
+
+    def __init__(self, stream: io.BufferedReader):
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_RECORD_BYTES:
+            raise OSError(f"a record of {size:,} bytes")
+        return self._stream.read(size)
+
+
 def _read_tfrecord(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
     (path,) = unit.paths
     rows: list[tuple] = []
     try:
-        with open_stream(path) as file:
+        with open_stream(path) as stream:
+            file = _Bounded(stream)
             for number in itertools.count(1):
                 record = _TFRecordUtil.read_record(file)
                 if record is None:

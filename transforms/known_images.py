@@ -17,10 +17,11 @@ from schemas import storage
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 from schemas.tables import SOURCES
+from transforms.clean_image import CleanImage, ImageLimits
 from transforms.datasets import COUNTS, DEAD, GroupShards, Output, from_blocks, par_do
 from transforms.earlier import first_of_each
 from transforms.image_units import BATCH_IMAGES, RAW_IMAGES, read_unit
-from transforms.images import CleanImage, clean_images, source_of
+from transforms.images import clean_images, source_of
 from transforms.rows import checked_file
 
 NAMED_IMAGES = pa.schema([*RAW_IMAGES, ("source", pa.string())])
@@ -75,14 +76,14 @@ def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
 
 
 def clean_changed_images(
-    raw: pa.Table, known: pa.Table, stage: Stage, max_pixels: int, max_side: int, forgotten
+    raw: pa.Table, known: pa.Table, stage: Stage, limits: ImageLimits, forgotten: frozenset[str]
 ) -> Output:
     """As `clean_images`, but decodes only what is not known.
 
     Args:
       raw: rows of NAMED_IMAGES.
       known: rows of `known_sources`, those of the same sources among them.
-      stage, max_pixels, max_side, forgotten: see there.
+      stage, limits, forgotten: see there.
     """
     data = dict(zip(raw["source"].to_pylist(), raw["image"].to_pylist(), strict=True))
     rows = known.filter(pc.is_in(known["source"], value_set=raw["source"].combine_chunks()))
@@ -96,7 +97,7 @@ def clean_changed_images(
         )
         for row in rows.to_pylist()
     }
-    return clean_images(raw, stage, max_pixels, max_side, forgotten, found)
+    return clean_images(raw, stage, limits, forgotten, found)
 
 
 class ReadChangedImages(beam.PTransform):
@@ -105,7 +106,7 @@ class ReadChangedImages(beam.PTransform):
     Args:
       earlier: the earlier dataset of mine_pairs, made with the same limits.
       num_shards, spill: of the shuffle that brings images and what is known together.
-      stage, max_pixels, max_side, total, forgotten: see ReadImages.
+      stage, limits, total, forgotten: see ReadImages.
     """
 
     def __init__(
@@ -114,15 +115,14 @@ class ReadChangedImages(beam.PTransform):
         num_shards: int,
         spill: str,
         stage: Stage,
-        max_pixels: int,
-        max_side: int,
+        limits: ImageLimits,
         total: int | None,
         forgotten: frozenset[str],
     ):
         super().__init__()
         self._earlier, self._num_shards, self._spill = earlier, num_shards, spill
         self._stage, self._total = stage, total
-        self._args = stage, max_pixels, max_side, forgotten
+        self._args = stage, limits, forgotten
 
     def _clean(self, shard):
         _, blocks = shard

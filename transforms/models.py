@@ -6,7 +6,7 @@ import json
 import threading
 from typing import Any
 
-from schemas import storage
+from schemas import integrity, storage
 from schemas.manifest import Dataset
 
 
@@ -18,11 +18,13 @@ class ModelFolder:
       path: the folder.
       fingerprint: the model's fingerprint.
       bytes: size of its files.
+      checksums: see schemas/integrity.py.
     """
 
     path: str
     fingerprint: str
     bytes: int = 0
+    checksums: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, dataset: str, table: str = "model") -> "ModelFolder":
@@ -33,7 +35,8 @@ class ModelFolder:
         """
         opened = Dataset(dataset)
         size = sum(shard.bytes for shard in opened.shards(table))
-        return cls(opened.folder(table), opened.manifest.content_hash, size)
+        sums = tuple(sorted(integrity.checksums(opened, table).items()))
+        return cls(opened.folder(table), opened.manifest.content_hash, size, sums)
 
     def config(self) -> dict[str, Any]:
         """The model's config.json."""
@@ -55,15 +58,21 @@ class Lazy:
 
 
 def load(kind: str, *folders: ModelFolder | None) -> Any:
-    """Loads a model of model_code/; imports TensorFlow or Faiss only here, in a worker.
+    """Loads a model of model_code/, as it was committed; imports TensorFlow or Faiss only here.
 
     Args:
       kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
         or classifier.
       folders: the folders that the kind needs.
+
+    Raises:
+      PhraseLensError: a file is not what the manifest names.
     """
     with contextlib.ExitStack() as stack:
         paths: list[Any] = [f and stack.enter_context(storage.local_copy(f.path)) for f in folders]
+        for folder, path in zip(folders, paths, strict=True):
+            if folder:
+                integrity.check(path, dict(folder.checksums))
         if kind == "image_embedder":
             from model_code.image_embedder import ImageEmbedder
 

@@ -10,6 +10,7 @@ from schemas import tables
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 from schemas.tables import vectors_to_arrow
+from transforms.clean_image import ImageLimits
 from transforms.datasets import Output
 from transforms.earlier import Earlier, first_of_each
 from transforms.features import embeddings_of
@@ -68,8 +69,7 @@ class ClassifyImages:
     model: ModelFolder
     networks: Networks
     earlier: tuple[str, ...]
-    max_pixels: int
-    max_side: int
+    limits: ImageLimits
     total: int | None
     label: str = "predictions"
     unit: str = "images"
@@ -133,7 +133,7 @@ class ClassifyImages:
 
     def _embed(self, batch: pa.Table, classifier) -> Output:
         """Tables `keys` and `embeddings` of images that no earlier run knows."""
-        cleaned = clean_images(batch, self.stage, self.max_pixels, self.max_side)
+        cleaned = clean_images(batch, self.stage, self.limits)
         clean = cleaned.tables["clean"]
         images, names = clean["image"].to_pylist(), clean["key"].to_pylist()
         good, bad = run_or_bisect(classifier.embed, images)

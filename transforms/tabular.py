@@ -23,6 +23,7 @@ from transforms.text_blocks import (
     BLOCK_BYTES,
     CSV,
     MAX_FIELD_BYTES,
+    MAX_LINE_BYTES,
     QUOTED_BLOCK_BYTES,
     TSV,
     Dialect,
@@ -118,7 +119,8 @@ def columns_of(path: str, format_: str | None = None) -> list[str]:
                 return _flat_names(file.schema_arrow)
         with open_stream(path) as stream:
             if format_ == "jsonl":
-                rows = [json_object(line) or {} for line in itertools.islice(stream, 100)]
+                lines = iter(lambda: stream.readline(MAX_LINE_BYTES), b"")
+                rows = [json_object(line) or {} for line in itertools.islice(lines, 100)]
                 return list(dict.fromkeys(name for row in rows for name in row))
             return read_header(stream, DIALECTS[format_])[0]
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -291,7 +293,9 @@ def read_header(stream: io.BufferedReader, dialect: Dialect) -> tuple[list[str],
     lines: list[bytes] = []
 
     def texts() -> Iterator[str]:
-        while line := stream.readline():
+        while line := stream.readline(MAX_FIELD_BYTES + 1):
+            if len(line) > MAX_FIELD_BYTES:
+                raise OSError(f"its first line has more than {MAX_FIELD_BYTES} bytes")
             lines.append(line)
             yield line.decode("utf-8-sig" if len(lines) == 1 else "utf-8", "surrogateescape")
 

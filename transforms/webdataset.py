@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "ti
 CAPTION_SUFFIXES = ("txt", "json")
 _BATCH_ROWS = 65536
 _BLOCK_BYTES = 512
+MAX_MEMBER_BYTES = 256 << 20  # of an image; a sparse file claims any size
+_MAX_HEADER_BYTES = 1 << 20
 _ERRORS = (OSError, EOFError, tarfile.TarError, pa.ArrowException)
 
 
@@ -47,7 +49,7 @@ def samples(path: str, suffixes: Collection[str]) -> Iterator[tuple[str, dict[st
     key, contents = None, {}
     with (
         open_stream(path) as stream,
-        tarfile.open(fileobj=(watched := _Watched(stream)), mode="r|") as tar,
+        tarfile.open(fileobj=(watched := _Watched(stream)), mode="r|", tarinfo=_Member) as tar,
     ):
         for member in tar:
             if not member.isfile():
@@ -58,12 +60,32 @@ def samples(path: str, suffixes: Collection[str]) -> Iterator[tuple[str, dict[st
                 yield key, contents
                 contents = {}
             key = folder + slash + stem
+            if suffix.lower() in suffixes and member.size > MAX_MEMBER_BYTES:
+                raise tarfile.ReadError(f"{member.name!a} has {member.size:,} bytes")
             if suffix.lower() in suffixes and (file := tar.extractfile(member)) is not None:
                 contents[suffix.lower()] = file.read()
     if key is not None:
         yield key, contents
     if watched.tail != bytes(_BLOCK_BYTES):  # which tarfile takes for the end
         raise OSError("the tar file is cut")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long names and other headers do not fill the memory."""
+
+    def _proc_pax(self, tar):
+        return self._bounded()._proc_pax_header(tar)
+
+    def _proc_gnulong(self, tar):
+        return self._bounded()._proc_long_name(tar)
+
+    def _bounded(self):
+        if self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return self
+
+    _proc_pax_header = tarfile.TarInfo._proc_pax  # type: ignore[attr-defined]
+    _proc_long_name = tarfile.TarInfo._proc_gnulong  # type: ignore[attr-defined]
 
 
 class _Watched(io.BufferedReader):

@@ -89,7 +89,7 @@ class Work:
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
-            _count(patch, images, "clean_image", calls, "clean")
+            _count(patch, images, "clean_safely", calls, "clean")
             _count(patch, ImageEmbedder, "embed", calls, "embed")
             _count(patch, ImageEmbedder, "embed_queries_only", calls, "queries")
             _count(patch, Classifier, "embed", calls, "classify")

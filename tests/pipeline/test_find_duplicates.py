@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import duplicates as bench
 from samples import scenes
-from transforms.images import clean_image
+from transforms.clean_image import clean_image
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,7 @@ def test_images_of_one_colour_are_left_alone():
             ("other", (250, 250, 250), 40),
         )
     }
-    cleans = [
-        (name, clean_image(data, bench.MAX_PIXELS, bench.MAX_SIDE)) for name, data in files.items()
-    ]
+    cleans = [(name, clean_image(data, bench.LIMITS)) for name, data in files.items()]
     picture = {clean.image_id: name for name, clean in cleans}
     known = bench.Known(bench.tables_of(cleans), picture, {})
     assert bench.find(known, 2, workers=1) == {image: image for image in picture}

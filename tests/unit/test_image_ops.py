@@ -121,3 +121,13 @@ def test_array_source_serves_like_an_image_source():
     for rows, values in batches:
         np.testing.assert_array_equal(values, array[rows])
     np.testing.assert_array_equal(np.concatenate(list(source.in_order(3))), array)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP"])
+def test_only_jpeg_and_png_are_decoded(kind):
+    """A served model is given what people send; a GIF of 10,000 frames would be decoded whole."""
+    files = [encoded(picture(20, 16), name) for name in ("JPEG", "PNG", kind)]
+    assert image_ops.decode_and_resize(tf.constant(files[:2]), 8).shape == (2, 8, 8, 3)
+    for bad in (files[2], b"", b"\xff"):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            image_ops.decode_and_resize(tf.constant([bad]), 8)

@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 from tests import image_files
 from tests.image_files import chunk, encode, photo, png, png16
 from transforms import image_units, images
-from transforms.images import ImageError, clean_image
+from transforms.clean_image import ImageError, ImageLimits, clean_image
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 MAX_PIXELS = 100_000_000
 
 
 def clean(data, max_pixels=MAX_PIXELS, max_side=512):
-    return clean_image(data, max_pixels, max_side)
+    return clean_image(data, ImageLimits(max_pixels, max_side))
 
 
 def pixels(cleaned):
@@ -215,7 +215,7 @@ def test_one_bad_image_kills_one_row():
     rows[10]["key"] = None
     rows[11]["image"] = None
     table = pa.Table.from_pylist(rows, image_units.RAW_IMAGES)
-    output = images.clean_images(table, STAGE, MAX_PIXELS, 512)
+    output = images.clean_images(table, STAGE, ImageLimits(MAX_PIXELS))
     assert output.tables["clean"]["key"].to_pylist() == [
         f"i{i}" for i in range(32) if i not in (3, 9, 10, 11)
     ]

@@ -13,11 +13,12 @@ from PIL import Image
 
 from schemas import tables
 from transforms import images, known_images, mined_images
+from transforms.clean_image import ImageLimits, clean_image
 from transforms.duplicates import DUPLICATES
 from transforms.image_units import RAW_IMAGES
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
-LIMITS = 10**6, 24
+LIMITS = ImageLimits(10**6, 24)
 SHARES = mined_images.SplitShares(0.1, 0.2)
 
 
@@ -48,7 +49,7 @@ def raw_of(collection):
 
 def mine(clean):
     """One shard of images and sources, as mine_pairs writes them."""
-    ids = sorted({images.clean_image(f, *LIMITS).image_id for f in FILES[9:12]})
+    ids = sorted({clean_image(f, LIMITS).image_id for f in FILES[9:12]})
     present = [i for i in ids if i in clean["image_id"].to_pylist()]
     rows = [{"image_id": i, "representative": present[0]} for i in present[1:]]
     duplicates = pa.Table.from_pylist(rows, DUPLICATES)
@@ -71,9 +72,9 @@ def test_days_in_a_row_give_what_each_gives_by_itself(tmp_path_factory, days):
     known, seen = tables.SOURCES.empty_table(), set()
     for collection in days:
         raw = raw_of(collection)
-        alone = images.clean_images(raw, STAGE, *LIMITS)
+        alone = images.clean_images(raw, STAGE, LIMITS)
         named = known_images.name_sources(raw).tables["raw"]
-        output = known_images.clean_changed_images(named, known, STAGE, *LIMITS, frozenset())
+        output = known_images.clean_changed_images(named, known, STAGE, LIMITS, frozenset())
         assert output.tables["clean"].equals(alone.tables["clean"])
         assert [t.to_pylist() for t in output.dead] == [t.to_pylist() for t in alone.dead]
         reused = output.counts.pop("reused.rows", 0)
@@ -90,19 +91,19 @@ def test_days_in_a_row_give_what_each_gives_by_itself(tmp_path_factory, days):
 
 def test_no_image_that_is_known_is_decoded(tmp_path, monkeypatch):
     collection = dict(zip(KEYS, FILES[:8], strict=True))
-    first = images.clean_images(raw_of(collection), STAGE, *LIMITS).tables["clean"]
+    first = images.clean_images(raw_of(collection), STAGE, LIMITS).tables["clean"]
     parts = known_images.known_sources(write(tmp_path, mine(first)))
     known = pa.concat_tables(list(parts))
-    decoded, clean_image = [], images.clean_image
+    decoded, clean_safely = [], images.clean_safely
 
     def counting(data, *args):
         decoded.append(data)
-        return clean_image(data, *args)
+        return clean_safely(data, *args)
 
-    monkeypatch.setattr(images, "clean_image", counting)
+    monkeypatch.setattr(images, "clean_safely", counting)
     collection[KEYS[3]] = FILES[11]
     named = known_images.name_sources(raw_of(collection)).tables["raw"]
-    output = known_images.clean_changed_images(named, known, STAGE, *LIMITS, frozenset())
+    output = known_images.clean_changed_images(named, known, STAGE, LIMITS, frozenset())
     assert decoded == [FILES[11]]
     assert output.counts["reused.rows"] == 7
     assert output.counts["images.out"] == 8
@@ -110,7 +111,7 @@ def test_no_image_that_is_known_is_decoded(tmp_path, monkeypatch):
 
 def test_only_bytes_that_lie_nowhere_else_are_stored():
     collection = dict(zip(KEYS, (FILES[i] for i in (0, 1, 3, 4, 9, 10, 11)), strict=False))
-    clean = images.clean_images(raw_of(collection), STAGE, *LIMITS).tables["clean"]
+    clean = images.clean_images(raw_of(collection), STAGE, LIMITS).tables["clean"]
     mined = mine(clean)
     stored = {r["source"]: r for r in mined["sources"].to_pylist()}
     assert len(stored) == 7
@@ -122,6 +123,6 @@ def test_only_bytes_that_lie_nowhere_else_are_stored():
 @pytest.mark.parametrize("forgotten", [frozenset(), frozenset([KEYS[0]])])
 def test_what_is_forgotten_is_in_no_source(forgotten):
     raw = raw_of(dict(zip(KEYS, FILES[:3], strict=False)))
-    clean = images.clean_images(raw, STAGE, *LIMITS, forgotten=forgotten).tables["clean"]
+    clean = images.clean_images(raw, STAGE, LIMITS, forgotten=forgotten).tables["clean"]
     names = set(mine(clean)["sources"]["source"].to_pylist())
     assert (images.source_of(FILES[0]) in names) == (not forgotten)

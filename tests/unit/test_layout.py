@@ -65,14 +65,14 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-airflow"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"])
 def test_locks_answer_their_requirements(kind):
     versions = locked(f"requirements{kind}.lock")
     for name, requirement in ranges(f"requirements{kind}.txt").items():
         assert requirement.specifier.contains(versions[name], prereleases=True), name
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-airflow"])
+@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"])
 def test_every_locked_package_has_a_hash_and_no_host(kind):
     text = (ROOT / f"requirements{kind}.lock").read_text()
     for entry in re.split(r"\n(?=[a-z])", text)[1:]:
@@ -95,8 +95,9 @@ def test_tests_run_with_the_versions_that_people_install():
     assert cpu.items() <= dev.items()
 
 
-def test_what_benchmarks_add_leaves_the_environment_as_it_is():
-    bench = locked("requirements-bench.lock")
+@pytest.mark.parametrize("kind", ["-bench", "-fuzz"])
+def test_what_is_added_leaves_the_environment_as_it_is(kind):
+    added = locked(f"requirements{kind}.lock")
     for lock in ("requirements.lock", "requirements-dev.lock"):
         others = locked(lock)
-        assert {n: v for n, v in bench.items() if n in others and v != others[n]} == {}
+        assert {n: v for n, v in added.items() if n in others and v != others[n]} == {}
