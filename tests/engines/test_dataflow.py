@@ -130,8 +130,9 @@ def row(job: str, plan: dataflow_plan.Plan) -> str:
     hints = "; ".join(f"{k}=`{v}`" for e in plan.environments[1:] for k, v in e.hints.items())
     environments = f"{len(plan.environments)}" + (f": CPU, {hints}" if hints else ": CPU")
     hinted = ", ".join(f"`{step}`" for step in plan.hinted) or "–"
-    shown = {k: v for k, v in plan.options.items() if k in dataflow_lib.FLAG_NAMES}
-    options = ", ".join(f"`{k}`" for k in (*shown, *plan.experiments) if not k.startswith("use_"))
+    shown = [f"`{k}={v}`" for k, v in plan.options.items() if k in dataflow_lib.FLAG_NAMES]
+    shown += [f"`{e}`" for e in plan.experiments if e == dataflow_lib.ONE_PROCESS]
+    options = ", ".join(shown)
     staged = ", ".join(f"`{name}`" for name in plan.staged)
     return f"| {job} | {steps} | {environments} | {hinted} | {options} | {staged} |"
 
