@@ -78,6 +78,7 @@ def faults(requests: list[str]) -> Counter:
     return Counter(line.split()[0] for line in requests)
 
 
+@pytest.mark.slow
 def test_unavailable_at_times(inputs, expected, tmp_path, figure):
     root = f"{inputs}/unavailable"
     with faulty(tmp_path / "log", "--share=0.05") as requests:
@@ -100,7 +101,10 @@ def test_transient_error_three_times(inputs, expected, tmp_path, figure):
     figure("an upload was refused 3 times by 503 and tried until it went well: all rows equal")
 
 
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize(
+    "place",
+    ["first", pytest.param("middle", marks=pytest.mark.slow), "last"],
+)
 def test_permanent_error_of_an_upload(place, inputs, expected, tmp_path, capsys, figure):
     root = f"{inputs}/{place}"
     writes = sum("PUT /upload" in line or "multipart" in line for line in expected[1])

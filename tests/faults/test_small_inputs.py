@@ -1,5 +1,6 @@
 """Next to nothing comes in: a clear error, or a dataset with empty shards left out."""
 
+import numpy as np
 import pytest
 
 from beam_jobs import mine_pairs
@@ -44,22 +45,25 @@ def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
     for n in range(2):
         (tmp_path / "photos" / f"p{n}.png").write_bytes(encode(photo(n), "PNG"))
     log = HEADER + "red,p0,1\nblue,p1,1\nred,p1,2\n"
-    rows, files = {}, {}
+    mined, features = {}, {}
     for shards in (1, 31):
-        mined, output = f"mined{shards}", str(tmp_path / f"features{shards}")
+        name, output = f"mined{shards}", str(tmp_path / f"features{shards}")
         flags = (f"--images={tmp_path / 'photos'}", f"--num_shards={shards}")
-        assert mine(tmp_path, log, *flags, output=mined) == 0
+        assert mine(tmp_path, log, *flags, output=name) == 0
+        root = str(tmp_path / name)
         command = work_folder.command_into(
-            "embed_images", tiny_run.config, output, f"--mined={tmp_path / mined}"
+            "embed_images", tiny_run.config, output, f"--mined={root}"
         )
         forked.run(command, str(tmp_path / "log"))
-        rows[shards] = []
-        for root in (str(tmp_path / mined), output):
-            assert manifest.verify(root) == []
-            found = work_folder.rows_of(root)
-            del found["content_hash"]  # that of the shards
-            rows[shards].append(found)
-        files[shards] = len(Dataset(output).shards("features"))
-    assert rows[1] == rows[31]
-    assert len(rows[1][1]["features"]) == 2
+        assert manifest.verify(root) == manifest.verify(output) == []
+        mined[shards], features[shards] = work_folder.rows_of(root), Dataset(output)
+        del mined[shards]["content_hash"]  # that of the shards
+    assert mined[1] == mined[31]
+    files = {shards: len(found.shards("features")) for shards, found in features.items()}
+    rows = {n: found.table("features").sort_by("image_id") for n, found in features.items()}
+    for column in ("image_id", "split", "phrases"):
+        assert rows[1][column].to_pylist() == rows[31][column].to_pylist()
+    for column in ("query_emb", "text_emb", "pixel_emb", "phrase_probabilities"):
+        values = [np.array(rows[n][column].to_pylist()) for n in (1, 31)]
+        np.testing.assert_allclose(*values, atol=1e-6)
     figure(f"2 images in 31 shards, of which {files[31]} exist: the rows of {files[1]} shard")
