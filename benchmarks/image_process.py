@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ from PIL import Image
 
 from schemas import config as config_lib
 from schemas.config import flag
-from tests.image_files import encode
 from transforms.clean_image import ImageLimits, clean_image
 from transforms.image_process import ImageProcess
 
@@ -28,7 +28,12 @@ def photos(side: int, count: int) -> list[bytes]:
     """JPEG files of smooth noise."""
     rng = np.random.default_rng(side)
     grids = rng.integers(0, 256, (count, side // 8, side // 8, 3)).astype(np.uint8)
-    return [encode(Image.fromarray(g).resize((side, side)), "JPEG", quality=90) for g in grids]
+    files = []
+    for grid in grids:
+        buffer = io.BytesIO()
+        Image.fromarray(grid).resize((side, side)).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
 
 
 def milliseconds(clean: Callable, files: Sequence[bytes]) -> float:
