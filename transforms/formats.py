@@ -15,6 +15,7 @@ becomes query, image and clicks. Sources of the layouts:
   img2dataset          rom1504/img2dataset, README.md and img2dataset/writer.py
 """
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -34,7 +35,7 @@ from transforms.compression import open_stream, split_name
 from transforms.files import match
 from transforms.sniffing import Head, format_of, kind_of, read_head
 from transforms.tabular import BadRows, check_columns, is_splittable, read_part
-from transforms.text_blocks import Dialect
+from transforms.text_blocks import MAX_FIELD_BYTES, Dialect
 from transforms.webdataset import read_captions
 
 FORMATS = (
@@ -167,12 +168,24 @@ def _looked_up(
     yield table.drop_columns([column]).append_column("query", queries).filter(known)
 
 
+@contextlib.contextmanager
+def _explaining(path: str) -> Iterator[None]:
+    """Without a file that explains ids, no row of the log can be told."""
+    try:
+        yield
+    except (OSError, csv.Error, pa.ArrowException) as error:
+        raise PhraseLensError(
+            path, f"a readable file that explains the ids of a log ({error})", "Get it again."
+        ) from error
+
+
 @functools.lru_cache(maxsize=4)
 def _class_names(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     """Label → its name, of Open Images' class descriptions (some 20,000)."""
     names: dict[bytes, bytes] = {}
+    csv.field_size_limit(MAX_FIELD_BYTES)
     for path in paths:
-        with open_stream(path) as stream:
+        with _explaining(path), open_stream(path) as stream:
             text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
             for row in csv.reader(text):
                 if len(row) >= 2:
@@ -188,8 +201,8 @@ def _query_texts(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     for path in paths:
         name = path.rsplit("/", 1)[-1]
         sources = [source for source in ("google", "flickr") if source in name]
-        with open_stream(path) as stream:
-            for line in stream:
+        with _explaining(path), open_stream(path) as stream:
+            for line in iter(functools.partial(stream.readline, MAX_FIELD_BYTES), b""):
                 if found := re.fullmatch(rb"0*(\d+)\s+(.*\S)\s*", line):
                     for source in sources or ("google", "flickr"):
                         texts[source.encode() + b"/" + found[1]] = found[2]

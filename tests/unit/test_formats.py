@@ -339,3 +339,20 @@ def test_a_log_that_changed_since_the_plan_is_a_dead_file(tmp_path, name, data):
     found = [batch for unit in units for batch in read_log(unit)]
     assert [bad.reason for bad in found] == ["unreadable_file"]
     assert "it has no column" in found[0].details[0]
+
+
+@pytest.mark.parametrize(
+    ("log", "side", "data"),
+    [
+        (OPEN_IMAGES, "class-descriptions.csv", CLASSES),
+        (OPEN_IMAGES, "class-descriptions.csv", CLASSES + b'/m/1,"' + b"x" * (5 << 20)),
+        (WEBVISION, "queries_google.txt", QUERIES["queries_google.txt"]),
+    ],
+)
+def test_a_log_whose_explanations_broke_has_an_error_that_says_so(tmp_path, log, side, data):
+    packed = gzip.compress(data)
+    paths = write(tmp_path, {"log": log, f"{side}.gz": packed})
+    units, _ = plan_log("log", paths, "auto", MAPPING, 1 << 20)
+    write(tmp_path, {f"{side}.gz": packed if len(data) > 1 << 20 else packed[:-12]})
+    with pytest.raises(PhraseLensError, match="explains the ids"):
+        list(read_log(units[0]))
