@@ -15,6 +15,8 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code import inference_settings
+from model_code.inference_settings import InferenceSettings
 from schemas import tables
 from schemas.config import flag
 from transforms import datasets
@@ -26,8 +28,8 @@ from transforms.shards import MapShards
 from transforms.tabular import column_mapping
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(InferenceSettings):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
@@ -57,6 +59,7 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
     ModelFolder.of(config.model)
     units, files = _units(config)
     return job.Inputs(
@@ -74,6 +77,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         ModelFolder.of(config.model),
         config.max_image_pixels,
         config.max_image_side,
+        inference_settings.of_config(config),
         count_images(units),
     )
     classified = (

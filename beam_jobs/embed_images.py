@@ -16,7 +16,8 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
-from model_code import phrase_settings
+from model_code import inference_settings, phrase_settings
+from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -26,8 +27,8 @@ from transforms.models import ModelFolder
 from transforms.shards import MapShards
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EmbeddingSettings):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     pixel_embedder: str = flag("Pixel embedder.", role="input")
@@ -54,12 +55,12 @@ class Config:
         default="",
         role="runtime",
     )
-    batch_size: int = flag("Images of a batch.", default=32)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
     PhraseSettings.of(dataclasses.asdict(config)).check()
     mined = Dataset(config.mined)
     mined.shards("images")
@@ -96,7 +97,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         index,
         widths,
         PhraseSettings.of(dataclasses.asdict(config)),
-        config.batch_size,
+        inference_settings.of_config(config),
         mined.manifest.tables["images"].rows,
     )
     num_shards = mined.manifest.num_shards

@@ -20,8 +20,10 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code import inference_settings
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
+from model_code.inference_settings import EmbeddingSettings
 from schemas import tables
 from schemas.config import flag
 from schemas.manifest import Dataset, Table
@@ -32,8 +34,8 @@ from transforms.prototypes import EVIDENCE
 from transforms.shards import MapShards
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EmbeddingSettings):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     text_embedder: str = flag("Text embedder.", role="input")
@@ -75,6 +77,7 @@ def _datasets(config: Config) -> dict[str, str]:
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
     mined = Dataset(config.mined)
     mined.shards("pairs")
     for model in (config.generator, config.text_embedder):
@@ -98,7 +101,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     }
 
     rows = mined.manifest.tables["images"].rows
-    embed = phrases.EmbedClickedImages(stage, generator, query_width, rows)
+    embed = phrases.EmbedClickedImages(
+        stage, generator, query_width, inference_settings.of_config(config), rows
+    )
     quotas = phrases.share_out(config.calibration_images, num_shards)
     tasks = [
         (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i]))

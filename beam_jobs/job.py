@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs import worker_options
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
@@ -98,6 +99,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         config, options = parse(job.name, job.config, job.doc, argv)
+        config = worker_options.fit(config, options)
         inputs = job.preflight(config)
         stage = stage_lib.plan(
             job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from model_code import diversity
+from model_code import devices, diversity
+from model_code.batches import BatchLimit, run_in_batches
 from model_code.image_embedder import ImageEmbedder
+from model_code.inference_settings import InferenceSettings
 from model_code.phrase_settings import PhraseSettings
 from schemas.errors import PhraseLensError
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
 SEARCH_CHUNK = 1 << 18
-# Images go through in batches of one size, so that none depends on how many come with it.
-BATCH_SIZE = 32
 
 
 def nearest(
@@ -181,17 +181,28 @@ class Classified:
 OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
 
 
+DEFAULT = InferenceSettings()
+
+
 class Classifier:
     """An exported model, loaded.
 
+    Images go through in batches of one size, so that none depends on how many come with it.
+
     Args:
       folder: local folder of the table "model".
+      settings: device and batches.
 
     Raises:
-      PhraseLensError: it was exported by a version that knew fewer outputs.
+      PhraseLensError: it was exported by a version that knew fewer outputs, or the machine has
+        not the device.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, settings: InferenceSettings = DEFAULT):
+        self._device = devices.open_device(settings.device, settings.tf_threads)
+        self._batch = BatchLimit(settings.batch_size, settings.batch_bytes)
+        # What batches are filled up with: one black pixel, the cheapest there is to decode.
+        self._filler = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8)).numpy()
         # The signature is a weak reference into the module that was loaded.
         self._module = tf.saved_model.load(os.path.join(folder, "saved_model"))
         self._classify = self._module.signatures["serving_default"]
@@ -203,22 +214,26 @@ class Classifier:
         with open(os.path.join(folder, "config.json")) as f:
             self.config = json.load(f)
 
-    def classify(self, images: Sequence[bytes]) -> Classified:
+    def classify(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> Classified:
         """Classifies images.
 
         Args:
-          images: [n] JPEG or PNG files.
+          images: [n] JPEG or PNG files, at least one.
+          sizes: bytes of the pixels of each; None for images of which any batch fits.
 
         Raises:
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in OUTPUTS}
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = list(images[start : start + BATCH_SIZE])
-            filled = batch + batch[-1:] * (BATCH_SIZE - len(batch))
-            found = self._classify(images=tf.constant(filled))
-            for name, rows in parts.items():
-                rows.append(found[name].numpy()[: len(batch)])
+        limit = self._batch
+
+        def run(start: int, end: int) -> dict[str, np.ndarray]:
+            filler = [self._filler] * (limit.rows - (end - start))
+            with self._device.scope():
+                found = self._classify(images=tf.constant([*images[start:end], *filler]))
+            return {name: found[name].numpy()[: end - start] for name in OUTPUTS}
+
+        found = run_in_batches(run, [0] * len(images) if sizes is None else sizes, limit)
+        parts = {name: [one[name] for one in found] for name in OUTPUTS}
         return Classified(
             _texts(parts["labels"]),
             np.concatenate(parts["probabilities"]),

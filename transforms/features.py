@@ -1,21 +1,23 @@
 """Images → features: query-space embedding, predicted phrases, text and pixel embeddings."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
 from model_code.progress import Progress
 from schemas import storage, tables
 from schemas.stage import Stage
 from schemas.tables import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import Output
+from transforms.inference import COLUMNS, embed_ahead, full_batches
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
-from transforms.shards import run_or_bisect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class EmbedImages:
     index: ModelFolder
     widths: Widths
     phrase_settings: PhraseSettings
-    batch_size: int
+    inference: EmbeddingSettings
     total: int | None
     label: str = "features"
     unit: str = "images"
@@ -52,41 +54,46 @@ class EmbedImages:
     def load(self):
         from model_code.phrase_chooser import PhraseChooser
 
-        embedder = load("image_embedder", self.generator, self.pixel_embedder)
+        embedder = load(
+            "image_embedder", self.generator, self.pixel_embedder, settings=self.inference
+        )
         return embedder, PhraseChooser(load("phrase_index", self.index), self.phrase_settings)
 
     def process(self, task: tuple[str, str | None], loaded, progress: Progress) -> Output:
         path, earlier_path = task
         embedder, chooser = loaded
-        parts, dead, rows, reused = [], [], 0, 0
+        parts, dead = [], []
         earlier = self._earlier(earlier_path)
         with pq.ParquetFile(storage.open_input(path)) as file:
-            columns = ["image_id", "split", "labels", "image"]
-            for batch in file.iter_batches(self.batch_size, columns=columns):
-                rows += batch.num_rows
+            whole = file.read(["image_id", "split", "labels"])
+            place = pc.index_in(whole["image_id"], value_set=earlier["image_id"])
+            for known in whole.filter(pc.is_valid(place)).to_batches(KNOWN_BATCH):
+                embs = take_embeddings(earlier, known["image_id"])
+                parts.append(self._features(known, embs, chooser))
+                progress.add(known.num_rows)
+            for batch, embedded in embed_ahead(embedder, self._unknown(file, earlier)):
                 progress.add(batch.num_rows)
-                place = pc.index_in(batch["image_id"], value_set=earlier["image_id"])
-                known = batch.filter(place.is_valid())
-                reused += known.num_rows
-                if known.num_rows:
-                    embs = take_embeddings(earlier, place.drop_null())
-                    parts.append(self._features(known, embs, chooser))
-                batch = batch.filter(pc.is_null(place))
-                images = batch["image"].to_pylist()
-                good, bad = run_or_bisect(embedder.embed, images)
-                for start, embs in good:
-                    rows_of = batch.slice(start, len(embs.query_embs))
-                    parts.append(self._features(rows_of, embs, chooser))
-                names = batch["image_id"].to_pylist()
-                dead.append(inference_failed(self.stage, bad, names, images))
+                for places, embs in embedded.good:
+                    parts.append(self._features(batch.take(pa.array(places)), embs, chooser))
+                names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
+                dead.append(inference_failed(self.stage, embedded.bad, names, images))
         features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
         counts = {
-            "images.in": rows,
+            "images.in": whole.num_rows,
             "images.out": features.num_rows,
-            "images.dropped_inference_failed": rows - features.num_rows,
-            "reused.rows": reused,
+            "images.dropped_inference_failed": whole.num_rows - features.num_rows,
+            "reused.rows": len(place) - place.null_count,
         }
         return Output({"features": features}, tuple(dead), counts)
+
+    def _unknown(self, file: pq.ParquetFile, earlier: pa.Table) -> Iterator[pa.Table]:
+        """Batches of the images that were not embedded earlier."""
+        size, columns = self.inference.batch_size, ["image_id", "split", "labels", *COLUMNS]
+        read = file.iter_batches(size, columns=columns)
+        ids = earlier["image_id"]
+        return full_batches(
+            (b.filter(pc.invert(pc.is_in(b["image_id"], value_set=ids))) for b in read), size
+        )
 
     def _earlier(self, path: str | None) -> pa.Table:
         """The vectors that the very same networks computed for an earlier run."""
@@ -100,7 +107,7 @@ class EmbedImages:
             )
         )
 
-    def _features(self, batch: pa.RecordBatch, embs, chooser) -> pa.Table:
+    def _features(self, batch: pa.RecordBatch | pa.Table, embs, chooser) -> pa.Table:
         found = chooser.choose(embs.query_embs)
         rows = batch.num_rows
         columns = {
@@ -121,14 +128,15 @@ class EmbedImages:
         return pa.table(columns, self.widths.schema)
 
 
+KNOWN_BATCH = 1024  # images whose phrases are found at once
 EARLIER = ["image_id", "query_emb", "pixel_emb", "generator_fingerprint", "pixel_fingerprint"]
 
 
-def take_embeddings(features: pa.Table, places: pa.Array):
-    """The `ImageEmbeddings` of some rows of features."""
+def take_embeddings(features: pa.Table, image_ids: pa.Array):
+    """The `ImageEmbeddings` of images whose features are known."""
     from model_code.image_embedder import ImageEmbeddings
 
-    rows = features.take(places)
+    rows = features.take(pc.index_in(image_ids, value_set=features["image_id"]))
     return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
+from model_code.inference_settings import InferenceSettings
 from schemas import storage
 from schemas.manifest import Dataset
 
@@ -37,20 +38,25 @@ class ModelFolder:
         return json.loads(storage.read_bytes(storage.join(self.path, "config.json")))
 
 
-def load(kind: str, *folders: ModelFolder | None) -> Any:
+def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | None = None) -> Any:
     """Loads a model of model_code/; imports TensorFlow or Faiss only here, in a worker.
 
     Args:
       kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
         or classifier.
       folders: the folders that the kind needs.
+      settings: of an image embedder or a classifier: device, precision and batches.
+
+    Raises:
+      PhraseLensError: this worker has not the device.
     """
+    more = (settings,) if settings else ()
     with contextlib.ExitStack() as stack:
         paths: list[Any] = [f and stack.enter_context(storage.local_copy(f.path)) for f in folders]
         if kind == "image_embedder":
             from model_code.image_embedder import ImageEmbedder
 
-            return ImageEmbedder(*paths)
+            return ImageEmbedder(*paths, *more)
         if kind == "text_embedder":
             from model_code.text_embedder import TextEmbedder
 
@@ -62,5 +68,5 @@ def load(kind: str, *folders: ModelFolder | None) -> Any:
         if kind == "classifier":
             from model_code.classifier import Classifier
 
-            return Classifier(*paths)
+            return Classifier(*paths, *more)
     raise ValueError(f"no such kind of model: {kind}")

@@ -1,15 +1,18 @@
 """Images as people have them → labels with the phrases that helped to find them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pyarrow as pa
 
+from model_code.inference_settings import InferenceSettings
 from model_code.progress import Progress
 from schemas import tables
 from schemas.stage import Stage
 from transforms.datasets import Output
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
 from transforms.images import clean_images
+from transforms.inference import pixel_bytes
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.rows import bad_rows
@@ -25,12 +28,13 @@ class ClassifyImages:
     model: ModelFolder
     max_pixels: int
     max_side: int
+    inference: InferenceSettings
     total: int | None
     label: str = "predictions"
     unit: str = "images"
 
     def load(self):
-        return load("classifier", self.model)
+        return load("classifier", self.model, settings=self.inference)
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
         outputs = [
@@ -57,7 +61,12 @@ class ClassifyImages:
         cleaned = clean_images(batch, self.stage, self.max_pixels, self.max_side)
         clean = cleaned.tables["clean"]
         images, keys = clean["image"].to_pylist(), clean["key"].to_pylist()
-        good, bad = run_or_bisect(loaded.classify, images)
+        sizes = pixel_bytes(clean)
+
+        def classify(places: Sequence[int]):
+            return loaded.classify([images[p] for p in places], [sizes[p] for p in places])
+
+        good, bad = run_or_bisect(classify, range(len(images)))
         parts = [
             self._predictions(clean.slice(start, len(found.labels)), found) for start, found in good
         ]
