@@ -19,6 +19,7 @@ from model_code import inference_settings
 from model_code.inference_settings import InferenceSettings
 from schemas import tables
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from transforms import datasets
 from transforms.files import content_hash
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
@@ -60,6 +61,10 @@ def _units(config: Config):
 
 def preflight(config: Config) -> job.Inputs:
     config.check()
+    if config.device == "tpu":
+        raise PhraseLensError(
+            "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."
+        )
     ModelFolder.of(config.model)
     units, files = _units(config)
     return job.Inputs(

@@ -18,8 +18,10 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 
 from benchmarks import embed
+from benchmarks.mining import resident
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import storage
@@ -103,35 +105,16 @@ def watch(command: Sequence[str]) -> Memory:
       PhraseLensError: it failed.
     """
     start = time.monotonic()
-    seconds, resident = [], []
+    seconds, used = [], []
     with subprocess.Popen(command) as process:
         while process.poll() is None:
-            used = sum(map(_resident, _family(process.pid)))
-            if used:
-                seconds.append(time.monotonic() - start)
-                resident.append(used)
+            seconds.append(time.monotonic() - start)
+            used.append(resident(psutil.Process(process.pid)))
             time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise PhraseLensError(command[2], "to succeed", "See what it said above.")
-    return Memory(np.array(seconds), np.array(resident, np.float64))
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all that descend from it, of those that still live."""
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as f:
-            children = [int(child) for child in f.read().split()]
-    except OSError:
-        return []
-    return [pid, *(one for child in children for one in _family(child))]
-
-
-def _resident(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    # The last sample may be of a process that is about to end.
+    return Memory(np.array(seconds[:-1]), np.array(used[:-1], np.float64))
 
 
 @dataclasses.dataclass(frozen=True)

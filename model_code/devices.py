@@ -112,7 +112,7 @@ def _before_start(change: Callable, *args: Any) -> None:
     try:
         change(*args)
     except RuntimeError as error:
-        if "initialized" not in str(error):
+        if "initializ" not in str(error):
             raise
 
 

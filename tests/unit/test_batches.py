@@ -1,5 +1,6 @@
 """Batches within rows and bytes, and smaller ones after memory ran out."""
 
+import itertools
 import threading
 
 import pytest
@@ -31,11 +32,11 @@ def test_batches_hold_as_much_as_is_allowed_and_no_more(sizes, rows, bytes_):
     machine = Machine(10**6, 10**9, sizes)
     parts = run_in_batches(machine.run, sizes, BatchLimit(rows, bytes_))
     assert [row for part in parts for row in part] == list(range(len(sizes)))
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
+    for part in parts:
+        assert len(part) == 1 or (len(part) <= rows and sum(sizes[row] for row in part) <= bytes_)
+    for part, following in itertools.pairwise(parts):  # It could not have taken one more.
         used = sum(sizes[row] for row in part)
-        assert len(part) == 1 or (len(part) <= rows and used <= bytes_)
-        if following:  # It could not have taken one more.
-            assert len(part) == rows or used + sizes[following[0]] > bytes_
+        assert len(part) == rows or used + sizes[following[0]] > bytes_
 
 
 @given(SIZES, st.integers(1, 40), st.integers(50, 300))

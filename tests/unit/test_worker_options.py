@@ -61,9 +61,9 @@ def test_dataflow_gets_the_cap_on_threads():
     argv = [f"--{name}=gs://b/{name}" for name in INPUTS[embed_images]]
     config, options = job.parse("job", embed_images.Config, "", [*argv, *DATAFLOW])
     worker_options.fit(config, options)
-    environment = apiclient.Environment([], options, "2.0.0", {}, None)
-    (pool,) = environment.proto.workerPools
-    assert pool.numThreadsPerWorker == worker_options.HARNESS_THREADS
+    environment = apiclient.Environment([], options, "2.0.0", "gs://b/pipeline.pb")
+    (pool,) = environment.proto.worker_pools
+    assert pool.num_threads_per_worker == worker_options.HARNESS_THREADS
     assert worker_options.ONE_PROCESS in environment.proto.experiments
 
 
