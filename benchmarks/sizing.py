@@ -9,6 +9,7 @@ mining shuffles are measured here, on a drawn log and drawn photos.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,7 @@ def size(config: Config, images: float, queries: float) -> Size:
         mine,
         embedding,
         index_hours,
-        max(1, -(-int(hours) // int(config.hours * config.cores))),
+        math.ceil(hours / (config.hours * config.cores)),
         shuffle,
         stored,
         index,

@@ -75,8 +75,9 @@ class EmbedImages:
                 progress.add(batch.num_rows)
                 for places, embs in embedded.good:
                     parts.append(self._features(batch.take(pa.array(places)), embs, chooser))
-                names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+                if embedded.bad:
+                    names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
+                    dead.append(inference_failed(self.stage, embedded.bad, names, images))
         features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
         counts = {
             "images.in": whole.num_rows,

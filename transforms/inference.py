@@ -54,7 +54,6 @@ def embed_ahead(embedder: Any, batches: Iterable[pa.Table]) -> Iterator[tuple[pa
       embedder: a `model_code.image_embedder.ImageEmbedder`.
       batches: with COLUMNS, and any others.
     """
-
     ahead = Ahead((batch, *_decode(embedder, batch)) for batch in batches)
     try:
         for batch, places, pixels, bad in ahead:

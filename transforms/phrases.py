@@ -96,8 +96,9 @@ class EmbedClickedImages:
                     rows = batch.take(pa.array(places))
                     vectors = vectors_to_arrow(embs.query_embs, schema.field("query_emb").type)
                     parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
-                names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+                if embedded.bad:
+                    names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
+                    dead.append(inference_failed(self.stage, embedded.bad, names, images))
         table = pa.concat_tables(parts)
         counts: dict[str, int] = {}
         for split, kind in (("train", "training_images"), ("validation", "calibration_images")):
@@ -184,7 +185,6 @@ class _BuildPhrasesFn(beam.DoFn):
         self._stage, self._generator, self._text_embedder = stage, generator, text_embedder
         self._query_width, self._text_width = widths
         self._num_shards, self._min_images = num_shards, min_images
-
         self._shared = Shared()
 
     def setup(self):
