@@ -17,8 +17,11 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from model_code import inference_settings
+from model_code.inference_settings import InferenceSettings
 from schemas import tables
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 from transforms import datasets
 from transforms.clean_image import ImageLimits
@@ -31,8 +34,8 @@ from transforms.shards import MapShards
 from transforms.tabular import column_mapping
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(InferenceSettings):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
@@ -80,6 +83,11 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
+    if config.device == "tpu":
+        raise PhraseLensError(
+            "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."
+        )
     Networks.of(ModelFolder.of(config.model))
     units, files = _units(config)
     return job.Inputs(
@@ -101,6 +109,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         networks,
         _earlier(config),
         ImageLimits.of(config),
+        inference_settings.of_config(config),
         count_images(units),
     )
     classified = (

@@ -16,7 +16,8 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
-from model_code import phrase_settings
+from model_code import inference_settings, phrase_settings
+from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -27,8 +28,8 @@ from transforms.models import ModelFolder
 from transforms.shards import MapShards
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EmbeddingSettings):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     pixel_embedder: str = flag("Pixel embedder.", role="input")
@@ -55,12 +56,12 @@ class Config:
         default="",
         role="runtime",
     )
-    batch_size: int = flag("Images of a batch.", default=32)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
     PhraseSettings.of(dataclasses.asdict(config)).check()
     mined = Dataset(config.mined)
     mined.shards("images")
@@ -97,13 +98,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         index,
         widths,
         PhraseSettings.of(dataclasses.asdict(config)),
-        config.batch_size,
+        inference_settings.of_config(config),
         mined.manifest.tables["images"].rows,
     )
     num_shards = mined.manifest.num_shards
     models = (generator, pixel_embedder, index)
     hints = dataflow.inference_hints(pipeline, sum(model.bytes for model in models))
-    earlier = shards_by_index(Dataset(config.reuse), "features", num_shards) if config.reuse else {}
+    earlier = _earlier(config, num_shards)
     tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index, []))) for shard in shards]
     embedded = (
         pipeline
@@ -114,6 +115,16 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
         stage, tables, num_shards, config.max_dead_fraction
     )
+
+
+def _earlier(config: Config, num_shards: int) -> dict[int, list[str]]:
+    """Shard → paths of an earlier run's features of its images; none of another precision."""
+    if not config.reuse:
+        return {}
+    earlier = Dataset(config.reuse)
+    if not inference_settings.same_precision(earlier.manifest.config, config):
+        return {}
+    return shards_by_index(earlier, "features", num_shards)
 
 
 JOB = job.Job(

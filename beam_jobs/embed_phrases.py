@@ -20,8 +20,10 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from model_code import inference_settings
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
+from model_code.inference_settings import EmbeddingSettings
 from schemas import tables
 from schemas.config import flag
 from schemas.manifest import Dataset, Table
@@ -33,8 +35,8 @@ from transforms.prototypes import EVIDENCE
 from transforms.shards import MapShards
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EmbeddingSettings):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     text_embedder: str = flag("Text embedder.", role="input")
@@ -81,6 +83,7 @@ def _datasets(config: Config) -> dict[str, str]:
 
 
 def preflight(config: Config) -> job.Inputs:
+    config.check()
     mined = Dataset(config.mined)
     mined.shards("pairs")
     for model in (config.generator, config.text_embedder):
@@ -104,9 +107,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     }
 
     rows = mined.manifest.tables["images"].rows
-    embed = phrases.EmbedClickedImages(stage, generator, query_width, rows)
+    embed = phrases.EmbedClickedImages(
+        stage, generator, query_width, inference_settings.of_config(config), rows
+    )
     quotas = phrases.share_out(config.calibration_images, num_shards)
-    earlier = _earlier(config.reuse, generator, num_shards)
+    earlier = _earlier(config, generator, num_shards)
     tasks = [
         (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i], earlier.get(i, ())))
         for i, path in paths["images"].items()
@@ -177,11 +182,15 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
 
 
-def _earlier(dataset: str, generator: ModelFolder, num_shards: int) -> dict[int, list[str]]:
+def _earlier(config: Config, generator: ModelFolder, num_shards: int) -> dict[int, list[str]]:
     """Shard → paths of what the same generator made of its images in an earlier run."""
-    if not dataset or Dataset(dataset).manifest.models.get("generator") != generator.fingerprint:
+    if not config.reuse:
         return {}
-    return shards_by_index(Dataset(dataset), "image_embs", num_shards)
+    earlier = Dataset(config.reuse)
+    made_alike = earlier.manifest.models.get("generator") == generator.fingerprint
+    if not made_alike or not inference_settings.same_precision(earlier.manifest.config, config):
+        return {}
+    return shards_by_index(earlier, "image_embs", num_shards)
 
 
 JOB = job.Job(

@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs import dataflow, dataflow_plan
+from beam_jobs import dataflow, dataflow_plan, worker_options
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
@@ -121,6 +121,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     logging.getLogger("apache_beam.runners.common").addFilter(_not_known)
     try:
         config, options = parse(job.name, job.config, job.doc, argv, job.runs_networks)
+        config = worker_options.fit(config, options)
         inputs = job.preflight(config)
         stage = stage_lib.plan(
             job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw

@@ -78,14 +78,15 @@ def measure(command: list[str], log: Path) -> tuple[float, int]:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         parent = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, _resident(parent))
+            peak = max(peak, resident(parent))
             time.sleep(1 / SAMPLES_PER_SECOND)
     if process.returncode:
         raise PhraseLensError(" ".join(command), "to succeed", f"See what it said in {log}.")
     return time.monotonic() - start, peak
 
 
-def _resident(parent: psutil.Process) -> int:
+def resident(parent: psutil.Process) -> int:
+    """Bytes of resident memory of a process and its children."""
     total = 0
     try:
         for process in (parent, *parent.children(recursive=True)):

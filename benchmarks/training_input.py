@@ -134,6 +134,7 @@ def floor(paths: Sequence[str], size: int, encoding: str, batch_size: int) -> fl
 def measure_one(config: Config, root: str, network: str, encoding: str) -> list[Row]:
     """Measures one dataset of pairs, from memory and from its shards."""
     from model_code import training
+    from model_code.ahead import Ahead
     from model_code.pair_reader import open_pairs
     from schemas.manifest import Dataset
 
@@ -154,7 +155,7 @@ def measure_one(config: Config, root: str, network: str, encoding: str) -> list[
             steps = min(config.steps, pairs.train.rows // batch_size)
             pairs.train.load()
             # As in training, where an epoch's first batches are made before it starts.
-            coming = training.Ahead(itertools.islice(batches(1), steps))
+            coming = Ahead(itertools.islice(batches(1), steps))
             training.run_steps(itertools.islice(batches(0), WARM_UP), trainer.step)
             start = time.perf_counter()
             taken = training.run_steps(coming, trainer.step)

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from model_code import backbones, diversity, saved_models
+from model_code import backbones, devices, diversity, saved_models
+from model_code.batches import BatchLimit, run_in_batches
 from model_code.image_embedder import ImageEmbedder, ImageEmbeddings
+from model_code.inference_settings import InferenceSettings
 from model_code.phrase_settings import PhraseSettings
 from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
 SEARCH_CHUNK = 1 << 18
-# Images go through in batches of one size, so that none depends on how many come with it.
-BATCH_SIZE = 32
 
 
 def nearest(
@@ -206,17 +206,28 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
     }
 
 
+DEFAULT = InferenceSettings()
+
+
 class Classifier:
     """An exported model, loaded.
 
+    Images go through in batches of one size, so that none depends on how many come with it.
+
     Args:
       folder: local folder of the table "model".
+      settings: device and batches.
 
     Raises:
-      PhraseLensError: it was exported by a version that knew fewer outputs.
+      PhraseLensError: it was exported by a version that knew fewer outputs, or the machine has
+        not the device.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, settings: InferenceSettings = DEFAULT):
+        self._device = devices.open_device(settings.device, settings.tf_threads)
+        self._batch = BatchLimit(settings.batch_size, settings.batch_bytes)
+        # What batches are filled up with: one black pixel, the cheapest there is to decode.
+        self._filler = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8)).numpy()
         # The signatures are weak references into the module that was loaded.
         self._module = saved_models.load(os.path.join(folder, "saved_model"))
         signatures = self._module.signatures
@@ -231,21 +242,27 @@ class Classifier:
         with open(os.path.join(folder, "config.json")) as f:
             self.config = json.load(f)
 
-    def classify(self, images: Sequence[bytes]) -> Classified:
+    def classify(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> Classified:
         """Classifies images.
 
         Args:
-          images: [n] JPEG or PNG files.
+          images: [n] JPEG or PNG files, at least one.
+          sizes: bytes of the pixels of each; None for images of which any batch fits.
 
         Raises:
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
-        return self.classify_embeddings(self.embed(images))
+        return self.classify_embeddings(self.embed(images, sizes))
 
-    def embed(self, images: Sequence[bytes]) -> ImageEmbeddings:
+    def embed(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> ImageEmbeddings:
         """The half that needs pixels; see `classify`."""
-        found = _in_batches(lambda rows: self._embed(images=tf.constant(rows)), list(images))
-        return ImageEmbeddings(*(np.concatenate(found[name]) for name in EMBEDDINGS))
+
+        def run(start: int, end: int) -> dict[str, np.ndarray]:
+            filler = [self._filler] * (self._batch.rows - (end - start))
+            return self._run(self._embed, end - start, images=[*images[start:end], *filler])
+
+        found = run_in_batches(run, [0] * len(images) if sizes is None else sizes, self._batch)
+        return ImageEmbeddings(*(np.concatenate([f[name] for f in found]) for name in EMBEDDINGS))
 
     def classify_embeddings(self, embs: ImageEmbeddings) -> Classified:
         """The half that needs none.
@@ -253,14 +270,18 @@ class Classifier:
         Args:
           embs: of n images, made by the very networks of this model.
         """
-        rows = np.concatenate([embs.query_embs, embs.pixel_embs], axis=1)
-        width = embs.query_embs.shape[1]
-        parts = _in_batches(
-            lambda batch: self._classify(
-                query_embs=tf.constant(batch[:, :width]), pixel_embs=tf.constant(batch[:, width:])
-            ),
-            rows,
-        )
+        rows = len(embs.query_embs)
+
+        def run(start: int, end: int) -> dict[str, np.ndarray]:
+            missing = max(0, self._batch.rows - (end - start))
+            inputs = {
+                name: np.pad(getattr(embs, name)[start:end], ((0, missing), (0, 0)))
+                for name in EMBEDDINGS
+            }
+            return self._run(self._classify, end - start, **inputs)
+
+        found = run_in_batches(run, [0] * rows, self._batch)
+        parts = {name: [one[name] for one in found] for name in OUTPUTS}
         return Classified(
             _texts(parts["labels"]),
             np.concatenate(parts["probabilities"]),
@@ -269,25 +290,11 @@ class Classifier:
             np.concatenate(parts["phrase_effects"]),
         )
 
-
-def _in_batches(run: Callable[[Any], Mapping[str, tf.Tensor]], rows: Any) -> dict[str, list]:
-    """Runs a signature on batches of one size; its outputs by name, a part for each batch.
-
-    Args:
-      run: a batch → outputs.
-      rows: a list or an array; the last batch is filled up with its last row.
-    """
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(rows), BATCH_SIZE):
-        batch = rows[start : start + BATCH_SIZE]
-        missing = BATCH_SIZE - len(batch)
-        if isinstance(batch, np.ndarray):
-            filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        else:
-            filled = batch + batch[-1:] * missing
-        for name, values in run(filled).items():
-            parts.setdefault(name, []).append(values.numpy()[: len(batch)])
-    return parts
+    def _run(self, signature: Any, rows: int, **inputs: Any) -> dict[str, np.ndarray]:
+        """What a signature makes of a batch of one size, without the rows that fill it up."""
+        with self._device.scope():
+            found = signature(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: values.numpy()[:rows] for name, values in found.items()}
 
 
 def _texts(parts: list[np.ndarray]) -> list[list[str]]:

@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from model_code import backbones, image_ops
+from model_code import backbones, devices, image_ops
+from model_code.batches import BatchLimit, run_in_batches
+from model_code.inference_settings import EmbeddingSettings
 from schemas import storage
+
+DEFAULT = EmbeddingSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,27 +29,53 @@ class ImageEmbeddings:
     pixel_embs: np.ndarray
 
 
+Pixels = tuple[np.ndarray, ...]  # of n images: [n, S, S, 3] uint8 for each size S that is read
+
+
 class ImageEmbedder(tf.Module):
     """The image networks of a text generator and a pixel embedder, as one function of bytes.
 
     An image is decoded once; resized once when both read one size; and goes through one
-    network when both have the same weights.
+    network when both have the same weights. Decoding is a function of its own, so that the
+    next images can be decoded by a thread while the networks work.
+
+    Networks get `settings.batch_size` images at once; fewer are filled up, so that an image's
+    numbers do not depend on how many others come with it. After memory ran out a batch is half
+    as large, which may change the last bits of float32.
 
     Args:
       generator_folder: files of a text generator's table "model", local or gs://.
       pixel_folder: those of a pixel embedder, or None for query embeddings alone.
-      batch_size: images that go through the networks at once; fewer are filled up, so that
-        an image's numbers do not depend on how many others come with it.
+      settings: device, precision and batches.
+
+    Raises:
+      PhraseLensError: the machine has not the device.
     """
 
     def __init__(
-        self, generator_folder: str, pixel_folder: str | None = None, batch_size: int = 32
+        self,
+        generator_folder: str,
+        pixel_folder: str | None = None,
+        settings: EmbeddingSettings = DEFAULT,
     ):
         super().__init__()
-        self.batch_size = batch_size
+        device = devices.open_device(settings.device, settings.tf_threads)
+        with device.scope():
+            self._load(generator_folder, pixel_folder, settings.precision)
+        self._batch = BatchLimit(settings.batch_size)
+        self._decode_batch = BatchLimit(settings.batch_size, settings.batch_bytes)
+        strings = tf.TensorSpec([None], tf.string)
+        self._decode = tf.function(
+            lambda images: image_ops.decode_and_resize_to(images, self._sizes),
+            input_signature=[strings],
+        )
+        pixels = tuple(tf.TensorSpec([None, s, s, 3], tf.uint8) for s in self._sizes)
+        self._networks = device.compiled(self._embed, pixels)
+
+    def _load(self, generator_folder: str, pixel_folder: str | None, precision: str) -> None:
         with storage.local_copy(generator_folder) as folder:
             self.generator_config = _read_config(folder)
-            self._generator = backbones.load(os.path.join(folder, "backbone.keras"))
+            self._generator = _backbone(folder, precision)
             self._head = backbones.load(os.path.join(folder, "head.keras"))
         self.pixel_config: dict | None = None
         self._pixel = None
@@ -56,29 +86,50 @@ class ImageEmbedder(tf.Module):
                 if all(self.pixel_config[k] == self.generator_config[k] for k in same):
                     self._pixel = self._generator
                 else:
-                    self._pixel = backbones.load(os.path.join(folder, "backbone.keras"))
-        signature = [tf.TensorSpec([None], tf.string)]
-        self._embed = tf.function(self.graph, input_signature=signature)
-        self._embed_queries = tf.function(self.query_graph, input_signature=signature)
+                    self._pixel = _backbone(folder, precision)
+        configs = (self.generator_config, self.pixel_config)
+        self._sizes = tuple(sorted({config["image_size"] for config in configs if config}))
 
     def embed(self, images: Sequence[bytes]) -> ImageEmbeddings:
         """Embeds images.
 
         Args:
-          images: [B] JPEG or PNG files.
+          images: [n] JPEG or PNG files.
 
         Raises:
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
-        if self._pixel is None:
-            query_embs = self.embed_queries_only(images)
-            return ImageEmbeddings(query_embs, np.zeros((len(query_embs), 0), np.float32))
-        query_embs, pixel_embs = self._in_batches(self._embed, images)
-        return ImageEmbeddings(query_embs, pixel_embs)
+        return self.embed_pixels(self.decode(images))
 
-    def embed_queries_only(self, images: Sequence[bytes]) -> np.ndarray:
-        """[B, M] float32 unit rows of the generator alone; see `embed`."""
-        return self._in_batches(lambda batch: [self._embed_queries(batch)], images)[0]
+    def decode(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> Pixels:
+        """The first half of `embed`, which needs no network.
+
+        Args:
+          images: [n] JPEG or PNG files.
+          sizes: bytes of the pixels of each; None for images of which any batch fits.
+
+        Raises:
+          tf.errors.InvalidArgumentError: one of them cannot be decoded.
+        """
+        parts = run_in_batches(
+            lambda start, end: self._decode(tf.constant(images[start:end], tf.string)),
+            [0] * len(images) if sizes is None else sizes,
+            self._decode_batch,
+        )
+        return _joined(parts) or tuple(np.zeros((0, s, s, 3), np.uint8) for s in self._sizes)
+
+    def embed_pixels(self, pixels: Pixels) -> ImageEmbeddings:
+        """The second half of `embed`: what the networks make of pixels."""
+        rows = len(pixels[0])
+        limit = self._batch
+
+        def run(start: int, end: int) -> list[np.ndarray]:
+            batch = max(limit.rows, end - start)
+            found = self._networks(tuple(_filled(part[start:end], batch) for part in pixels))
+            return [part.numpy()[: end - start] for part in found]
+
+        parts = run_in_batches(run, [0] * rows, limit)
+        return ImageEmbeddings(*(_joined(parts) or self._none()))
 
     def graph(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The pure graph, for an exported model.
@@ -89,35 +140,44 @@ class ImageEmbedder(tf.Module):
         Returns:
           [B, M] and [B, P] float32, as in `ImageEmbeddings`.
         """
-        assert self.pixel_config is not None
-        configs = (self.generator_config, self.pixel_config)
-        sizes = sorted({config["image_size"] for config in configs})
-        pixels = dict(zip(sizes, image_ops.decode_and_resize_to(images, sizes), strict=True))
-        features = _features(self._generator, self.generator_config, pixels)
-        shared = self._pixel is self._generator
-        pixel_embs = features if shared else _features(self._pixel, self.pixel_config, pixels)
-        return self._head(features, training=False), pixel_embs
+        return self._embed(image_ops.decode_and_resize_to(images, self._sizes))
 
-    def query_graph(self, images: tf.Tensor) -> tf.Tensor:
-        """[B] string → [B, M] float32 unit rows."""
-        size = self.generator_config["image_size"]
-        pixels = {size: image_ops.decode_and_resize(images, size)}
-        features = _features(self._generator, self.generator_config, pixels)
-        return self._head(features, training=False)
+    def _embed(self, pixels: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+        of_size = dict(zip(self._sizes, pixels, strict=True))
+        features = _features(self._generator, self.generator_config, of_size)
+        query_embs = self._head(features, training=False)
+        if self.pixel_config is None:
+            return query_embs, query_embs[:, :0]
+        if self._pixel is self._generator:
+            return query_embs, features
+        return query_embs, _features(self._pixel, self.pixel_config, of_size)
 
-    def _in_batches(self, embed: Callable, images: Sequence[bytes]) -> list[np.ndarray]:
-        """Runs `embed` on batches of one size and joins each of its results."""
-        results = []
-        for start in range(0, len(images), self.batch_size):
-            batch = list(images[start : start + self.batch_size])
-            filled = batch + batch[-1:] * (self.batch_size - len(batch))
-            results.append([part.numpy()[: len(batch)] for part in embed(tf.constant(filled))])
-        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+    def _none(self) -> tuple[np.ndarray, np.ndarray]:
+        width = self.pixel_config["width"] if self.pixel_config else 0
+        return np.zeros((0, self.generator_config["width"]), np.float32), np.zeros(
+            (0, width), np.float32
+        )
+
+
+def _backbone(folder: str, precision: str):
+    return devices.with_precision(backbones.load(os.path.join(folder, "backbone.keras")), precision)
+
+
+def _joined(parts: Sequence[Sequence]) -> tuple[np.ndarray, ...]:
+    """The first, second … result of every part, one after the other; () of no part."""
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows: these, and the last of them again."""
+    if len(rows) == count:
+        return rows
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
 def _features(model, config: dict, pixels: dict[int, tf.Tensor]) -> tf.Tensor:
     inputs = image_ops.preprocess(config["preprocessing"], pixels[config["image_size"]])
-    return model(inputs, training=False)
+    return tf.cast(model(inputs, training=False), tf.float32)
 
 
 def _read_config(folder: str) -> dict:

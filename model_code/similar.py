@@ -196,7 +196,7 @@ def _embed_files(
 
     from model_code.image_embedder import ImageEmbedder
 
-    embs = ImageEmbedder(generator.folder("model")).embed_queries_only(images)
+    embs = ImageEmbedder(generator.folder("model")).embed(images).query_embs
     if index is None:
         return embs, [None] * len(files)
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from model_code import command
+from model_code.inference_settings import training_device
 from model_code.metrics import mean_and_error
 from schemas import fingerprint, storage
 from schemas.config import flag
@@ -77,6 +78,7 @@ class Config:
     seed: int = flag("Of weights, order and dropout.", default=0)
     seeds: int = flag("Train the chosen settings from this many seeds.", default=1)
     cache_bytes: int = flag("A split that is not larger is kept in memory.", default=2 * 10**9)
+    device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -117,8 +119,10 @@ def _work(config: Config, stage: Stage) -> int:
     import pyarrow.parquet as pq
 
     from model_code import ablations, evaluation, fusion
+    from model_code.devices import open_device
     from model_code.example_reader import open_examples
 
+    open_device(config.device)
     choices = grid(config)
     with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
         reader.require(SPLITS)

@@ -21,6 +21,7 @@ import numpy as np
 
 from model_code import command
 from model_code.few_labels import keep_first
+from model_code.inference_settings import training_device
 from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -65,6 +66,7 @@ class Config:
         default=4 << 30,
         role="runtime",
     )
+    device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -192,7 +194,9 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
 def work(config: Config, stage: Stage) -> int:
     # TensorFlow takes seconds to load; --help and a finished stage need none of it.
     from model_code import backbones, training
+    from model_code.devices import open_device
 
+    open_device(config.device)
     training.set_seed(config.seed)
     spec = backbones.spec(config.backbone)
     size = config.image_size or spec.image_size

@@ -26,6 +26,7 @@ import numpy as np
 
 from model_code import command, text_evaluation
 from model_code.evaluation import without_nan
+from model_code.inference_settings import training_device
 from model_code.query_pairs import hold_out, load_associations
 from model_code.text_batches import Batches, BatchRules, split_words
 from schemas import fingerprint
@@ -96,12 +97,15 @@ class Config:
         default=512,
     )
     seed: int = flag("Of weights, batches and dropout.", default=0)
+    device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def _work(config: Config, stage: Stage) -> int:
     from model_code import text_embedder, text_held_out, training
+    from model_code.devices import open_device
 
+    open_device(config.device)
     training.set_seed(config.seed)
     bag = {name: getattr(config, name) for name in ("buckets", "max_tokens", "char_trigrams")}
     everything = load_associations(Dataset(config.mined))

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from model_code import command
+from model_code.inference_settings import training_device
 from schemas import fingerprint
 from schemas.arrays import load_array
 from schemas.config import flag
@@ -101,6 +102,7 @@ class Config:
         default=4 << 30,
         role="runtime",
     )
+    device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -152,8 +154,10 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
         text_generator,
         training,
     )
+    from model_code.devices import open_device
     from model_code.pair_reader import FeatureSource, PairSource
 
+    open_device(config.device)
     devices = query_table.devices(config.devices)
     scratch = devices.own_folder(stage.scratch)
     training.set_seed(config.seed)

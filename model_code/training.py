@@ -1,6 +1,5 @@
 """The training loop that every model shares: early stopping, TensorBoard, exact resume."""
 
-import collections
 import dataclasses
 import glob
 import json
@@ -8,16 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from model_code.ahead import Ahead
 from model_code.progress import Progress
 
-_AHEAD = 2  # batches that are prepared while a step runs
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
 )
@@ -51,47 +49,6 @@ def set_seed(seed: int) -> None:
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
     """The order in which an epoch visits rows: [rows] int64, the same after a resume."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
-
-
-class Ahead:
-    """The same batches in the same order, some of them made ahead in a thread, from now on.
-
-    Args:
-      batches: what is iterated over, in that thread.
-      count: batches that are made before they are asked for.
-    """
-
-    def __init__(self, batches: Iterable, count: int = _AHEAD):
-        self._rest, self._end = iter(batches), object()
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: collections.deque[Future] = collections.deque()
-        for _ in range(count):
-            self._submit()
-
-    def _submit(self) -> None:
-        self._waiting.append(self._pool.submit(next, self._rest, self._end))
-
-    def __iter__(self) -> Iterator:
-        return self
-
-    def __next__(self) -> Any:
-        if not self._waiting:
-            raise StopIteration
-        try:
-            batch = self._waiting.popleft().result()
-        except BaseException:
-            self.close()
-            raise
-        if batch is self._end:
-            self.close()
-            raise StopIteration
-        self._submit()
-        return batch
-
-    def close(self) -> None:
-        """Ends the thread; there are no more batches."""
-        self._waiting.clear()
-        self._pool.shutdown(cancel_futures=True)
 
 
 @dataclasses.dataclass

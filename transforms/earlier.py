@@ -122,6 +122,9 @@ def first_of_each(table: pa.Table, column: str) -> pa.Table:
     return table.take(pc.index_in(pc.unique(values), value_set=values))
 
 
+IMAGE_COLUMNS = ("image_id", "split", "labels", "width", "height", "image")
+
+
 def read_images(
     path: str, earlier: Earlier, wanted: pa.Array | None = None
 ) -> Iterator[tuple[pa.Table, pa.Array, pa.Table | None]]:
@@ -133,12 +136,12 @@ def read_images(
       wanted: the images to read; None for all.
 
     Yields:
-      Rows of image_id, split, labels and image (null where known); which of them are known,
+      Rows of IMAGE_COLUMNS (image is null where known); which of them are known,
       bool; and the rows of those in the earlier run, or None.
     """
     with pq.ParquetFile(storage.open_input(path)) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["image_id", "split", "labels"])
+            table = file.read_row_group(group, columns=[c for c in IMAGE_COLUMNS if c != "image"])
             keep = pc.is_in(table["image_id"], value_set=wanted) if wanted is not None else None
             table = table if keep is None else table.filter(keep)
             known, found = earlier.take(table["image_id"])

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
 from model_code.progress import Progress
 from schemas import tables
@@ -14,9 +14,9 @@ from schemas.stage import Stage
 from schemas.tables import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import Output
 from transforms.earlier import Earlier, read_images
+from transforms.inference import UnknownImages, embed_ahead, full_batches
 from transforms.models import Lazy, ModelFolder, load
 from transforms.phrases import inference_failed
-from transforms.shards import run_or_bisect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EmbedImages:
     index: ModelFolder
     widths: Widths
     phrase_settings: PhraseSettings
-    batch_size: int
+    inference: EmbeddingSettings
     total: int | None
     label: str = "features"
     unit: str = "images"
@@ -53,13 +53,15 @@ class EmbedImages:
     def load(self):
         from model_code.phrase_chooser import PhraseChooser
 
-        embedder = Lazy("image_embedder", self.generator, self.pixel_embedder)
+        embedder = Lazy(
+            "image_embedder", self.generator, self.pixel_embedder, settings=self.inference
+        )
         return embedder, PhraseChooser(load("phrase_index", self.index), self.phrase_settings)
 
     def process(self, task: tuple[str, Sequence[str]], loaded, progress: Progress) -> Output:
         path, earlier_paths = task
         embedder, chooser = loaded
-        parts, dead, rows, reused = [], [], 0, 0
+        parts, dead = [], []
         earlier = Earlier(
             earlier_paths,
             "image_id",
@@ -69,28 +71,24 @@ class EmbedImages:
                 "pixel_fingerprint": self.pixel_embedder.fingerprint,
             },
         )
-        for batch, known, found in read_images(path, earlier):
-            rows += batch.num_rows
+        unknown = UnknownImages(read_images(path, earlier))
+        batches = full_batches(unknown, self.inference.batch_size)
+        for batch, embedded in embed_ahead(embedder, batches):
             progress.add(batch.num_rows)
-            if found is not None:
-                reused += found.num_rows
-                parts.append(self._features(batch.filter(known), embeddings_of(found), chooser))
-            new = batch.filter(pc.invert(known))
-            for start in range(0, new.num_rows, self.batch_size):
-                part = new.slice(start, self.batch_size)
-                images = part["image"].to_pylist()
-                good, bad = run_or_bisect(embedder().embed, images)
-                for first, embs in good:
-                    rows_of = part.slice(first, len(embs.query_embs))
-                    parts.append(self._features(rows_of, embs, chooser))
-                names = part["image_id"].to_pylist()
-                dead.append(inference_failed(self.stage, bad, names, images))
+            for places, embs in embedded.good:
+                parts.append(self._features(batch.take(pa.array(places)), embs, chooser))
+            if embedded.bad:
+                names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
+                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+        for rows, found in unknown.known:
+            progress.add(rows.num_rows)
+            parts.append(self._features(rows, embeddings_of(found), chooser))
         features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
         counts = {
-            "images.in": rows,
+            "images.in": unknown.rows,
             "images.out": features.num_rows,
-            "images.dropped_inference_failed": rows - features.num_rows,
-            "reused.rows": reused,
+            "images.dropped_inference_failed": unknown.rows - features.num_rows,
+            "reused.rows": unknown.reused,
         }
         return Output({"features": features}, tuple(dead), counts)
 

@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Any
 
+from model_code.inference_settings import InferenceSettings
 from schemas import integrity, storage
 from schemas.manifest import Dataset
 
@@ -46,28 +47,32 @@ class ModelFolder:
 class Lazy:
     """A model that is loaded, once, when it is first called for: perhaps never."""
 
-    def __init__(self, kind: str, *folders: "ModelFolder | None"):
-        self._kind, self._folders = kind, folders
+    def __init__(
+        self, kind: str, *folders: "ModelFolder | None", settings: InferenceSettings | None = None
+    ):
+        self._kind, self._folders, self._settings = kind, folders, settings
         self._lock, self._model = threading.Lock(), None
 
     def __call__(self) -> Any:
         with self._lock:
             if self._model is None:
-                self._model = load(self._kind, *self._folders)
+                self._model = load(self._kind, *self._folders, settings=self._settings)
             return self._model
 
 
-def load(kind: str, *folders: ModelFolder | None) -> Any:
+def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | None = None) -> Any:
     """Loads a model of model_code/, as it was committed; imports TensorFlow or Faiss only here.
 
     Args:
       kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
         or classifier.
       folders: the folders that the kind needs.
+      settings: of an image embedder or a classifier: device, precision and batches.
 
     Raises:
-      PhraseLensError: a file is not what the manifest names.
+      PhraseLensError: a file is not what the manifest names, or this worker has not the device.
     """
+    more = (settings,) if settings else ()
     with contextlib.ExitStack() as stack:
         paths: list[Any] = [f and stack.enter_context(storage.local_copy(f.path)) for f in folders]
         for folder, path in zip(folders, paths, strict=True):
@@ -76,7 +81,7 @@ def load(kind: str, *folders: ModelFolder | None) -> Any:
         if kind == "image_embedder":
             from model_code.image_embedder import ImageEmbedder
 
-            return ImageEmbedder(*paths)
+            return ImageEmbedder(*paths, *more)
         if kind == "text_embedder":
             from model_code.text_embedder import TextEmbedder
 
@@ -88,5 +93,5 @@ def load(kind: str, *folders: ModelFolder | None) -> Any:
         if kind == "classifier":
             from model_code.classifier import Classifier
 
-            return Classifier(*paths)
+            return Classifier(*paths, *more)
     raise ValueError(f"no such kind of model: {kind}")

@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from apache_beam.utils.shared import Shared
 
+from model_code.inference_settings import EmbeddingSettings
 from model_code.progress import Progress
 from model_code.query_vectors import query_vectors
 from schemas import storage, tables
@@ -18,12 +21,11 @@ from schemas.tables import vectors_to_arrow
 from transforms.calibration import Calibrated, HeadWeights
 from transforms.datasets import COUNTS, SHARDS, Output, from_blocks, write_sorted
 from transforms.earlier import Earlier, read_images
+from transforms.inference import UnknownImages, embed_ahead, full_batches
 from transforms.models import Lazy, ModelFolder, load
 from transforms.phrase_ranks import rank_phrases
 from transforms.prototypes import image_embs_schema, sums_schema
-from transforms.shards import run_or_bisect
 
-READ_BATCH = 64
 RANKED = "ranked"
 
 
@@ -69,12 +71,13 @@ class EmbedClickedImages:
     stage: Stage
     generator: ModelFolder
     width: int
+    inference: EmbeddingSettings
     total: int | None
     label: str = "query-space embeddings"
     unit: str = "images"
 
     def load(self):
-        return Lazy("image_embedder", self.generator, None)
+        return Lazy("image_embedder", self.generator, None, settings=self.inference)
 
     def process(self, task: ImageTask, loaded, progress: Progress) -> Output:
         wanted = pa.array([], pa.string())
@@ -87,29 +90,24 @@ class EmbedClickedImages:
         dead: list[pa.Table] = []
         splits: list[pa.ChunkedArray] = []
         earlier = Earlier(task.earlier, "image_id", ["query_emb"])
-        reused = 0
-        for batch, known, found in read_images(task.images, earlier, wanted):
+        unknown = UnknownImages(read_images(task.images, earlier, wanted))
+        batches = full_batches(unknown, self.inference.batch_size)
+        for batch, embedded in embed_ahead(loaded, batches):
             progress.add(batch.num_rows)
             splits.append(batch["split"])
-            if found is not None:
-                reused += found.num_rows
-                rows = batch.filter(known)
-                parts.append(
-                    pa.table([rows["image_id"], rows["split"], found["query_emb"]], schema)
-                )
-            new = batch.filter(pc.invert(known))
-            for start in range(0, new.num_rows, READ_BATCH):
-                part = new.slice(start, READ_BATCH)
-                images = part["image"].to_pylist()
-                good, bad = run_or_bisect(loaded().embed_queries_only, images)
-                for first, embs in good:
-                    rows = part.slice(first, len(embs))
-                    vectors = vectors_to_arrow(embs, schema.field("query_emb").type)
-                    parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
-                names = part["image_id"].to_pylist()
-                dead.append(inference_failed(self.stage, bad, names, images))
+            for places, embs in embedded.good:
+                rows = batch.take(pa.array(places))
+                vectors = vectors_to_arrow(embs.query_embs, schema.field("query_emb").type)
+                parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
+            if embedded.bad:
+                names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
+                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+        for rows, found in unknown.known:
+            progress.add(rows.num_rows)
+            splits.append(rows["split"])
+            parts.append(pa.table([rows["image_id"], rows["split"], found["query_emb"]], schema))
         table = pa.concat_tables(parts)
-        counts = {"reused.rows": reused}
+        counts = {"reused.rows": unknown.reused}
         for split, kind in (("train", "training_images"), ("validation", "calibration_images")):
             rows = sum(pc.sum(pc.equal(part, split)).as_py() or 0 for part in splits)
             out = pc.sum(pc.equal(table["split"], split)).as_py() or 0
@@ -183,22 +181,36 @@ class BuildPhrases(beam.PTransform):
         return shards | build.with_outputs(SHARDS, COUNTS, RANKED)
 
 
+@dataclasses.dataclass
+class _TextAndHead:
+    embedder: Any
+    head: HeadWeights
+
+
 class _BuildPhrasesFn(beam.DoFn):
     def __init__(self, stage, generator, text_embedder, widths, num_shards, min_images):
         self._stage, self._generator, self._text_embedder = stage, generator, text_embedder
         self._query_width, self._text_width = widths
         self._num_shards, self._min_images = num_shards, min_images
+        self._shared = Shared()
 
     def setup(self):
-        self._embedder = load("text_embedder", self._text_embedder)
-        self._head = HeadWeights.of(self._generator)
+        # Once a process: all its threads use the same.
+        self._loaded = self._shared.acquire(self._load)
+
+    def _load(self) -> "_TextAndHead":
+        return _TextAndHead(
+            load("text_embedder", self._text_embedder), HeadWeights.of(self._generator)
+        )
 
     def process(self, shard, calibrated):
         index, grouped = shard
         (path,) = grouped["queries"]
         queries = pq.read_table(storage.open_input(path))
         sums = from_blocks(grouped["sums"], sums_schema(self._query_width))
-        chosen, is_head = choose_vectors(queries, sums, self._head, calibrated, self._min_images)
+        chosen, is_head = choose_vectors(
+            queries, sums, self._loaded.head, calibrated, self._min_images
+        )
         if chosen.num_rows:
             yield beam.pvalue.TaggedOutput(SHARDS, self._write(chosen, index))
             yield beam.pvalue.TaggedOutput(RANKED, rank_phrases(chosen, is_head, calibrated))
@@ -212,7 +224,7 @@ class _BuildPhrasesFn(beam.DoFn):
 
     def _write(self, chosen: pa.Table, index: int):
         schema = tables.phrases(self._query_width, self._text_width)
-        text_embs = self._embedder.embed(chosen["query"].to_pylist())
+        text_embs = self._loaded.embedder.embed(chosen["query"].to_pylist())
         phrases = (
             chosen.append_column("support", chosen["train_images"])
             .append_column("text_emb", vectors_to_arrow(text_embs, tables.vector(self._text_width)))

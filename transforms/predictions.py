@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
+from model_code.inference_settings import InferenceSettings
 from model_code.progress import Progress
 from schemas import tables
 from schemas.errors import PhraseLensError
@@ -16,6 +18,7 @@ from transforms.earlier import Earlier, first_of_each
 from transforms.features import embeddings_of
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
 from transforms.images import clean_images, source_of
+from transforms.inference import pixel_bytes
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.rows import bad_rows
@@ -70,6 +73,7 @@ class ClassifyImages:
     networks: Networks
     earlier: tuple[str, ...]
     limits: ImageLimits
+    inference: InferenceSettings
     total: int | None
     label: str = "predictions"
     unit: str = "images"
@@ -84,7 +88,7 @@ class ClassifyImages:
                 "pixel_fingerprint": self.networks.pixel_embedder,
             },
         )
-        return load("classifier", self.model), earlier
+        return load("classifier", self.model, settings=self.inference), earlier
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
         classifier, earlier = loaded
@@ -136,7 +140,12 @@ class ClassifyImages:
         cleaned = clean_images(batch, self.stage, self.limits)
         clean = cleaned.tables["clean"]
         images, names = clean["image"].to_pylist(), clean["key"].to_pylist()
-        good, bad = run_or_bisect(classifier.embed, images)
+        sizes = pixel_bytes(clean)
+
+        def embed(places: Sequence[int]):
+            return classifier.embed([images[p] for p in places], [sizes[p] for p in places])
+
+        good, bad = run_or_bisect(embed, range(len(images)))
         keys, parts = [clean.select(["key"]).slice(0, 0)], [self.networks.schema.empty_table()]
         for start, embs in good:
             rows = clean.slice(start, len(embs.query_embs))

@@ -89,23 +89,27 @@ class Work:
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
-            _count(patch, images, "clean_safely", calls, "clean")
-            _count(patch, ImageEmbedder, "embed", calls, "embed")
-            _count(patch, ImageEmbedder, "embed_queries_only", calls, "queries")
-            _count(patch, Classifier, "embed", calls, "classify")
+            _count(patch, images, "clean_safely", calls, lambda data, *_: {"clean": [data]})
+            _count(patch, ImageEmbedder, "decode", calls, _decoded)
+            _count(patch, Classifier, "embed", calls, lambda _, given, *__: {"classify": given})
             done = {row.stage: row for row in reprocess.reprocess(config)}
         return Day(done, planned, calls, snapshots.read(config.workdir, date))
 
 
-def _count(patch, where, name, calls, kind):
+def _count(patch, where, name, calls, of):
     run = getattr(where, name)
 
     def counting(*args):
-        given = args[-1] if kind != "clean" else [args[0]]
-        calls[kind] += len(given)
+        for kind, given in of(*args).items():
+            calls[kind] += len(given)
         return run(*args)
 
     patch.setattr(where, name, counting)
+
+
+def _decoded(embedder, given, *_):
+    """Of images for features, or, without a pixel network, for what stands for a query."""
+    return {"embed" if embedder.pixel_config else "queries": given}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs import embed_phrases
 from model_code.calibration import MIN_IMAGES
+from model_code.image_embedder import ImageEmbeddings
 from schemas import fingerprint, manifest, stage
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -24,8 +25,11 @@ BROKEN = b"no vector"
 class Vectors:
     """Stands for the image networks: an image's bytes are its vector."""
 
-    def embed_queries_only(self, images):
-        return np.stack([np.frombuffer(image, np.float32) for image in images])
+    def decode(self, images, sizes):
+        return (np.stack([np.frombuffer(image, np.float32) for image in images]),)
+
+    def embed_pixels(self, pixels):
+        return ImageEmbeddings(pixels[0], pixels[0][:, :0])
 
 
 class Texts:
@@ -110,7 +114,7 @@ def world(tmp_path_factory) -> World:
 def _models():
     with pytest.MonkeyPatch.context() as patch:
         fakes = {"image_embedder": Vectors(), "text_embedder": Texts()}
-        patch.setattr(phrases, "load", lambda kind, *folders: fakes[kind])
+        patch.setattr(phrases, "load", lambda kind, *folders, **_: fakes[kind])
         yield
 
 

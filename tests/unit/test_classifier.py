@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from model_code import classifier, fusion
+from model_code.inference_settings import InferenceSettings
 
 TEXT, PIXEL, LABELS = 4, 3, 5
 
@@ -38,3 +39,63 @@ def test_each_variant_is_scored_as_if_it_were_alone(multi):
     exp = np.exp(logits.numpy())
     expected = exp / (1 + exp) if multi else exp / exp.sum(axis=2, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+class _Brightness(tf.Module):
+    """Stands for an exported model: the label is the brightness; there is room for 5 rows."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
+    def classify(self, images):
+        def brightness(data):
+            pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+            return tf.reduce_mean(tf.cast(pixels, tf.float32))
+
+        taken = tf.zeros([tf.where(tf.shape(images)[0] > 5, 1 << 45, 1)], tf.float64)
+        with tf.control_dependencies([taken]):
+            found = tf.map_fn(brightness, images, tf.float32)[:, None]
+        texts = tf.strings.as_string(found, precision=0)
+        return {
+            "labels": texts,
+            "probabilities": found / 255,
+            "phrases": texts,
+            "phrase_scores": found,
+            "phrase_effects": found[:, None],
+        }
+
+
+@pytest.fixture(scope="module")
+def brightness(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    module = _Brightness()
+    tf.saved_model.save(module, folder / "saved_model", {"serving_default": module.classify})
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def squares(values):
+    return [tf.io.encode_png(tf.fill([4, 4, 3], tf.cast(v, tf.uint8))).numpy() for v in values]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 16])
+def test_images_are_classified_in_batches_of_any_size(brightness, rows):
+    loaded = classifier.Classifier(brightness, InferenceSettings(batch_size=rows))
+    values = list(range(10, 230, 20))
+    found = loaded.classify(squares(values))
+    assert found.labels == found.phrases == [[str(value)] for value in values]
+    np.testing.assert_allclose(found.probabilities[:, 0], np.array(values) / 255, rtol=1e-6)
+    assert found.phrase_effects.shape == (11, 1, 1)
+
+
+def test_large_images_go_a_few_at_a_time(brightness):
+    loaded = classifier.Classifier(brightness, InferenceSettings(batch_size=4, batch_bytes=100))
+    exported, rows = loaded._classify, []
+    black = loaded._filler
+
+    def classify(images):
+        rows.append(sum(image != black for image in images.numpy()))
+        return exported(images=images)
+
+    loaded._classify = classify
+    found = loaded.classify(squares([1, 2, 3, 4, 5, 6]), [48, 48, 48, 400, 10, 10])
+    assert found.labels == [[str(value)] for value in range(1, 7)]
+    assert rows == [2, 1, 1, 2]

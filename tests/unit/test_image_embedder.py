@@ -11,6 +11,7 @@ import tensorflow as tf
 from model_code import backbones, image_ops, train_pixel_embedder, train_text_generator, training
 from model_code.few_labels import keep_first
 from model_code.image_embedder import ImageEmbedder
+from model_code.inference_settings import EmbeddingSettings
 from schemas import manifest
 from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
@@ -50,6 +51,10 @@ def folder(work, name):
     return manifest.Dataset(str(work / name)).folder("model")
 
 
+def batches_of(rows):
+    return EmbeddingSettings(batch_size=rows)
+
+
 @pytest.fixture(scope="module")
 def files():
     return [jpeg(colour, seed) for seed in range(3) for colour in COLOURS.values()]
@@ -57,7 +62,7 @@ def files():
 
 @pytest.mark.parametrize("name", ["same", "larger", "trained"])
 def test_embeddings_are_those_of_the_networks_one_by_one(work, files, name):
-    embedder = ImageEmbedder(folder(work, "generator"), folder(work, name), batch_size=4)
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, name), batches_of(4))
     found = embedder.embed(files)
 
     def features(of):
@@ -87,7 +92,7 @@ def test_equal_networks_run_once(work):
 
 
 def test_an_image_has_the_same_numbers_in_any_company(work, files):
-    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batch_size=4)
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batches_of(4))
     together = embedder.embed(files)
     for row, data in enumerate(files):
         alone = embedder.embed([data])
@@ -96,22 +101,28 @@ def test_an_image_has_the_same_numbers_in_any_company(work, files):
 
 
 def test_the_generator_alone(work, files):
-    alone = ImageEmbedder(folder(work, "generator"), batch_size=4)
-    both = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batch_size=4)
-    expected = both.embed(files).query_embs
-    np.testing.assert_array_equal(alone.embed_queries_only(files), expected)
-    np.testing.assert_array_equal(both.embed_queries_only(files), expected)
-    assert alone.embed(files).pixel_embs.shape == (9, 0)
+    alone = ImageEmbedder(folder(work, "generator"), settings=batches_of(4))
+    both = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batches_of(4))
+    found = alone.embed(files)
+    np.testing.assert_array_equal(found.query_embs, both.embed(files).query_embs)
+    assert found.pixel_embs.shape == (9, 0)
+
+
+def test_no_image_has_no_embedding(work):
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batches_of(4))
+    found = embedder.embed([])
+    assert found.query_embs.shape == (0, embedder.generator_config["width"])
+    assert found.pixel_embs.shape == (0, embedder.pixel_config["width"])
 
 
 def test_a_bad_image_raises(work, files):
-    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batch_size=4)
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batches_of(4))
     with pytest.raises(tf.errors.InvalidArgumentError):
         embedder.embed([files[0], b"<html></html>"])
 
 
 def test_the_graph_goes_into_a_saved_model(work, files, tmp_path):
-    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batch_size=9)
+    embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batches_of(9))
     embedder.serve = tf.function(embedder.graph, input_signature=[tf.TensorSpec([None], tf.string)])
     tf.saved_model.save(embedder, tmp_path)
     loaded = tf.saved_model.load(tmp_path)

@@ -1,6 +1,8 @@
 """Bisection of failing batches and resume by shard."""
 
 import dataclasses
+import threading
+import time
 
 import apache_beam as beam
 import pyarrow as pa
@@ -58,14 +60,14 @@ class _Worker:
         return datasets.Output({"rows": table}, (), {"rows.in": 10, "rows.out": 10})
 
 
-def _run(root, log, dies_at=None):
+def _run(root, log, dies_at=None, worker=_Worker, flags=()):
     stage = stage_lib.plan("rows", _Config(str(root)), [], {})
-    options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner"])
+    options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", *flags])
     with beam.Pipeline(options=options) as pipeline:
         done = (
             pipeline
             | beam.Create(list(enumerate(range(4))))
-            | MapShards(stage, _Worker(str(log), dies_at), {"rows": ["id"]}, 4)
+            | MapShards(stage, worker(str(log), dies_at), {"rows": ["id"]}, 4)
         )
         {name: done[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
             stage, {"rows": datasets.parquet(SCHEMA)}, 4, 0.05
@@ -94,3 +96,30 @@ def test_a_shard_that_was_cut_is_done_again(tmp_path):
     part.write_bytes(part.read_bytes()[:-5])
     _run(tmp_path / "d", tmp_path / "log")
     assert manifest.verify(str(tmp_path / "d")) == []
+
+
+class _Loading(_Worker):
+    """Takes a while to load and to work, and writes down in which thread it did which."""
+
+    def load(self):
+        time.sleep(0.2)
+        _loads.append(threading.get_ident())
+        return _loads
+
+    def process(self, task, loaded, progress):
+        assert loaded is _loads
+        _workers.add(threading.get_ident())
+        time.sleep(0.1)
+        return super().process(task, loaded, progress)
+
+
+_loads: list[int] = []
+_workers: set[int] = set()
+
+
+def test_models_are_loaded_once_a_process_and_shared_by_its_threads(tmp_path):
+    _loads.clear()
+    threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=4")
+    _run(tmp_path / "d", tmp_path / "log", worker=_Loading, flags=threads)
+    assert len(_workers) > 1
+    assert len(_loads) == 1

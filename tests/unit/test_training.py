@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from model_code import training
+from model_code.ahead import Ahead
 
 
 class Run:
@@ -154,8 +155,8 @@ def test_epoch_order_is_a_permutation_of_its_own():
 
 def test_batches_made_ahead_are_the_same_in_the_same_order():
     for count in (1, 2, 9):
-        assert list(training.Ahead(range(5), count)) == [0, 1, 2, 3, 4]
-    assert list(training.Ahead([], 2)) == []
+        assert list(Ahead(range(5), count)) == [0, 1, 2, 3, 4]
+    assert list(Ahead([], 2)) == []
 
     def dying():
         yield from (1, 2)
@@ -163,9 +164,9 @@ def test_batches_made_ahead_are_the_same_in_the_same_order():
 
     seen = []
     with pytest.raises(ValueError, match="the disk is gone"):
-        seen.extend(iter(training.Ahead(dying(), 3)))
+        seen.extend(iter(Ahead(dying(), 3)))
     made = []
-    batches = training.Ahead((made.append(n) or n for n in range(9)), 2)
+    batches = Ahead((made.append(n) or n for n in range(9)), 2)
     assert next(batches) == 0
     batches.close()
     assert list(batches) == []
@@ -205,7 +206,7 @@ def test_next_batches_are_made_while_a_step_runs():
         assert made[min(n + 1, 5)].wait(60)
         return tf.constant(0.0)
 
-    training.run_steps(training.Ahead(batches()), step)
+    training.run_steps(Ahead(batches()), step)
 
 
 def test_waiting_is_kept_of_every_epoch_and_compared_of_none(tmp_path):

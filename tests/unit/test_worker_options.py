@@ -1,0 +1,78 @@
+"""How many processes and threads the workers of a job get."""
+
+import dataclasses
+import os
+
+import pytest
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
+
+from beam_jobs import classify_images, embed_images, embed_phrases, job, mine_pairs, worker_options
+
+INPUTS = {
+    embed_images: ("mined", "generator", "pixel_embedder", "phrases", "output"),
+    embed_phrases: ("mined", "generator", "text_embedder", "output"),
+    classify_images: ("model", "images", "output"),
+}
+CORES = os.cpu_count() or 1
+PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"]
+
+
+def fitted(module, *flags):
+    """The config and the options of a job's command line."""
+    argv = [f"--{name}=gs://b/{name}" for name in INPUTS[module]]
+    config, options = job.parse("job", module.Config, "", [*argv, *flags])
+    return worker_options.fit(config, options), options.view_as(DebugOptions)
+
+
+@pytest.mark.parametrize("module", INPUTS)
+def test_threads_of_beam_are_few_unless_they_are_given(module):
+    assert fitted(module)[1].number_of_worker_harness_threads == worker_options.HARNESS_THREADS
+    _, debug = fitted(module, "--number_of_worker_harness_threads=5")
+    assert debug.number_of_worker_harness_threads == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        ([], 0),
+        (PROCESSES, max(1, CORES // 2)),
+        ([*PROCESSES, "--tf_threads=7"], 7),
+        (["--direct_running_mode=multi_processing", "--direct_num_workers=0"], 1),
+        (DATAFLOW, 0),
+        ([*DATAFLOW, "--experiments=use_multiple_sdk_containers"], 1),
+        (["--runner=PortableRunner", "--sdk_worker_parallelism=2"], max(1, CORES // 2)),
+        (["--runner=PortableRunner"], 0),
+    ],
+)
+def test_processes_of_a_machine_share_its_cores(flags, threads):
+    assert fitted(embed_images, *flags)[0].tf_threads == threads
+
+
+def test_a_worker_of_dataflow_is_one_process_that_loads_the_networks_once():
+    assert worker_options.ONE_PROCESS in fitted(embed_images, *DATAFLOW)[1].experiments
+    _, debug = fitted(embed_images, *DATAFLOW, "--experiments=use_multiple_sdk_containers")
+    assert worker_options.ONE_PROCESS not in debug.experiments
+
+
+def test_dataflow_gets_the_cap_on_threads():
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    argv = [f"--{name}=gs://b/{name}" for name in INPUTS[embed_images]]
+    config, options = job.parse("job", embed_images.Config, "", [*argv, *DATAFLOW])
+    worker_options.fit(config, options)
+    environment = apiclient.Environment([], options, "2.0.0", "gs://b/pipeline.pb")
+    (pool,) = environment.proto.worker_pools
+    assert pool.num_threads_per_worker == worker_options.HARNESS_THREADS
+    assert worker_options.ONE_PROCESS in environment.proto.experiments
+
+
+def test_a_job_without_networks_stays_as_it_is():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        output: str = "out"
+
+    config, options = Config(), PipelineOptions([])
+    assert worker_options.fit(config, options) is config
+    assert options.view_as(DebugOptions).number_of_worker_harness_threads is None
+    assert not issubclass(mine_pairs.Config, worker_options.InferenceSettings)
