@@ -45,21 +45,30 @@ class _Brightness(tf.Module):
     """Stands for an exported model: the label is the brightness; there is room for 5 rows."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
-    def classify(self, images):
+    def embed(self, images):
         def brightness(data):
             pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
             return tf.reduce_mean(tf.cast(pixels, tf.float32))
 
         taken = tf.zeros([tf.where(tf.shape(images)[0] > 5, 1 << 45, 1)], tf.float64)
         with tf.control_dependencies([taken]):
-            found = tf.map_fn(brightness, images, tf.float32)[:, None]
-        texts = tf.strings.as_string(found, precision=0)
+            found = tf.map_fn(brightness, images, fn_output_signature=tf.float32)[:, None]
+        return {"query_embs": found, "pixel_embs": 2 * found}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 1], tf.float32, "query_embs"),
+            tf.TensorSpec([None, 1], tf.float32, "pixel_embs"),
+        ]
+    )
+    def classify(self, query_embs, pixel_embs):
+        texts = tf.strings.as_string(query_embs, precision=0)
         return {
             "labels": texts,
-            "probabilities": found / 255,
+            "probabilities": pixel_embs / 510,
             "phrases": texts,
-            "phrase_scores": found,
-            "phrase_effects": found[:, None],
+            "phrase_scores": query_embs,
+            "phrase_effects": query_embs[:, None],
         }
 
 
@@ -67,7 +76,8 @@ class _Brightness(tf.Module):
 def brightness(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     module = _Brightness()
-    tf.saved_model.save(module, folder / "saved_model", {"serving_default": module.classify})
+    signatures = {"embed": module.embed, "classify_embeddings": module.classify}
+    tf.saved_model.save(module, folder / "saved_model", signatures)
     (folder / "config.json").write_text("{}")
     return str(folder)
 
@@ -88,14 +98,14 @@ def test_images_are_classified_in_batches_of_any_size(brightness, rows):
 
 def test_large_images_go_a_few_at_a_time(brightness):
     loaded = classifier.Classifier(brightness, InferenceSettings(batch_size=4, batch_bytes=100))
-    exported, rows = loaded._classify, []
+    exported, rows = loaded._embed, []
     black = loaded._filler
 
-    def classify(images):
+    def embed(images):
         rows.append(sum(image != black for image in images.numpy()))
         return exported(images=images)
 
-    loaded._classify = classify
+    loaded._embed = embed
     found = loaded.classify(squares([1, 2, 3, 4, 5, 6]), [48, 48, 48, 400, 10, 10])
     assert found.labels == [[str(value)] for value in range(1, 7)]
     assert rows == [2, 1, 1, 2]
