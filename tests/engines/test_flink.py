@@ -83,7 +83,7 @@ def members(groups: set[int]) -> set[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["mine_pairs", "embed_images", "prepare_examples"])
+@pytest.mark.parametrize("job", ["mine_pairs", "embed_images"])
 def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, capsys):
     expected, _ = engine_jobs.run(job, tiny_run, tmp_path / "undisturbed", flink.options)
     seconds = last_job(flink)["duration"] / 1000
