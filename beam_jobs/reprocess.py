@@ -58,7 +58,7 @@ def run_step(step: Step, argv: Sequence[str], output: str) -> Done:
     Raises:
       StageError: it failed; it has said why.
     """
-    before = manifest.read(output) if output else None
+    before = {run.run_id for run in manifest.runs(output) if run.committed} if output else set()
     start = time.monotonic()
     status = importlib.import_module(step.module).run(list(argv))
     seconds = time.monotonic() - start
@@ -67,7 +67,7 @@ def run_step(step: Step, argv: Sequence[str], output: str) -> Done:
     after = manifest.read(output) if output else None
     if after is None:
         return Done(step.name, seconds, "", False, 0, 0)
-    skipped = before is not None and before.run_id == after.run_id
+    skipped = after.run_id in before
     images, reused = images_of(after)
     return Done(step.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
 

@@ -1,0 +1,86 @@
+"""The driver of reprocess on its first stage, which needs no networks: plan, runs, snapshots."""
+
+import csv
+
+import pytest
+
+from beam_jobs import pipeline, reprocess, reprocess_plan, reprocess_steps
+from schemas import config as config_lib
+from schemas import manifest, snapshots, storage
+from tests.image_files import encode, photo
+from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
+from tests.unit.test_snapshots import commit
+from transforms.images import source_of
+
+SETTINGS = ("num_shards=2", "max_dead_fraction=1", "min_users=1", "one_person_pairs=true")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Plans and runs a reprocess of mine_pairs alone; returns both, and what it printed."""
+    monkeypatch.setattr(pipeline, "STEPS", pipeline.STEPS[:1])
+    work = str(tmp_path / "work")
+    for name in reprocess_steps.MODELS:
+        commit(work, name, name)
+    with open(tmp_path / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(messy_log(0, 100))
+    for i in range(6):
+        storage.write_bytes(str(tmp_path / "images" / f"p{i}.png"), encode(photo(i), "PNG"))
+    storage.write_bytes(str(tmp_path / "labels.csv"), b"key,label\np1,shoe\n")
+
+    def go(date, *more, settings=()):
+        flags = ",".join(f"mine_pairs.{s}" for s in (*SETTINGS, *settings))
+        argv = [f"--workdir={work}", f"--date={date}", f"--log={tmp_path}/log.csv"]
+        argv += [f"--images={tmp_path}/images", f"--labels={tmp_path}/labels.csv"]
+        argv += [f"--set={flags}", *more]
+        config = config_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+        files = storage.list_sizes(work)
+        (planned,) = reprocess_plan.plan(config)
+        assert storage.list_sizes(work) == files, "a plan writes nothing"
+        (done,) = reprocess.reprocess(config)
+        assert (done.images, done.reused) == (planned.images, planned.reused) or done.skipped
+        assert done.skipped != planned.runs
+        return planned, done, snapshots.read(work, date)
+
+    return go
+
+
+def test_days_of_mining(run, tmp_path):
+    planned, done, first = run("2026-01-01")
+    assert (done.images, done.reused) == (6, 0)
+    assert planned.why.startswith("never done before")
+    assert set(first.datasets) == {"mined", *reprocess_steps.MODELS}
+
+    planned, done, _ = run("2026-01-02")
+    assert not planned.runs
+
+    (tmp_path / "images" / "p2.png").unlink()
+    storage.write_bytes(str(tmp_path / "images" / "new.png"), encode(photo(9), "PNG"))
+    planned, done, second = run("2026-01-03")
+    assert (done.images, done.reused) == (1, 5)
+    assert "input images; 1 new images, 1 gone" in planned.why
+
+    planned, done, _ = run("2026-01-04", settings=("min_pair_clicks=2",))
+    assert (done.images, done.reused) == (0, 6)
+    assert "--min_pair_clicks" in planned.why
+
+    # Back to what was done before: that run is the last one again, and nothing is computed.
+    planned, done, again = run("2026-01-05")
+    assert not planned.runs
+    assert again.datasets == second.datasets
+    keys = first.dataset("mined").table("images", ["keys"])["keys"].to_pylist()
+    assert ["p2"] in keys, "the old snapshot is as it was"
+
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("image,user,query\np4,,\n")
+    snapshots.promote(first.work, "2026-01-01")
+    _, done, last = run("2026-01-06", f"--forget={deletions}")
+    assert snapshots.dates(first.work) == ["2026-01-06"]
+    assert snapshots.current(first.work) == last
+    assert [r.run_id for r in manifest.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
+    sources = last.dataset("mined").table("sources", ["source"])["source"].to_pylist()
+    assert source_of(encode(photo(4), "PNG")) not in sources
+    keys = last.dataset("mined").table("images", ["keys"])["keys"].to_pylist()
+    assert sorted(key for of in keys for key in of) == ["new", "p0", "p1", "p3", "p5"]
