@@ -40,9 +40,14 @@ def operator(command: Command, settings: Settings):
     """The task of a command."""
     kind = {"task_id": command.name} | ({} if command.retried else {"retries": 0})
     if settings.variant == "bash":
-        # Arguments are quoted, dates in them are filled in afterwards.
+        # Arguments are variables, so that no shell reads what they hold once dates are filled in.
+        # run.sh is none: Airflow takes a value that ends in .sh for a file of templates.
+        words = {f"WORD_{i}": word for i, word in enumerate(command.arguments)}
         return BashOperator(
-            bash_command=shlex.join([settings.run_sh, *command.arguments]),
+            bash_command=" ".join(
+                ["exec", shlex.quote(settings.run_sh), *(f'"${w}"' for w in words)]
+            ),
+            env=words,
             append_env=True,
             skip_on_exit_code=None,
             **kind,

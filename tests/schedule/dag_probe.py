@@ -35,7 +35,9 @@ def first_dates(dag, count: int) -> list[str]:
 
 def describe(task) -> dict:
     task.render_template_fields(RENDERED, task.get_template_env())
-    fields = {name: getattr(task, name, None) for name in ("bash_command", "body", "overrides")}
+    fields = {
+        name: getattr(task, name, None) for name in ("bash_command", "env", "body", "overrides")
+    }
     found = {
         "task": task.task_id,
         "kind": type(task).__name__,
