@@ -232,7 +232,8 @@ def load(path: str) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # Keras goes on to say how to run it all the same.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise PhraseLensError(
             path,
             f"a network of layers that Keras has, without code of its own ({reason})",

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections import defaultdict
+import zlib
 from collections.abc import Iterator
 
 from transforms.clean_image import ImageError
@@ -27,7 +27,8 @@ _PIECE_BYTES = 64 << 10
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _SAFE = "/%:=&?~#+!$,;'@()*[]"
 _CONNECTIONS = 2  # of a process to one host at once
-_slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(_CONNECTIONS))
+# Hosts share them by their hash: a table may name millions of hosts.
+_SLOTS = [threading.Semaphore(_CONNECTIONS) for _ in range(256)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,9 @@ def is_public(address: str) -> bool:
 def _ask(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
     """The body, or where a redirect leads."""
     parts, host, port = _parsed(url, limits)
-    with _slots[host]:
-        address = _resolved(host, port, host in limits.private_hosts)
-        connection = _connected(address, port, deadline)
+    with _SLOTS[zlib.crc32(host.encode()) % len(_SLOTS)]:
+        addresses = _resolved(host, port, host in limits.private_hosts)
+        connection = _connected(addresses, port, deadline)
         with contextlib.closing(connection), _ended_at(connection, deadline):
             return _answer(connection, parts, host, port, limits)
 
@@ -103,8 +104,8 @@ def _parsed(url: str, limits: FetchLimits) -> tuple[urllib.parse.SplitResult, st
     return parts, host, port
 
 
-def _resolved(host: str, port: int, is_private_allowed: bool) -> str:
-    """The first address of a host, all of whose addresses are allowed."""
+def _resolved(host: str, port: int, is_private_allowed: bool) -> list[str]:
+    """The addresses of a host, all of which are allowed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
@@ -114,11 +115,18 @@ def _resolved(host: str, port: int, is_private_allowed: bool) -> str:
         is_local = ipaddress.ip_address(address.partition("%")[0]).is_link_local
         if is_local or not (is_private_allowed or is_public(address)):
             raise ImageError("forbidden_url", f"{host} is {address}, which is no public address")
-    return addresses[0]
+    return addresses
 
 
-def _connected(address: str, port: int, deadline: float) -> socket.socket:
-    return socket.create_connection((address, port), timeout=_left(deadline))
+def _connected(addresses: list[str], port: int, deadline: float) -> socket.socket:
+    """A connection to the first address that answers: a host may have IPv6, and this one none."""
+    failure: OSError = OSError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout=_left(deadline))
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def _left(deadline: float) -> float:

@@ -276,6 +276,29 @@ def test_a_name_that_is_resolved_anew_leads_nowhere_else(monkeypatch):
     assert len(connected) == 1
 
 
+def test_the_next_address_is_tried_where_one_does_not_answer(server, monkeypatch):
+    connect = socket.create_connection
+    asked = []
+
+    def second_only(address, **options):
+        asked.append(address[0])
+        if address[0] == "127.0.0.9":
+            raise ConnectionRefusedError
+        return connect(address, **options)
+
+    real = socket.getaddrinfo
+
+    def resolve(host, port, *args, **options):
+        hosts = ("127.0.0.9", "127.0.0.1") if host == "images.intranet" else (host,)
+        return [found for address in hosts for found in real(address, port, *args, **options)]
+
+    monkeypatch.setattr(http_fetch.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(http_fetch.socket, "create_connection", second_only)
+    limits = FetchLimits(private_hosts=("images.intranet",))
+    assert fetch(f"http://images.intranet:{server.server_port}/a.png", limits) == PNG
+    assert asked == ["127.0.0.9", "127.0.0.1"]
+
+
 def test_a_host_with_one_private_address_is_refused(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 80)) for a in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(http_fetch.socket, "getaddrinfo", lambda *_, **__: found)
