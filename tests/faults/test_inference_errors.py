@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs import embed_images
+from model_code.image_embedder import ImageEmbedder
 from schemas import manifest
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
 from tests import work_folder
-from transforms import features
 
 BATCH = 64
 
@@ -30,20 +30,18 @@ def spoil(embedder, name: str, trouble: Callable[..., None]) -> None:
 @pytest.fixture
 def embed(tiny_run, tmp_path, monkeypatch):
     """Runs embed_images; networks(rows at once) and decode(images) may raise."""
-    load = features.load
+    made = ImageEmbedder.__init__
 
     def run(
         networks: Callable[[int], None] = lambda rows: None,
         decode: Callable[[Sequence[bytes]], None] = lambda images: None,
     ) -> Dataset:
-        def load_spoilt(kind, *folders, **settings):
-            found = load(kind, *folders, **settings)
-            if kind == "image_embedder":
-                spoil(found, "_networks", lambda pixels: networks(len(pixels[0])))
-                spoil(found, "decode", lambda images, *_: decode(images))
-            return found
+        def make_spoilt(embedder, *args, **settings):
+            made(embedder, *args, **settings)
+            spoil(embedder, "_networks", lambda pixels: networks(len(pixels[0])))
+            spoil(embedder, "decode", lambda images, *_: decode(images))
 
-        monkeypatch.setattr(features, "load", load_spoilt)
+        monkeypatch.setattr(ImageEmbedder, "__init__", make_spoilt)
         output = str(tmp_path / "features")
         flag = f"--batch_size={BATCH}"
         command = work_folder.command_into("embed_images", tiny_run.config, output, flag)
@@ -99,6 +97,7 @@ def test_error_that_passes_after_three_times(embed, undisturbed, figure):
 
     found = embed(networks).table("features").sort_by("image_id")
     assert off(found, undisturbed) < 1e-5
+    assert len(calls) > 3
     figure(f"3 calls failed, {len(calls) - 3} went well: {found.num_rows} rows, none dead")
 
 

@@ -67,15 +67,19 @@ def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) 
     for share in shares:
         moment = share * seconds
         while True:
+            fresh, start = not os.path.exists(output), time.monotonic()
             process = forked.start(command("killed"), log)
             process.join(moment)
+            ended = time.monotonic()
             if forked.kill(process):
                 break
             # It was done before the kill, and so were those that this one went on from.
             assert process.exitcode == 0, Path(log).read_text()
             check()
             chains += 1
-            moment *= 0.95
+            if fresh:  # the machine has more time for it than at first
+                seconds = min(seconds, ended - start)
+                moment = share * seconds
         lefts.add(left_behind(output))
     forked.run(command("killed"), log)
     check()

@@ -142,3 +142,19 @@ def test_other_errors_are_not_known():
     assert message_of(ValueError("x: expected y. z")) is None
     assert message_of(RuntimeError("ValueError: AccountingErrors: x")) is None
     assert message_of(AccountingError("a", "b", "c")) == "a: expected b. c"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "/disk/file"),
+        caused(PermissionError(13, "Permission denied", "/disk/file"), "cause"),
+        RuntimeError("UNKNOWN: writing checkpoint: No space left on device"),
+    ],
+    ids=["disk", "wrapped", "TensorFlow"],
+)
+def test_what_a_disk_refuses_is_told(error):
+    found = message_of(error)
+    assert found is not None
+    assert "expected" in found
+    assert "same command again" in found
