@@ -1,6 +1,6 @@
 """How many workers, hours, bytes and how much money a number of images and queries takes.
 
-A formula over figures that were measured, each with the command that measured it; give your own
+A formula over figures; --help says of each what measured it, or that it is assumed. Give your own
 with the flags. Prices are examples. With --measure_events and --measure_images the bytes that
 mining shuffles are measured here, on a drawn log and drawn photos.
 
@@ -31,17 +31,13 @@ class Config:
     events_per_image: float = flag("Rows of the log for each image.", default=10.0)
     hours: float = flag("Hours in which all has to be done.", default=24.0)
     cores: int = flag("Cores of a worker.", default=4)
-    image_bytes: float = flag("Of an image as it is kept. [bench embed]", default=40_000.0)
-    embed_ms: float = flag("Core milliseconds to embed an image. [bench embed]", default=20.0)
-    feature_bytes: float = flag("Of an image's features. [bench embed]", default=5_000.0)
-    clean_ms: float = flag(
-        "Core milliseconds to check an image in mining. [bench sizing]", default=5.0
-    )
+    image_bytes: float = flag("Of an image as it is kept. [drawn photos]", default=30_800.0)
+    embed_ms: float = flag("Core milliseconds to embed an image. [assumed]", default=20.0)
+    feature_bytes: float = flag("Of an image's features. [4 bytes a number]", default=5_152.0)
+    clean_ms: float = flag("Core milliseconds to check an image in mining. [assumed]", default=5.0)
     event_us: float = flag("Core microseconds to mine an event. [bench mining]", default=4.67)
-    event_shuffle: float = flag("Bytes shuffled for an event. [bench sizing]", default=100.0)
-    image_shuffle: float = flag(
-        "Bytes shuffled for each byte of an image. [bench sizing]", default=1.0
-    )
+    event_shuffle: float = flag("Bytes shuffled for an event. [assumed]", default=100.0)
+    image_shuffle: float = flag("Bytes shuffled for each byte of an image. [assumed]", default=1.0)
     build_us: float = flag(
         "Core microseconds to index a phrase, of 4 million. [bench phrases]", default=108.5
     )
