@@ -56,8 +56,9 @@ def parameter(field: dataclasses.Field, kind: type) -> dict[str, Any]:
         found["regexes"] = [f"^({'|'.join(map(re.escape, choices))})$"]
     elif kind in REGEXES:
         found["regexes"] = [REGEXES[kind]]
-    if has_default and field.default not in ("", (), None):
-        default = ",".join(field.default) if kind is tuple else field.default
+    default: Any = field.default
+    if has_default and default not in ("", (), None):
+        default = ",".join(default) if kind is tuple else default
         found["defaultValue"] = str(default).lower() if kind is bool else str(default)
     return found
 

@@ -43,9 +43,11 @@ def work(bucket, tiny_run, tmp_path_factory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def folders_need_no_making(monkeypatch):
-    """tf.Transform makes a folder through TensorFlow, which knows the real Cloud Storage only."""
-    monkeypatch.setattr("tensorflow.io.gfile.makedirs", lambda path: None)
+def a_folder_for_tf_transform(monkeypatch, tmp_path):
+    """tf.Transform writes while the graph is drawn, and knows the real Cloud Storage only."""
+    monkeypatch.setattr(
+        "tensorflow_transform.beam.Context.create_base_temp_dir", lambda: str(tmp_path)
+    )
 
 
 def flags_of(job: str, work: str) -> list[str]:
