@@ -19,21 +19,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from beam_jobs.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas import config as config_lib
 from schemas.config import flag
 from schemas.errors import PhraseLensError
-
-JOBS = (
-    "mine_log",
-    "mine_pairs",
-    "prepare_pairs",
-    "embed_phrases",
-    "embed_images",
-    "prepare_examples",
-    "classify_images",
-    "forget",
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,6 +115,7 @@ def write_fusion(root: str, image_ids: list[str], labels: np.ndarray) -> None:
         "test": test,
         "tuning": {name: [{"settings": {"width": 8}, "metric": 0.5}] for name in test},
         "chosen": {name: {"width": 8} for name in test},
+        "pool": {"pixel": 0.25, "text": 0, "fused": 1.5},
         "curves": dict.fromkeys(test, curve),
     }
     folder = planned.absolute(planned.folder("evaluation"))

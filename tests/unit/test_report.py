@@ -49,6 +49,11 @@ def test_verdicts_and_gallery_agree_with_the_predictions(work):
         assert all(c.predictions["fused"][0][1] <= surest[-1] for c in others)
 
 
+def test_the_pool_is_told(texts):
+    told = "pixel-only × 0.25, text-only × 0.00, fused × 1.50; the weights were fitted"
+    assert told in texts["report.html"]
+
+
 def test_paired_difference_is_the_difference_of_the_accuracies(work):
     fusion = manifest.Dataset(f"{work}/fusion")
     test = report_data.read_evaluation(fusion)["test"]
