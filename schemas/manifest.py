@@ -289,17 +289,8 @@ def lose(dataset: str, fingerprint: str) -> bool:
 
 
 def _blob(path: str):
-    import google.cloud.storage as gcs
-    from google.auth.credentials import AnonymousCredentials
-
-    emulated = os.environ.get("STORAGE_EMULATOR_HOST")
-    client = (
-        gcs.Client(project="emulated", credentials=AnonymousCredentials())
-        if emulated
-        else gcs.Client()
-    )
     bucket, _, key = path[len(storage.GCS_PREFIX) :].partition("/")
-    return client.bucket(bucket).blob(key)
+    return storage.google_client().bucket(bucket).blob(key)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 
-import pyarrow.fs as pafs
-
 from schemas import manifest, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.manifest import Dataset
@@ -87,9 +85,7 @@ def dates(work: str) -> list[str]:
 
 def dataset_names(work: str) -> list[str]:
     """The folders of a work folder in which a dataset is committed, sorted."""
-    fs, inner = storage.filesystem(work)
-    found = fs.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
-    names = sorted(f.base_name for f in found if f.type == pafs.FileType.Directory)
+    names = storage.list_folders(work)
     return [n for n in names if storage.size(storage.join(work, n, manifest.FILE_NAME)) is not None]
 
 

@@ -76,6 +76,28 @@ def list_sizes(path: str) -> list[tuple[str, int, float]]:
     return sorted((os.path.relpath(f.path, inner), f.size, (f.mtime_ns or 0) / 1e9) for f in files)
 
 
+def list_folders(path: str) -> list[str]:
+    """Names of the folders, or common prefixes of objects, right below `path`, sorted."""
+    if not path.startswith(GCS_PREFIX):
+        return sorted(f.name for f in os.scandir(path) if f.is_dir()) if os.path.isdir(path) else []
+    # Arrow sees no folder without an object of its own.
+    bucket, _, inner = path[len(GCS_PREFIX) :].partition("/")
+    prefix = join(inner, "") if inner else ""
+    found = google_client().list_blobs(bucket, prefix=prefix, delimiter="/")
+    list(found)  # prefixes come with the objects
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found.prefixes)
+
+
+def google_client():
+    """A `google.cloud.storage.Client`, which can do what Arrow cannot."""
+    import google.cloud.storage as gcs
+    from google.auth.credentials import AnonymousCredentials
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return gcs.Client(project="emulated", credentials=AnonymousCredentials())
+    return gcs.Client()
+
+
 def open_input(path: str) -> pa.NativeFile:
     """A seekable reader. Raises FileNotFoundError."""
     fs, inner = filesystem(path)

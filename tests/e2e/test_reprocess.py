@@ -71,7 +71,7 @@ class Work:
     def __init__(self, tiny_run, folder: Path):
         self.root = str(folder / "work")
         shutil.copytree(tiny_run.config.workdir, self.root)
-        dataset = Dataset(tiny_run.dataset("samples"))
+        dataset = Dataset(tiny_run.dataset("make_samples"))
         drawn, labels = dataset.table("images").to_pylist(), dataset.table("labels").to_pylist()
         self.inputs = Inputs(
             folder,
@@ -79,7 +79,9 @@ class Work:
             {row["key"]: row["image"] for row in drawn},
             {row["key"]: row["label"] for row in labels},
         )
-        self.more: dict[str, dict[str, str]] = {"mine_pairs": {"num_shards": "4"}}
+        self.more: dict[str, dict[str, str]] = {
+            "mine_pairs": {"num_shards": "4", "max_dead_fraction": "0.2"}
+        }
 
     def run(self, date: str, *flags: str, root: str = "") -> Day:
         settings = work_folder.config(self.root, self.more).set

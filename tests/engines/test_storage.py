@@ -30,6 +30,14 @@ def _rival(name, root, barrier, results):
         barrier.wait()
 
 
+def test_folders_right_below_a_path(bucket, tmp_path):
+    for root in (f"{bucket}/below", str(tmp_path)):
+        assert storage.list_folders(f"{root}/nothing") == []
+        for name in ("b/deep/c", "a/d", "e"):
+            storage.write_bytes(f"{root}/{name}", b"1")
+        assert storage.list_folders(root) == ["a", "b"]
+
+
 def test_of_two_processes_that_commit_at_once_one_wins_each_time(bucket, capsys):
     """The emulator keeps generation preconditions (tests/emulator.py); 24 races, one dataset."""
     context = multiprocessing.get_context("spawn")
