@@ -79,7 +79,8 @@ def images_of(done: manifest.Manifest) -> tuple[int, int]:
     if done.stage not in reprocess_steps.REUSING:
         return 0, 0
     reused = counters.get("reused.rows", 0)
-    return sum(counters.get(f"{kind}.in", 0) for kind in kinds) - reused, reused
+    forgotten = counters.get("images.dropped_forgotten", 0)
+    return sum(counters.get(f"{kind}.in", 0) for kind in kinds) - forgotten - reused, reused
 
 
 class StageError(Exception):

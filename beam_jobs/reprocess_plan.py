@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs import job, reprocess_steps
+from beam_jobs import job, mine_log, reprocess_steps
 from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from schemas import config as config_lib
@@ -70,6 +70,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
         for batch in Dataset(earlier).batches("sources", ["source"]):
             known.update(batch["source"].to_pylist())
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
+    forgotten = mine_log.deletions(config).keys
     units, _ = plan_units("images", config.images, config.image_format, mapping, config.image_key)
     images, new, seen = 0, 0, set()
     for unit in units:
@@ -78,7 +79,8 @@ def compare_sources(config: Any, earlier: str) -> Sources:
                 images += len(batch.details)
                 new += len(batch.details)
                 continue
-            found = [source_of(data or b"") for data in batch["image"].to_pylist()]
+            rows = zip(batch["key"].to_pylist(), batch["image"].to_pylist(), strict=True)
+            found = [source_of(data or b"") for key, data in rows if key not in forgotten]
             images += len(found)
             new += sum(source not in known for source in found)
             seen.update(found)

@@ -76,6 +76,11 @@ SPELLINGS = (
 )
 
 
+def image_name(number: int) -> str:
+    """What the log calls an image."""
+    return f"img{number:07}"
+
+
 def _named(ids: np.ndarray, name) -> pa.Array:
     """[n] ids → [n] strings, each distinct id named once; ids below 0 are null."""
     distinct, places = np.unique(ids, return_inverse=True)
@@ -130,7 +135,7 @@ def fresh_rows(rng: np.random.Generator, rows: int, share: tuple[float, float], 
             rank * len(SPELLINGS) + spelling,
             lambda i: SPELLINGS[i % len(SPELLINGS)](query_text(i // len(SPELLINGS))),
         ),
-        "image": _named(image, lambda i: f"img{i:07}"),
+        "image": _named(image, image_name),
         "clicks": pa.array(clicks, mask=(clicks == 1) & (rng.random(rows) < 0.1)),
         "impressions": pa.array(np.ones(rows, np.int64), mask=(clicks == 1) & (position > 8)),
         "position": pa.array(position, mask=rng.random(rows) < 0.02),

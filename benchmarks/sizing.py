@@ -153,7 +153,7 @@ def shuffled(*flags: str) -> int:
         return block
 
     with mock.patch.object(datasets, "to_block", counting):
-        if mine_pairs.run([*flags, "--min_users=1", "--one_person_pairs"]):
+        if mine_pairs.run([*flags, "--min_users=1", "--one_person_pairs", "--max_dead_fraction=1"]):
             raise PhraseLensError("mine_pairs", "to succeed", "See what it said above.")
     return total
 
@@ -172,7 +172,7 @@ def measure(config: Config) -> list[str]:
         photos = folder / "photos"
         photos.mkdir(parents=True, exist_ok=True)
         for number in range(config.measure_images):
-            (photos / f"{number}.jpg").write_bytes(embed.photo(number))
+            (photos / f"{mining_log.image_name(number)}.jpg").write_bytes(embed.photo(number))
         kept = sum(path.stat().st_size for path in photos.iterdir())
         storage.remove_tree(mined)
         took = embed.timed(

@@ -220,14 +220,13 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
       RivalCommitError: a rival has committed other work since `seen`.
       PhraseLensError: a shard is missing or has another size.
     """
-    for shard in shards_of(manifest):
-        found = storage.size(storage.join(dataset, shard.path))
-        if found != shard.bytes:
-            raise PhraseLensError(
-                storage.join(dataset, shard.path),
-                f"{shard.bytes} bytes, found {'no file' if found is None else found}",
-                "Check the disk or bucket and run the stage again.",
-            )
+    if cut := next(_cut_shards(dataset, manifest), None):
+        shard, found = cut
+        raise PhraseLensError(
+            storage.join(dataset, shard.path),
+            f"{shard.bytes} bytes, found {'no file' if found is None else found}",
+            "Check the disk or bucket and run the stage again.",
+        )
     data = manifest.to_json().encode()
     if token(dataset) != seen:
         return lose(dataset, manifest.fingerprint)
@@ -235,6 +234,19 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
     return replace(storage.join(dataset, FILE_NAME), data, seen) or lose(
         dataset, manifest.fingerprint
     )
+
+
+def is_whole(dataset: str, manifest: Manifest) -> bool:
+    """Whether each file that a manifest names is there, with its size."""
+    return next(_cut_shards(dataset, manifest), None) is None
+
+
+def _cut_shards(dataset: str, manifest: Manifest) -> Iterator[tuple[Shard, int | None]]:
+    """Shards of another size than the manifest says, and that size; None where there is no file."""
+    for shard in shards_of(manifest):
+        found = storage.size(storage.join(dataset, shard.path))
+        if found != shard.bytes:
+            yield shard, found
 
 
 def replace(path: str, data: bytes, seen: str) -> bool:

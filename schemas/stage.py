@@ -194,7 +194,14 @@ def plan(
     )
     # Before the manifest is read: what a rival commits in between is then not taken for seen.
     seen = manifest.token(config.output)
-    committed = manifest.read(config.output, identity[:RUN_ID_DIGITS])
+    last = manifest.read(config.output)
+    is_last = last is not None and last.fingerprint == identity
+    earlier = None if is_last else manifest.read(config.output, identity[:RUN_ID_DIGITS])
+    was_done = (
+        earlier is not None
+        and earlier.fingerprint == identity
+        and manifest.is_whole(config.output, earlier)
+    )
     return Stage(
         name=name,
         output=config.output,
@@ -204,5 +211,5 @@ def plan(
         inputs=inputs,
         models=models,
         seen=seen,
-        done=committed is not None and committed.fingerprint == identity,
+        done=is_last or was_done,
     )

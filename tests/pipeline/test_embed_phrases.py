@@ -15,7 +15,7 @@ from schemas.config import flag
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
-from transforms import phrases
+from transforms import models, phrases
 
 WIDTH, TAU, HEAD, QUERIES, IMAGES = 6, 0.1, 12, 30, 600
 LANGUAGES = ("en", "de", "ja")
@@ -114,7 +114,8 @@ def world(tmp_path_factory) -> World:
 def _models():
     with pytest.MonkeyPatch.context() as patch:
         fakes = {"image_embedder": Vectors(), "text_embedder": Texts()}
-        patch.setattr(phrases, "load", lambda kind, *folders, **_: fakes[kind])
+        patch.setattr(models, "load", lambda kind, *folders, **_: fakes[kind])
+        patch.setattr(phrases, "load", models.load)
         yield
 
 

@@ -19,11 +19,20 @@ OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
 def fields_of(module: str, name: str = "Config") -> set[str]:
     """The fields of a module's class, which are its flags, without importing it."""
     with open(importlib.util.find_spec(module).origin) as f:
-        classes = [n for n in ast.parse(f.read()).body if isinstance(n, ast.ClassDef)]
-    (config,) = [c for c in classes if c.name == name]
+        nodes = ast.parse(f.read()).body
+    (config,) = [n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name]
     fields = {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
-    for base in config.bases:  # of another job, such as mine_log.LogConfig
-        fields |= fields_of(f"beam_jobs.{base.value.id}", base.attr)
+    imported = {
+        alias.name: node.module
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for base in config.bases:
+        if isinstance(base, ast.Attribute):  # of another job, such as mine_log.LogConfig
+            fields |= fields_of(f"{imported[base.value.id]}.{base.value.id}", base.attr)
+        else:
+            fields |= fields_of(imported.get(base.id, module), base.id)
     return fields
 
 

@@ -15,7 +15,12 @@ INPUTS = {
 }
 CORES = os.cpu_count() or 1
 PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"]
+DATAFLOW = [
+    "--runner=DataflowRunner",
+    "--project=project",
+    "--region=r",
+    "--temp_location=gs://bucket/t",
+]
 
 
 def fitted(module, *flags):
