@@ -20,6 +20,7 @@ DATAFLOW = [
     "--project=project",
     "--region=r",
     "--temp_location=gs://bucket/t",
+    "--setup_file=./setup.py",
 ]
 
 
