@@ -179,22 +179,23 @@ def _with_images(
     if output in earlier and not set(networks) & set(trained):
         tables = Dataset(earlier[output]).manifest.tables
         known = tables[table].rows if table in tables else 0
-    new = sources.new if sources else 0
-    gone = sources.gone if sources else 0
-    exact = row.stage == "classify_images"
+    seen = sources or _sources_of(earlier)
+    if row.stage == "classify_images":
+        # It looks at every file, and each time anew at those that are no image.
+        new = seen.new if known else seen.images
+        return dataclasses.replace(row, images=new, reused=seen.images - new)
     if known:
-        reused = sources.images - new if sources and exact else known
-        return dataclasses.replace(
-            row, images=new, reused=reused, most=not exact and bool(new or gone)
-        )
-    total = sources.images if sources else _images_of(earlier)
-    return dataclasses.replace(row, images=total, most=not exact)
+        changed = sources is not None and bool(sources.new or sources.gone)
+        new = sources.new if sources else 0
+        return dataclasses.replace(row, images=new, reused=known, most=changed)
+    return dataclasses.replace(row, images=seen.images, most=True)
 
 
-def _images_of(earlier: Mapping[str, str]) -> int:
-    """Images of the last mining, copies among them."""
+def _sources_of(earlier: Mapping[str, str]) -> Sources:
+    """The images of the last mining, where they are the same today: new are those that are dead."""
     counters = Dataset(earlier["mined"]).manifest.counters if "mined" in earlier else {}
-    return counters.get("images.in", 0)
+    images = counters.get("images.in", 0)
+    return Sources(images, images - counters.get("images.out", images), 0)
 
 
 def text(planned: Sequence[Planned]) -> str:
