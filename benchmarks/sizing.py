@@ -34,10 +34,10 @@ class Config:
     image_bytes: float = flag("Of an image as it is kept. [drawn photos]", default=30_800.0)
     embed_ms: float = flag("Core milliseconds to embed an image. [assumed]", default=20.0)
     feature_bytes: float = flag("Of an image's features. [4 bytes a number]", default=5_152.0)
-    clean_ms: float = flag("Core milliseconds to check an image in mining. [assumed]", default=5.0)
+    clean_ms: float = flag("Core milliseconds to check an image in mining.", default=5.7)
     event_us: float = flag("Core microseconds to mine an event. [bench mining]", default=4.67)
-    event_shuffle: float = flag("Bytes shuffled for an event. [assumed]", default=100.0)
-    image_shuffle: float = flag("Bytes shuffled for each byte of an image. [assumed]", default=1.0)
+    event_shuffle: float = flag("Bytes shuffled for an event.", default=161.0)
+    image_shuffle: float = flag("Bytes shuffled for each byte of an image.", default=2.09)
     build_us: float = flag(
         "Core microseconds to index a phrase, of 4 million. [bench phrases]", default=108.5
     )
