@@ -17,6 +17,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.image_flags import ImageConfig
 from model_code import inference_settings
 from model_code.inference_settings import InferenceSettings
 from schemas import tables
@@ -35,7 +36,7 @@ from transforms.tabular import column_mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InferenceSettings):
+class Config(InferenceSettings, ImageConfig):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
@@ -53,20 +54,6 @@ class Config(InferenceSettings):
         choices=("stem", "name", "path"),
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024)
-    image_roots: tuple[str, ...] = flag(
-        "Folders that paths in image tables, and links among image files, may lead to, beside "
-        "the folder that they are in.",
-        default=(),
-    )
-    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
-    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
-    fetch_private_hosts: tuple[str, ...] = flag(
-        "Hosts that may be fetched from at private addresses and any port.", default=()
-    )
-    max_image_pixels: int = flag("Larger images die.", default=100_000_000)
-    max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
-    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
-    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     reuse: str = flag(
         "An earlier output: what the same networks made of an image is taken from it.",
         default="",
@@ -141,8 +128,7 @@ def _earlier(config: Config) -> tuple[str, ...]:
     if not config.reuse:
         return ()
     earlier = Dataset(config.reuse)
-    limits = ("max_image_pixels", "max_image_side", "max_image_bytes")
-    same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
+    same = config.same_limits(earlier.manifest.config)
     if not same or "embeddings" not in earlier.manifest.tables:
         return ()
     return tuple(earlier.path(shard) for shard in earlier.shards("embeddings"))

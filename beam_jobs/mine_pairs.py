@@ -28,6 +28,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job, mine_log
+from beam_jobs.image_flags import ImageConfig
 from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -57,7 +58,7 @@ from transforms.tabular import check_columns, column_mapping, read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(mine_log.LogConfig):
+class Config(mine_log.LogConfig, ImageConfig):
     output: str = flag("Dataset to write.", role="runtime")
     days: str = flag(
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
@@ -105,20 +106,6 @@ class Config(mine_log.LogConfig):
     )
     head_queries: int = flag("Best supported queries that are head.", default=4_000_000)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
-    image_roots: tuple[str, ...] = flag(
-        "Folders that paths in image tables, and links among image files, may lead to, beside "
-        "the folder that they are in.",
-        default=(),
-    )
-    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
-    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
-    fetch_private_hosts: tuple[str, ...] = flag(
-        "Hosts that may be fetched from at private addresses and any port.", default=()
-    )
-    max_image_pixels: int = flag("Larger images die.", default=100_000_000)
-    max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
-    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
-    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
     reuse: str = flag(
         "An earlier output: images of the same bytes are taken from it, not decoded again.",
@@ -447,8 +434,7 @@ def _earlier(config: Config) -> Dataset | None:
     if not config.reuse:
         return None
     earlier = Dataset(config.reuse)
-    limits = ("max_image_pixels", "max_image_side", "max_image_bytes")
-    same = all(earlier.manifest.config.get(name) == getattr(config, name) for name in limits)
+    same = config.same_limits(earlier.manifest.config)
     return earlier if same and "sources" in earlier.manifest.tables else None
 
 

@@ -90,10 +90,16 @@ def list_folders(path: str) -> list[str]:
 
 def google_client():
     """A `google.cloud.storage.Client`, which can do what Arrow cannot."""
+    return _google_client(os.environ.get("STORAGE_EMULATOR_HOST", ""), os.getpid())
+
+
+@functools.lru_cache(maxsize=8)
+def _google_client(emulator: str, process: int):
+    """One client a process, as of `_client`."""
     import google.cloud.storage as gcs
     from google.auth.credentials import AnonymousCredentials
 
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
+    if emulator:
         return gcs.Client(project="emulated", credentials=AnonymousCredentials())
     return gcs.Client()
 

@@ -1,0 +1,32 @@
+"""Flags of every job that reads images as people have them: its config is a subclass."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.config import flag
+
+# What an image has to pass; an earlier run with others may have taken others.
+LIMITS = ("max_image_pixels", "max_image_side", "max_image_bytes")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    image_roots: tuple[str, ...] = flag(
+        "Folders that paths in image tables, and links among image files, may lead to, beside "
+        "the folder that they are in.",
+        default=(),
+    )
+    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
+    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
+    fetch_private_hosts: tuple[str, ...] = flag(
+        "Hosts that may be fetched from at private addresses and any port.", default=()
+    )
+    max_image_pixels: int = flag("Larger images die.", default=100_000_000)
+    max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
+    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
+
+    def same_limits(self, earlier: Mapping[str, Any]) -> bool:
+        """Whether the settings of an earlier run's manifest have these limits."""
+        return all(earlier.get(name) == getattr(self, name) for name in LIMITS)
