@@ -163,7 +163,7 @@ bench() { # NAME ARGS…
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
   setup
   # What we are compared with is no part of the product; pip adds it beside what is locked.
-  case $1 in mining* | phrases) install requirements-bench.lock ;; esac
+  case $1 in mining* | phrases | scale) install requirements-bench.lock ;; esac
   module "benchmarks.$1" "${@:2}"
 }
 
