@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import ThreadpoolController
 
 from model_code import index_kinds, partition
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind, training_rows
@@ -257,8 +258,11 @@ class PhraseIndex:
           num_phrases: N.
         """
         count = min(num_phrases, len(self))
-        rows, scores = self.searcher.nearest(query_embs, count, self.effort)
-        log_partition = self.log_partition(query_embs, rows, scores)[:, np.newaxis]
+        # Threads of Faiss and BLAS wait for each other by spinning: where networks have the
+        # cores, one thread is many times as fast as several.
+        with _thread_pools().limit(limits=1):
+            rows, scores = self.searcher.nearest(query_embs, count, self.effort)
+            log_partition = self.log_partition(query_embs, rows, scores)[:, np.newaxis]
         rows, scores = rows[:, :count], scores[:, :count]
         probabilities = np.exp(scores / np.float64(self.temperature) - log_partition)
         return Neighbours(rows, scores, probabilities.astype(np.float32))
@@ -290,6 +294,12 @@ class PhraseIndex:
     def text_features(self, rows: np.ndarray) -> np.ndarray:
         """Mean of the phrases' text embeddings: [n, N] rows of the index → [n, T] float32."""
         return self.text_embs[rows].mean(axis=1, dtype=np.float32)
+
+
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    """Those of Faiss and NumPy, which are loaded by now."""
+    return ThreadpoolController()
 
 
 def _open_searcher(folder: str, kind: Kind, vectors: np.ndarray) -> Searcher:
