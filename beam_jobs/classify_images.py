@@ -18,6 +18,7 @@ import apache_beam as beam
 
 from beam_jobs import dataflow, job
 from beam_jobs.image_flags import ImageConfig
+from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings
 from model_code.inference_settings import InferenceSettings
 from schemas import tables
@@ -36,7 +37,7 @@ from transforms.tabular import column_mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InferenceSettings, ImageConfig):
+class Config(InferenceSettings, ImageConfig, ReuseConfig):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
@@ -54,11 +55,6 @@ class Config(InferenceSettings, ImageConfig):
         choices=("stem", "name", "path"),
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024)
-    reuse: str = flag(
-        "An earlier output: what the same networks made of an image is taken from it.",
-        default="",
-        role="runtime",
-    )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 

@@ -16,6 +16,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings, phrase_settings
 from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
@@ -29,7 +30,7 @@ from transforms.shards import MapShards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EmbeddingSettings):
+class Config(EmbeddingSettings, ReuseConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     pixel_embedder: str = flag("Pixel embedder.", role="input")
@@ -50,11 +51,6 @@ class Config(EmbeddingSettings):
         "Weights of the phrases in the text feature.",
         default="equal",
         choices=phrase_settings.WEIGHTS,
-    )
-    reuse: str = flag(
-        "An earlier output: vectors of images that the same networks embedded are taken from it.",
-        default="",
-        role="runtime",
     )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")

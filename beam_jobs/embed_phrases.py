@@ -20,6 +20,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
@@ -36,7 +37,7 @@ from transforms.shards import MapShards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EmbeddingSettings):
+class Config(EmbeddingSettings, ReuseConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     text_embedder: str = flag("Text embedder.", role="input")
@@ -55,11 +56,6 @@ class Config(EmbeddingSettings):
     )
     calibration_images: int = flag(
         "Validation images that calibrate prototypes and rank phrases, at most.", default=10_000
-    )
-    reuse: str = flag(
-        "An earlier output: images that the same generator embedded are taken from it.",
-        default="",
-        role="runtime",
     )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")

@@ -126,6 +126,12 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         stage = stage_lib.plan(
             job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw
         )
+        if getattr(config, "retry_dead", False):
+            again = stage.retry()
+            if again is None:
+                print(f"{job.name}: nothing died: {config.output}")
+                return 0
+            stage, config = again, dataclasses.replace(config, reuse=config.output)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

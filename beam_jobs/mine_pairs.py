@@ -29,6 +29,7 @@ import apache_beam as beam
 
 from beam_jobs import job, mine_log
 from beam_jobs.image_flags import ImageConfig
+from beam_jobs.reuse import ReuseConfig
 from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -58,7 +59,7 @@ from transforms.tabular import check_columns, column_mapping, read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(mine_log.LogConfig, ImageConfig):
+class Config(mine_log.LogConfig, ImageConfig, ReuseConfig):
     output: str = flag("Dataset to write.", role="runtime")
     days: str = flag(
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
@@ -107,11 +108,6 @@ class Config(mine_log.LogConfig, ImageConfig):
     head_queries: int = flag("Best supported queries that are head.", default=4_000_000)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
-    reuse: str = flag(
-        "An earlier output: images of the same bytes are taken from it, not decoded again.",
-        default="",
-        role="runtime",
-    )
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 

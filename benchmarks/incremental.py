@@ -47,12 +47,13 @@ def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
     Args:
       samples: dataset of make_samples.
       folder: gets images/KEY.jpg, log/DAY.parquet (what people clicked of these) and labels.csv
-        (of all images).
+        (of these and those before them).
       first, last: which images, by their place in the collection.
       day: names the log.
     """
     dataset = Dataset(samples)
-    images = dataset.table("images", ["key", "image"]).slice(first, last - first)
+    known = dataset.table("images", ["key", "image"]).slice(0, last)
+    images = known.slice(first)
     for row in images.to_pylist():
         storage.write_bytes(f"{folder}/images/{row['key']}.jpg", row["image"])
     log = dataset.table("click_log")
@@ -60,6 +61,7 @@ def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
     os.makedirs(f"{folder}/log", exist_ok=True)
     pq.write_table(log, f"{folder}/log/{day}.parquet")
     labels = dataset.table("labels")
+    labels = labels.filter(pc.is_in(labels["key"], value_set=known["key"].combine_chunks()))
     rows = zip(labels["key"].to_pylist(), labels["label"].to_pylist(), strict=True)
     text = "".join(f"{key},{label}\n" for key, label in [("key", "label"), *rows])
     storage.write_bytes(f"{folder}/labels.csv", text.encode())

@@ -80,6 +80,7 @@ class Manifest:
       num_shards: shards that the tables were partitioned into.
       tables: the tables by name.
       counters: `<rows>.in`, `<rows>.out`, `<rows>.dropped_<reason>` and others.
+      retry_of: fingerprint of the work whose dead rows this run has tried again; "" of others.
     """
 
     stage: str
@@ -93,7 +94,17 @@ class Manifest:
     counters: dict[str, int]
     model_fingerprint: str = ""
     num_shards: int = 0
+    retry_of: str = ""
     format_version: int = FORMAT_VERSION
+
+    def is_of(self, work: str) -> bool:
+        """Whether it did the work of this fingerprint, or did its dead rows again."""
+        return work in (self.fingerprint, self.retry_of)
+
+    @property
+    def dead_rows(self) -> int:
+        """Rows of its table of dead letters."""
+        return self.tables["dead_letters"].rows if "dead_letters" in self.tables else 0
 
     @property
     def content_hash(self) -> str:

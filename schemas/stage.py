@@ -31,6 +31,7 @@ class Stage:
       models: name → fingerprint, for the inputs that are models.
       seen: the dataset's commit token at the start.
       done: whether the same work is committed already, as the last run or an earlier one.
+      retry_of: fingerprint of the work whose dead rows this run tries again; "" of others.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     models: dict[str, str]
     seen: str
     done: bool
+    retry_of: str = ""
 
     @property
     def run_id(self) -> str:
@@ -78,13 +80,37 @@ class Stage:
             counters=dict(sorted(counters.items())),
             model_fingerprint=model_fingerprint,
             num_shards=num_shards,
+            retry_of=self.retry_of,
+        )
+
+    def retry(self) -> "Stage | None":
+        """The run that tries again what died in the last one of the same work.
+
+        Returns:
+          None where nothing died. The run is another one for each that it comes after.
+
+        Raises:
+          PhraseLensError: the dataset's last run did other work.
+        """
+        last = manifest.read(self.output)
+        if last is None or not last.is_of(self.fingerprint):
+            raise PhraseLensError(
+                f"--retry_dead of {self.output}",
+                "a committed run with these flags and inputs",
+                "Run the same command without --retry_dead.",
+            )
+        if not last.dead_rows:
+            return None
+        identity = fingerprint.of_json({"retry_of": self.fingerprint, "after": last.run_id})
+        return dataclasses.replace(
+            self, fingerprint=identity, retry_of=self.fingerprint, done=False
         )
 
     def restore(self) -> None:
         """Makes a run that is done the last one again, where later ones were committed."""
         last = manifest.read(self.output)
         found = manifest.read(self.output, self.run_id)
-        if found is not None and (last is None or last.fingerprint != self.fingerprint):
+        if found is not None and (last is None or not last.is_of(self.fingerprint)):
             manifest.commit(self.output, found, self.seen)
 
     @property
@@ -195,7 +221,7 @@ def plan(
     # Before the manifest is read: what a rival commits in between is then not taken for seen.
     seen = manifest.token(config.output)
     last = manifest.read(config.output)
-    is_last = last is not None and last.fingerprint == identity
+    is_last = last is not None and last.is_of(identity)
     earlier = None if is_last else manifest.read(config.output, identity[:RUN_ID_DIGITS])
     was_done = (
         earlier is not None

@@ -1,0 +1,21 @@
+"""Flags of every job that takes over what an earlier run made of the same images."""
+
+import dataclasses
+
+from schemas.config import flag
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReuseConfig:
+    reuse: str = flag(
+        "An earlier output: what was made of the same images, with the same networks and limits, "
+        "is taken from it.",
+        default="",
+        role="runtime",
+    )
+    retry_dead: bool = flag(
+        "Try again what died in the last run of the same work, such as images that could not be "
+        "fetched; all else is taken over from it.",
+        default=False,
+        role="runtime",
+    )
