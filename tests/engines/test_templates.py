@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,12 +214,17 @@ def test_code_that_is_installed_has_the_fingerprint_of_the_checkout(tmp_path):
     for name in copied_sources():
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    command = ["python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    command.append("--no-build-isolation")
     work_folder.run([*command, f"--target={installed}", str(source)])
     script = "from schemas import fingerprint; print(fingerprint.of_code(['beam_jobs.mine_pairs']))"
     environment = work_folder.environment() | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
-        ["python", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == fingerprint.of_code(["beam_jobs.mine_pairs"])
 

@@ -1,7 +1,9 @@
 """kill -9 while a network trains: the next run ends with the same weights and losses."""
 
 import json
+import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -23,8 +25,10 @@ FLAGS = {
 
 def finished_epochs(output: Path) -> int:
     """Whole epochs that a run which still works has saved."""
-    found = [int(p.stem.split("-")[1]) for p in output.glob("scratch/**/history-*.json")]
-    return max(found, default=0)
+    # os.walk passes over folders that vanish meanwhile.
+    names = [name for _, _, files in os.walk(output / "scratch") for name in files]
+    found = [re.fullmatch(r"history-(\d+)\.json", name) for name in names]
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def kill_in(epoch: int, command: list[str], output: Path, log: str, rng: random.Random) -> None:
