@@ -6,6 +6,7 @@ such as a work folder, stands for all of them.
 
   ./run.sh verify work/quickstart/mined
   ./run.sh verify work/quickstart
+  ./run.sh verify work/mine/current/mined work/mine/snapshots/2026-01-31/mined
 
 Exit status: 0 when all is well, 1 when something is wrong, 2 when there is no dataset.
 """
@@ -14,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from schemas import manifest, storage
+from schemas import manifest, snapshots, storage
 from schemas.errors import PhraseLensError
 
 
@@ -59,10 +60,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
     args = parser.parse_args(argv)
-    healthy = True
+    healthy, pointers = True, snapshots.Resolver()
     try:
         for path in args.paths:
-            for dataset in datasets_at(path):
+            for dataset in datasets_at(pointers.resolve(path)):
                 problems = manifest.verify(dataset)
                 print(describe(dataset, problems), flush=True)
                 healthy = healthy and not problems

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from schemas import manifest, verify
+from schemas import manifest, snapshots, verify
 from tests import mined_dataset
 
 
@@ -23,6 +23,16 @@ def test_folder_of_datasets_stands_for_all_of_them(work, capsys):
     mined_dataset.write_colours(str(work / "again"))
     assert verify.run([str(work)]) == 0
     assert capsys.readouterr().out.count("  ok\n") == 2
+
+
+def test_dataset_of_a_snapshot(work, capsys):
+    first = manifest.read(str(work / "mined")).run_id
+    snapshots.write(str(work), "2026-01-31", {"mined": first})
+    snapshots.promote(str(work), "2026-01-31")
+    mined_dataset.write_colours(str(work / "mined"), per_colour=10)
+    for path in ("current", "snapshots/2026-01-31"):
+        assert verify.run([str(work / path / "mined")]) == 0
+        assert f"run {first}" in capsys.readouterr().out
 
 
 def test_every_problem_is_named(work, capsys):
