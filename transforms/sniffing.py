@@ -65,7 +65,7 @@ def read_head(path: str) -> Head:
         if data.startswith(b"PAR1"):
             with pq.ParquetFile(storage.open_input(path)) as file:
                 columns = frozenset(file.schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name
         raise PhraseLensError(path, f"a readable file ({error})", "Check the file.") from error
     text = data.removeprefix(b"\xef\xbb\xbf")
     lines = text.split(b"\n")

@@ -238,7 +238,7 @@ def read_part(
         else:
             dialect = format_ if isinstance(format_, Dialect) else DIALECTS[format_]
             yield from _read_delimited(path, dialect, mapping, start, stop)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name
         yield BadRows("unreadable_file", path, [str(error)])
 
 

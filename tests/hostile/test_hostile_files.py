@@ -7,11 +7,13 @@ import tracemalloc
 
 import google_crc32c
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.errors import PhraseLensError
 from transforms import coco, compression
 from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_units, read_unit
+from transforms.sniffing import read_head
 from transforms.tabular import BadRows, columns_of, read_table
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
@@ -108,6 +110,16 @@ def test_a_table_whose_first_line_never_ends(tmp_path):
 
     assert peak(opened) < 64 << 20
     assert reasons(read_table(str(path), LOG)) == ["unreadable_file"]
+
+
+def test_a_parquet_file_whose_columns_have_no_readable_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"query": ["red"], "image": ["a"], "xyzzy": [1]}), path)
+    path.write_bytes(path.read_bytes().replace(b"xyzzy", b"\x97yzzy"))
+    assert reasons(read_table(str(path), LOG)) == ["unreadable_file"]
+    for opened in (columns_of, read_head):
+        with pytest.raises(PhraseLensError, match="readable"):
+            opened(str(path))
 
 
 def test_a_block_of_snappy_that_claims_more_than_memory(tmp_path):
