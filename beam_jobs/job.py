@@ -131,7 +131,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
             if again is None:
                 print(f"{job.name}: nothing died: {config.output}")
                 return 0
-            stage, config = again, dataclasses.replace(config, reuse=config.output)
+            before = manifest.run_folder(stage.output, again.after)
+            stage, config = again, dataclasses.replace(config, reuse=before)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from schemas import manifest
 from schemas import stage as stage_lib
 from schemas.manifest import Dataset
 from schemas.stage import Stage
+from transforms.image_places import Places
 from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
 from transforms.images import source_of
 from transforms.tabular import column_mapping
@@ -71,7 +72,8 @@ def compare_sources(config: Any, earlier: str) -> Sources:
             known.update(batch["source"].to_pylist())
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = mine_log.deletions(config).keys
-    units, _ = plan_units("images", config.images, config.image_format, mapping, config.image_key)
+    args = "images", config.images, config.image_format, mapping, config.image_key
+    units, _ = plan_units(*args, Places.of(config))
     images, new, seen = 0, 0, set()
     for unit in units:
         for batch in read_unit(unit):
@@ -145,8 +147,8 @@ def plan(config: Config) -> list[Planned]:
             why = "--retrain"
         else:
             mined, stage = stage_of(step, argv)
-            if stage.done:
-                where[step.output] = manifest.run_folder(stage.output, stage.run_id)
+            if last := stage_lib.latest(stage.output, stage.fingerprint):
+                where[step.output] = manifest.run_folder(stage.output, last.run_id)
                 planned.append(Planned(step.name, False, "nothing has changed"))
                 continue
             why = changes(stage)

@@ -11,7 +11,7 @@ class ReuseConfig:
         "An earlier output: what was made of the same images, with the same networks and limits, "
         "is taken from it.",
         default="",
-        role="runtime",
+        role="input",
     )
     retry_dead: bool = flag(
         "Try again what died in the last run of the same work, such as images that could not be "

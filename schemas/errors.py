@@ -33,6 +33,10 @@ class DeadShareError(PhraseLensError):
     """More rows died than `--max_dead_fraction` allows; nothing was committed."""
 
 
+class RetryError(PhraseLensError):
+    """A run that tries dead rows again has killed others; nothing was committed."""
+
+
 class AccountingError(PhraseLensError):
     """Rows in differ from rows out plus rows dropped: a bug, never bad input."""
 

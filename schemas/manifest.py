@@ -110,6 +110,7 @@ class Manifest:
     def content_hash(self) -> str:
         """Equal for equal content: what a later stage takes as its input's identity.
 
+        Dead letters, which name their run, are no content.
         Model files hold dates, so a model is known by its weights. The graph of a SavedModel
         holds temporary paths; what tf.Transform learned is known by the examples it made.
         """
@@ -119,6 +120,7 @@ class Manifest:
             {
                 name: sorted(s.sha256 for s in table.shards if not s.path.endswith(GRAPH_FILES))
                 for name, table in self.tables.items()
+                if name != "dead_letters"
             }
         )
 
@@ -301,7 +303,7 @@ def lose(dataset: str, fingerprint: str) -> bool:
       RivalCommitError: it was other work.
     """
     rival = read(dataset)
-    if rival is not None and rival.fingerprint == fingerprint:
+    if rival is not None and rival.is_of(fingerprint):
         _LOG.warning("%s: another run has committed the same work before this one", dataset)
         return False
     raise RivalCommitError(

@@ -32,6 +32,7 @@ class Stage:
       seen: the dataset's commit token at the start.
       done: whether the same work is committed already, as the last run or an earlier one.
       retry_of: fingerprint of the work whose dead rows this run tries again; "" of others.
+      after: id of the run that it takes all else from; "" of others.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     seen: str
     done: bool
     retry_of: str = ""
+    after: str = ""
 
     @property
     def run_id(self) -> str:
@@ -84,33 +86,35 @@ class Stage:
         )
 
     def retry(self) -> "Stage | None":
-        """The run that tries again what died in the last one of the same work.
+        """The run that tries again what died in the latest one of the same work.
 
         Returns:
           None where nothing died. The run is another one for each that it comes after.
 
         Raises:
-          PhraseLensError: the dataset's last run did other work.
+          PhraseLensError: that work was never done.
         """
-        last = manifest.read(self.output)
-        if last is None or not last.is_of(self.fingerprint):
+        found = latest(self.output, self.fingerprint)
+        if found is None:
             raise PhraseLensError(
                 f"--retry_dead of {self.output}",
                 "a committed run with these flags and inputs",
                 "Run the same command without --retry_dead.",
             )
-        if not last.dead_rows:
+        if not found.dead_rows:
             return None
-        identity = fingerprint.of_json({"retry_of": self.fingerprint, "after": last.run_id})
         return dataclasses.replace(
-            self, fingerprint=identity, retry_of=self.fingerprint, done=False
+            self,
+            fingerprint=_retry_of(self.fingerprint, found.run_id),
+            done=False,
+            retry_of=self.fingerprint,
+            after=found.run_id,
         )
 
     def restore(self) -> None:
         """Makes a run that is done the last one again, where later ones were committed."""
-        last = manifest.read(self.output)
-        found = manifest.read(self.output, self.run_id)
-        if found is not None and (last is None or not last.is_of(self.fingerprint)):
+        last, found = manifest.read(self.output), latest(self.output, self.fingerprint)
+        if found is not None and (last is None or last.run_id != found.run_id):
             manifest.commit(self.output, found, self.seen)
 
     @property
@@ -189,6 +193,30 @@ class Stage:
         return won
 
 
+def _retry_of(work: str, run_id: str) -> str:
+    """Fingerprint of the run that tries again what died in a run of this work."""
+    return fingerprint.of_json({"retry_of": work, "after": run_id})
+
+
+def latest(output: str, work: str) -> manifest.Manifest | None:
+    """The committed run that did this work, or the last of those that tried its dead rows again.
+
+    Args:
+      output: the dataset.
+      work: the fingerprint of settings, code and inputs.
+    """
+    last = manifest.read(output)
+    found = last if last is not None and last.is_of(work) else None
+    identity = work if found is None else _retry_of(work, found.run_id)
+    while True:
+        run = manifest.read(output, identity[:RUN_ID_DIGITS])
+        if run is not None and run.fingerprint == identity and manifest.is_whole(output, run):
+            found = run
+        elif identity != work:  # The first may have been collected: retries of it stay in use.
+            return found
+        identity = _retry_of(work, identity[:RUN_ID_DIGITS])
+
+
 def plan(
     name: str,
     config: Any,
@@ -220,14 +248,6 @@ def plan(
     )
     # Before the manifest is read: what a rival commits in between is then not taken for seen.
     seen = manifest.token(config.output)
-    last = manifest.read(config.output)
-    is_last = last is not None and last.is_of(identity)
-    earlier = None if is_last else manifest.read(config.output, identity[:RUN_ID_DIGITS])
-    was_done = (
-        earlier is not None
-        and earlier.fingerprint == identity
-        and manifest.is_whole(config.output, earlier)
-    )
     return Stage(
         name=name,
         output=config.output,
@@ -237,5 +257,5 @@ def plan(
         inputs=inputs,
         models=models,
         seen=seen,
-        done=is_last or was_done,
+        done=latest(config.output, identity) is not None,
     )

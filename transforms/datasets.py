@@ -12,11 +12,13 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from schemas import fingerprint, manifest, storage
 from schemas.dead_letter import REASONS
-from schemas.errors import AccountingError, DeadShareError, PhraseLensError
+from schemas.errors import AccountingError, DeadShareError, PhraseLensError, RetryError
 from schemas.fingerprint import hash64_array
+from schemas.records import Record
 from schemas.stage import Stage
 from schemas.tables import DEAD_LETTERS
 
@@ -279,6 +281,31 @@ def _dropped(counters: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {rows:,}" for name, rows in sorted(dropped.items()))
 
 
+def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
+    """Raises RetryError when rows have died that were good in the run before."""
+    before = manifest.Dataset(manifest.run_folder(stage.output, stage.after))
+    was_dead = np.unique(
+        np.concatenate(
+            [hash64_array(batch["key"]) for batch in before.batches("dead_letters", ["key"])]
+        )
+    )
+    for shard in dead:
+        keys = pq.read_table(storage.open_input(stage.absolute(shard.path)), columns=["key"])["key"]
+        fell = keys.filter(pa.array(~np.isin(hash64_array(keys), was_dead)))
+        if len(fell):
+            raise RetryError(
+                f"{stage.output}: {fell[0].as_py()!r} and maybe others died, which were good in "
+                f"run {stage.after}",
+                "a retry in which no other rows die",
+                "Nothing was committed. Give the command again when what it reads is well.",
+            )
+
+
+def record_path(stage: Stage, index: int, num_shards: int) -> str:
+    """Where a task of `MapShards` notes what it has written, relative to the dataset."""
+    return stage.shard_path("records", index, num_shards, "json") + Record.SUFFIX
+
+
 def commit(
     _: None,
     shards: Iterable[tuple[str, manifest.Shard]],
@@ -292,13 +319,22 @@ def commit(
     """Commits a run's shards, or raises and commits nothing.
 
     Raises:
-      PhraseLensError: a table of `required` has no row; or see `check_counters`.
+      PhraseLensError: a table of `required` has no row; a run that tries dead rows again has
+        killed others; or see `check_counters`.
     """
     counters = dict(counts)
-    check_counters(counters, max_dead_fraction)
     by_table: dict[str, list[manifest.Shard]] = defaultdict(list)
     for name, shard in shards:
         by_table[name].append(shard)
+    try:
+        check_counters(counters, max_dead_fraction)
+        if stage.after:
+            _check_retry(stage, by_table["dead_letters"])
+    except (DeadShareError, RetryError):
+        # What killed them may pass: the next run is to try these shards again.
+        for shard in by_table["dead_letters"]:
+            storage.remove(stage.absolute(record_path(stage, shard.index, num_shards)))
+        raise
     filled = {
         name: dataclasses.replace(table, shards=tuple(sorted(by_table[name])))
         for name, table in tables.items()

@@ -16,7 +16,7 @@ from model_code.progress import Progress
 from schemas import manifest, storage
 from schemas.records import Record
 from schemas.stage import Stage
-from transforms.datasets import COUNTS, SHARDS, Output, write_sorted
+from transforms.datasets import COUNTS, SHARDS, Output, record_path, write_sorted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -90,9 +90,7 @@ class _MapShardsFn(beam.DoFn):
 
     def process(self, task):
         index, work = task
-        path = self._stage.absolute(
-            self._stage.shard_path("records", index, self._num_shards, "json") + Record.SUFFIX
-        )
+        path = self._stage.absolute(record_path(self._stage, index, self._num_shards))
         record = finished(self._stage, path)
         if record is None:
             output = self._worker.process(work, self._loaded.value, self._progress)

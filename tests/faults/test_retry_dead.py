@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from beam_jobs import embed_images, mine_pairs
 from model_code.image_embedder import ImageEmbedder
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.manifest import Dataset
 from tests import work_folder
 from tests.cloud import serve
@@ -77,6 +77,40 @@ def test_images_that_died_in_a_network_are_embedded_again(
     figure(f"{len(bad)} dead of {len(images)}: {len(decoded)} decoded again, all rows as if never")
 
 
+def busy(batch):
+    raise tf.errors.UnavailableError(None, None, "the device is busy")
+
+
+def well(batch):
+    pass
+
+
+def test_a_retry_stays_in_use_after_other_work(embed):
+    limit = "--max_dead_fraction=1"
+    _, broken = embed(busy, limit)
+    assert broken.manifest.tables["features"].rows == 0
+    _, mended = embed(well, limit, "--retry_dead=true")
+    assert mended.manifest.dead_rows == 0
+    embed(well, limit, "--num_phrases=2")
+    _, again = embed(busy, limit)
+    assert again.manifest.run_id == mended.manifest.run_id
+    # It needs not the first run, which may have been collected meanwhile.
+    embed(well, limit, "--num_phrases=2")
+    storage.remove_tree(broken.run_folder)
+    status, again = embed(busy, limit)
+    assert (status, again.manifest.run_id) == (0, mended.manifest.run_id)
+
+
+def test_a_run_over_the_ceiling_tries_its_dead_rows_again(embed, capsys, figure):
+    decoded = []
+    status, nothing = embed(busy)
+    assert (status, nothing) == (1, None)
+    assert "100.0% of images died" in capsys.readouterr().err
+    status, features = embed(decoded.extend)
+    assert (status, features.manifest.dead_rows) == (0, 0)
+    figure(f"100 % dead, nothing committed; then all {len(decoded)} are good by the same command")
+
+
 class _Photos(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         number = int(self.path.strip("/"))
@@ -91,7 +125,7 @@ class _Photos(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_images_that_could_not_be_fetched_are_fetched_again(tmp_path, figure):
+def test_images_that_could_not_be_fetched_are_fetched_again(tmp_path, capsys, figure):
     with open(tmp_path / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -102,24 +136,25 @@ def test_images_that_could_not_be_fetched_are_fetched_again(tmp_path, figure):
         argv += ["--image_columns=key=name,path=url", f"--output={tmp_path}/{output}"]
         argv += ["--fetch_http=true", "--fetch_private_hosts=localhost", "--max_dead_fraction=1"]
         argv += ["--min_users=1", "--one_person_pairs=true", *flags]
-        assert mine_pairs.run(argv) == 0
-        return Dataset(f"{tmp_path}/{output}").manifest
+        return mine_pairs.run(argv), Dataset(f"{tmp_path}/{output}").manifest
 
     with serve(_Photos) as server:
         server.down = set(BROKEN)
         lines = [f"p{i},http://localhost:{server.server_port}/{i}" for i in range(IMAGES)]
         (tmp_path / "images.csv").write_text("\n".join(["name,url", *lines]))
-        broken = mine("mined")
-        server.down.clear()
-        mended = mine("mined", "--retry_dead=true")
+        _, broken = mine("mined")
+        server.down = {7, 8}
+        status, unchanged = mine("mined", "--retry_dead=true")
+        assert (status, unchanged) == (1, broken)
+        assert "good in run" in capsys.readouterr().err
+        server.down = set()
+        status, mended = mine("mined", "--retry_dead=true")
+        assert status == 0
         mine("whole")
     kept = IMAGES - len(BROKEN)
     assert (broken.tables["images"].rows, mended.tables["images"].rows) == (kept, IMAGES)
     assert mended.counters["reused.rows"] == kept
     rows, expected = (work_folder.rows_of(f"{tmp_path}/{name}") for name in ("mined", "whole"))
     # A dead letter names its run.
-    assert {name for name in expected if rows[name] != expected[name]} == {
-        "dead_letters",
-        "content_hash",
-    }
+    assert [name for name in expected if rows[name] != expected[name]] == ["dead_letters"]
     figure(f"{len(BROKEN)} of {IMAGES} answered 503: all rows as if they had been there at once")
