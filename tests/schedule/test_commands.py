@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import job, reprocess_steps
+from beam_jobs import classify_images, dataflow, job, pipeline, reprocess_steps
 from model_code import gate
 from schemas import config as config_lib
 from schemas import gc, promote, snapshots
@@ -63,6 +63,23 @@ def test_every_command_of_the_examples_parses(variant, tmp_path):
     beam = {c.name for c in commands if c.on_dataflow}
     assert beam == ({"mine_log", *STAGES} if variant == "composer" else set())
     assert [c.name for c in commands if not c.retried] == ["gate"]
+
+
+def flags_of_beam(where):
+    """What --beam is in the settings for Composer or in the help of `./run.sh all`."""
+    if where == "composer":
+        return json.loads((FOLDER / "phraselens.composer.json").read_text())["reprocess"]["beam"]
+    (found,) = re.findall(r'--beam "([^"]*)"', pipeline.__doc__)
+    return found.replace("\\\n", "")
+
+
+@pytest.mark.parametrize("where", ["composer", "all"])
+def test_flags_of_beam_suffice_for_dataflow(where):
+    """As classify_images gets them, the one Beam job that reprocess does by itself."""
+    own = ["--model=gs://b/model", "--images=gs://b/*.jpg", "--output=gs://b/predictions"]
+    beam = shlex.split(re.sub(r"[A-Z]{2,}", lambda name: name[0].lower(), flags_of_beam(where)))
+    _, options = job.parse("classify_images", classify_images.Config, "", [*own, *beam], True)
+    assert dataflow.is_dataflow(options)
 
 
 @pytest.mark.parametrize("name", NAMES["composer"])
