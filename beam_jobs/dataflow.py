@@ -230,7 +230,7 @@ def _check_gpu(options: PipelineOptions, runs_networks: bool) -> None:
         raise PhraseLensError(
             f"--gpu={flags.gpu}",
             "--image beside it",
-            "Beam's own image has no CUDA: build one with deploy/Dockerfile, --target gpu.",
+            "Beam's own image has no CUDA: build deploy/Dockerfile with --build-arg VARIANT=gpu.",
         )
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.flexrs_goal:

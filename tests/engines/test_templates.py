@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from google.cloud import dataflow_v1beta3
 
 from beam_jobs import dataflow, submit
 from deploy import templates
 from schemas import config as config_lib
 from schemas import fingerprint, storage
+from schemas.errors import PhraseLensError
 from tests import work_folder
 from tests.unit.test_layout import locked
 
@@ -148,6 +150,17 @@ def test_every_base_is_a_stage_or_pinned():
             assert one in stages or one == "scratch" or re.match(r"\d", version), base
         stages.add(name)
     assert {"cpu", "gpu", "base", "beam", "launcher", "models"} <= stages
+
+
+def test_the_remedy_for_a_gpu_without_an_image_builds_one():
+    flags = {"runner": "DataflowRunner", "project": "my-project", "region": "us-central1"}
+    flags |= {"temp_location": "gs://bucket/temp", "setup_file": "./setup.py", "gpu": "nvidia-l4"}
+    options = PipelineOptions([f"--{name}={value}" for name, value in flags.items()])
+    with pytest.raises(PhraseLensError) as error:
+        dataflow.prepare(options, runs_networks=True)
+    ((argument, variant),) = re.findall(r"--build-arg (\w+)=(\w+)", str(error.value))
+    assert f"{argument}=cpu" in words_of("ARG")
+    assert {f"base AS {variant}", f"${{{argument}}}"} <= set(words_of("FROM"))
 
 
 def test_packages_come_from_the_locks_and_from_nowhere_else():
