@@ -263,7 +263,7 @@ def check_code(module: str, expected: str) -> None:
         raise PhraseLensError(
             f"the workers' {module}",
             "the code that drew this job",
-            "Build the image of --image anew, or send the code along: ./run.sh submit.",
+            "Build the image of --image anew, or send the code along: --setup_file=./setup.py.",
         )
 
 
