@@ -5,12 +5,13 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from beam_jobs import classify_images, dataflow, job, pipeline, reprocess_steps
+from beam_jobs import classify_images, dataflow, job, mine_log, pipeline, reprocess_steps
 from model_code import gate
 from schemas import config as config_lib
 from schemas import gc, promote, snapshots
@@ -154,13 +155,31 @@ def test_launch_of_the_docs_has_flags_of_its_job(tmp_path):
     assert parse(phraselens_commands.Command(name, flags)).output == flags["output"]
 
 
-def test_cron_line_of_the_docs_parses():
+def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
+    """As a shell runs it, with a run.sh that writes down how it was called."""
     (line,) = [line for line in DOCS.splitlines() if line.startswith("0 3 * * *")]
-    found = re.findall(r"\./run\.sh (\w+) ([^&\"]*)", line)
-    assert [name for name, _ in found] == LAST
-    for name, flags in found:
-        argv = shlex.split(flags.replace("$W", "/w").replace("$D", "2026-01-31"))
-        assert config_lib.parse(CONFIGS[name], name, "", argv).workdir == "/w"
+    shell = line.removeprefix("0 3 * * * ").replace(r"\%", "%")
+    for path in ("/opt/phraselens", "/tmp/phraselens.lock", "/var/log/phraselens.log"):
+        assert path in shell
+        shell = shell.replace(path, str(tmp_path / path.rpartition("/")[2]))
+    (tmp_path / "phraselens").mkdir()
+    stub = tmp_path / "phraselens" / "run.sh"
+    stub.write_text('#!/bin/sh\nprintf "%s\\t" "$@"\necho\n')
+    stub.chmod(0o755)
+    subprocess.run(["sh", "-c", shell], check=True)
+
+    calls = (tmp_path / "phraselens.log").read_text().splitlines()
+    found = [call.rstrip("\t").split("\t") for call in calls]
+    assert [name for name, *_ in found] == NAMES["bash"]
+    (_, *day), *rest = found
+    mined, _ = job.parse("mine_log", mine_log.Config, "", day)
+    parsed = {name: config_lib.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
+    date = parsed["reprocess"].date
+    snapshots.check_date(date)
+    assert {date, parsed["gate"].date, parsed["promote"].date, mined.partition} == {date}
+    assert mined.output == f"{parsed['reprocess'].days}/{date}"
+    assert mined.log == (f"/data/logs/{date}/*",)
+    assert {config.workdir for config in parsed.values()} == {"/data/work"}
 
 
 def test_limits_of_the_docs_are_the_defaults():
