@@ -42,7 +42,7 @@ Stages, in the order of `all`
 
 Elsewhere
   similar IMAGE…      find the images most like an image, by what people would type for it
-  submit JOB          send one of the Beam jobs to Dataflow, with this code
+  submit JOB          send one of the Beam jobs to Dataflow
   template JOB        write a Beam job's Flex Template for Dataflow
   flink up|submit JOB start a Flink cluster on this machine, and send Beam jobs to it
 
@@ -200,7 +200,7 @@ case $command in
   submit)
     [[ " $jobs forget " == *" ${1:-} "* ]] ||
       fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
-    module beam_jobs.submit --job="$1" --setup_file="$root/setup.py" "${@:2}"
+    module beam_jobs.submit --job="$1" "${@:2}"
     ;;
   template) module deploy.templates "$@" ;;
   flink) module deploy.flink "$@" ;;

@@ -230,7 +230,7 @@ def _check_gpu(options: PipelineOptions, runs_networks: bool) -> None:
         raise PhraseLensError(
             f"--gpu={flags.gpu}",
             "--image beside it",
-            "Beam's own image has no CUDA: build one with deploy/Dockerfile, --target gpu.",
+            "Beam's own image has no CUDA: build deploy/Dockerfile with --build-arg VARIANT=gpu.",
         )
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.flexrs_goal:
@@ -263,7 +263,7 @@ def check_code(module: str, expected: str) -> None:
         raise PhraseLensError(
             f"the workers' {module}",
             "the code that drew this job",
-            "Build the image of --image anew, or send the code along: ./run.sh submit.",
+            "Build the image of --image anew, or send the code along: --setup_file=./setup.py.",
         )
 
 

@@ -12,7 +12,8 @@ snapshots are deleted too.
       --forget deletions.csv
   ./run.sh all … --dry_run
   ./run.sh all … --set train_fusion.epochs=50,embed_images.num_phrases=5
-  ./run.sh all … --beam '--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp'
+  ./run.sh all … --beam "--runner=DataflowRunner --project=PROJECT --region=REGION \\
+      --temp_location=gs://BUCKET/tmp --image=REPOSITORY/phraselens:1"
 """
 
 import dataclasses

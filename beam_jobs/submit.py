@@ -1,8 +1,9 @@
 """Sends a Beam job to Dataflow: what `./run.sh submit` and the Flex Templates start.
 
 The job is drawn here, from the same flags as on one machine, and commits its dataset there by
-itself. --dry_run prints steps, environments with resource hints, options and staged files, and
-sends nothing. docs/dataflow.md says what it needs.
+itself. Its workers have the code from --image; without one, this code is sent along. --dry_run
+prints steps, environments with resource hints, options and staged files, and sends nothing.
+docs/dataflow.md says what it needs.
 
   ./run.sh submit embed_images … --project P --region R --temp_location gs://BUCKET/tmp \\
       --image REPOSITORY/phraselens-gpu:1 --gpu nvidia-l4 [--dry_run]
@@ -12,6 +13,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from schemas.config import unknown_flags
@@ -28,6 +30,10 @@ JOBS = (
     "forget",
 )
 
+# What says where workers have the code from.
+CODE_FLAGS = ("--image", "--sdk_container_image", "--setup_file")
+SETUP = Path(__file__).resolve().parent.parent / "setup.py"
+
 ON_GPU = ("embed_phrases", "embed_images", "classify_images")
 
 
@@ -43,6 +49,15 @@ def job_module(name: str) -> ModuleType:
     return importlib.import_module(f"beam_jobs.{name}")
 
 
+def code_flags(flags: Sequence[str]) -> list[str]:
+    """The flag that sends this code along, or [] where `flags` say what workers have it from.
+
+    Code that is installed, as in an image, has no setup.py and cannot be sent.
+    """
+    said = any(flag.partition("=")[0] in CODE_FLAGS for flag in flags)
+    return [] if said or not SETUP.exists() else [f"--setup_file={SETUP}"]
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--job", default="")
@@ -55,7 +70,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 2
     if not any(flag.startswith("--runner") for flag in flags):
         flags.append("--runner=DataflowRunner")
-    return module.run(flags)
+    return module.run([*flags, *code_flags(flags)])
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def test_without_an_image_workers_install_this_code(work, dataflow):
     """The source distribution that is staged holds every module and what they read beside them."""
     job = "embed_images"
     flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow)]
-    assert submit.run([f"--job={job}", f"--setup_file={ROOT}/setup.py", *flags]) == 0
+    assert submit.run([f"--job={job}", *flags]) == 0
     posted, plan = arrived(dataflow)
     assert set(plan.staged) == {*ALWAYS, "workflow.tar.gz"}
     (environment,) = plan.environments

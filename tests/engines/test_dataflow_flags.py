@@ -1,6 +1,10 @@
 """What Dataflow's flags refuse, and what follows from them; no graph is drawn here."""
 
 import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +23,7 @@ from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
+ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
     "runner": "DataflowRunner",
     "project": "my-project",
@@ -183,3 +188,32 @@ def test_what_google_says_is_an_error_and_no_traceback():
     assert "Google Cloud: 403 no" in dataflow.refusal(Forbidden("no"))
     assert "gcloud auth" in dataflow.refusal(DefaultCredentialsError("none"))
     assert dataflow.refusal(KeyError("ours")) is None
+
+
+@pytest.mark.parametrize("flag", ["--image=i:1", "--sdk_container_image=i:1", "--setup_file=s.py"])
+def test_code_is_sent_along_unless_it_is_said_where_workers_have_it(flag):
+    (code,) = submit.code_flags(["--output=gs://bucket/image"])
+    assert code == f"--setup_file={ROOT / 'setup.py'}"
+    assert submit.code_flags([flag]) == submit.code_flags(flag.split("=")) == []
+
+
+def test_an_installed_submit_has_no_code_to_send(monkeypatch, tmp_path):
+    """As in the image, whose launcher starts Flex Templates."""
+    monkeypatch.setattr(submit, "SETUP", tmp_path / "setup.py")
+    assert submit.code_flags(["--output=gs://bucket/o"]) == []
+
+
+def test_run_sh_adds_nothing_to_what_is_submitted(tmp_path):
+    """Else the tests of submit would not say what is sent."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    (tmp_path / "bin" / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    sent = subprocess.run(
+        [ROOT / "run.sh", "submit", "embed_images", "--image=i:1", "--output=a b"],
+        env={"PATH": os.environ["PATH"], "PHRASELENS_VENV": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    expected = ["-m", "beam_jobs.submit", "--job=embed_images", "--image=i:1", "--output=a b"]
+    assert sent.stdout.splitlines() == expected, sent.stderr

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import fnmatch
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,12 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from google.cloud import dataflow_v1beta3
 
 from beam_jobs import dataflow, submit
 from deploy import templates
 from schemas import config as config_lib
 from schemas import fingerprint, storage
+from schemas.errors import PhraseLensError
 from tests import work_folder
 from tests.unit.test_layout import locked
 
@@ -149,6 +152,17 @@ def test_every_base_is_a_stage_or_pinned():
     assert {"cpu", "gpu", "base", "beam", "launcher", "models"} <= stages
 
 
+def test_the_remedy_for_a_gpu_without_an_image_builds_one():
+    flags = {"runner": "DataflowRunner", "project": "my-project", "region": "us-central1"}
+    flags |= {"temp_location": "gs://bucket/temp", "setup_file": "./setup.py", "gpu": "nvidia-l4"}
+    options = PipelineOptions([f"--{name}={value}" for name, value in flags.items()])
+    with pytest.raises(PhraseLensError) as error:
+        dataflow.prepare(options, runs_networks=True)
+    ((argument, variant),) = re.findall(r"--build-arg (\w+)=(\w+)", str(error.value))
+    assert f"{argument}=cpu" in words_of("ARG")
+    assert {f"base AS {variant}", f"${{{argument}}}"} <= set(words_of("FROM"))
+
+
 def test_packages_come_from_the_locks_and_from_nowhere_else():
     installs = re.findall(r"pip install ([^&]*)", " && ".join(words_of("RUN")))
     locks = {"cpu": "requirements.lock", "gpu": "requirements-gpu.lock"}
@@ -162,20 +176,22 @@ def test_packages_come_from_the_locks_and_from_nowhere_else():
     assert not any(re.search(r"\b(apt|apt-get|curl|wget)\b", run) for run in words_of("RUN"))
 
 
+def copies(words: str) -> tuple[list[str], str]:
+    """What of the repository a COPY copies, and to where."""
+    *sources, target = [word for word in words.split() if not word.startswith("--")]
+    return ([] if "--from=" in words else sources), target
+
+
 def copied_sources() -> list[str]:
-    """What of the repository the image's last stage copies."""
-    found = []
-    for words in words_of("COPY"):
-        *flags, target = words.split()
-        if not any(word.startswith("--from=") for word in flags) and target.startswith("code/"):
-            found += [word for word in flags if not word.startswith("--")]
-    return found
+    """What of the repository is installed into the image's environment."""
+    found = [copies(words) for words in words_of("COPY")]
+    return [s for sources, target in found if target.startswith("code/") for s in sources]
 
 
 def test_everything_that_is_copied_is_there_and_reaches_the_builder():
     ignore = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().split("\n")
     kept = [line[1:] for line in ignore if line.startswith("!")]
-    copied = [*copied_sources(), "requirements.lock", "requirements-gpu.lock"]
+    copied = [source for words in words_of("COPY") for source in copies(words)[0]]
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(fnmatch.fnmatch(source, pattern) for pattern in kept), source
@@ -204,6 +220,59 @@ def test_the_launcher_starts_a_file_that_is_installed():
     module = setting.rpartition("site-packages/")[2]
     assert (ROOT / module).exists()
     assert module == "beam_jobs/submit.py"
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def image(request, tmp_path) -> Path:
+    """The folder of an image's files that run.sh needs, laid out by the Dockerfile.
+
+    Its Python is this one with the image's code; it can make no environment.
+    """
+    (workdir,) = words_of("WORKDIR")
+
+    def place(path: str) -> Path:
+        return tmp_path / str(Path(workdir, path)).lstrip("/")
+
+    packages = place("/opt/venv/lib/python3.11/site-packages")
+    packages.mkdir(parents=True)
+    place(workdir).mkdir(parents=True)
+    stage = ""
+    for instruction, words in instructions():
+        if instruction == "FROM":
+            stage = words.partition(" AS ")[2]
+        if stage in {"cpu", "gpu"} - {request.param}:
+            continue
+        if instruction == "COPY":
+            sources, target = copies(words)
+            for source in sources:
+                if not target.startswith("code/"):
+                    shutil.copy(ROOT / source, place(target))
+                elif (ROOT / source).is_dir():
+                    (packages / source).symlink_to(ROOT / source)
+        elif instruction == "RUN":
+            for source, target in re.findall(r"\bcp (\S+) (\S+)", words):
+                shutil.copy(place(source), place(target))
+    python = f'PYTHONPATH=$PYTHONPATH:{packages} exec {sys.executable} "$@"'
+    place("/opt/venv/bin").mkdir()
+    for name, script in {"python": python, "python3.11": "exit 1"}.items():
+        place(f"/opt/venv/bin/{name}").write_text(f"#!/bin/sh\n{script}\n")
+        place(f"/opt/venv/bin/{name}").chmod(0o755)
+    return tmp_path
+
+
+def test_the_cloud_run_job_of_the_docs_starts_in_the_image_and_installs_nothing(image):
+    (command,) = re.findall(r"--command (/\S+)", (ROOT / "docs" / "schedule.md").read_text())
+    (venv,) = re.findall(r"PHRASELENS_VENV=(\S+)", " ".join(words_of("ENV")))
+    for name in ("reprocess", "gate", "promote", "gc"):
+        done = subprocess.run(
+            [image / command[1:], name, "--help"],
+            env={"PATH": os.environ["PATH"], "PHRASELENS_VENV": str(image / venv[1:])},
+            cwd=image,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"usage: ./run.sh {name} "), done.stdout
 
 
 @pytest.mark.slow

@@ -5,12 +5,13 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from beam_jobs import job, reprocess_steps
+from beam_jobs import classify_images, dataflow, job, mine_log, pipeline, reprocess_steps
 from model_code import gate
 from schemas import config as config_lib
 from schemas import gc, promote, snapshots
@@ -63,6 +64,23 @@ def test_every_command_of_the_examples_parses(variant, tmp_path):
     beam = {c.name for c in commands if c.on_dataflow}
     assert beam == ({"mine_log", *STAGES} if variant == "composer" else set())
     assert [c.name for c in commands if not c.retried] == ["gate"]
+
+
+def flags_of_beam(where):
+    """What --beam is in the settings for Composer or in the help of `./run.sh all`."""
+    if where == "composer":
+        return json.loads((FOLDER / "phraselens.composer.json").read_text())["reprocess"]["beam"]
+    (found,) = re.findall(r'--beam "([^"]*)"', pipeline.__doc__)
+    return found.replace("\\\n", "")
+
+
+@pytest.mark.parametrize("where", ["composer", "all"])
+def test_flags_of_beam_suffice_for_dataflow(where):
+    """As classify_images gets them, the one Beam job that reprocess does by itself."""
+    own = ["--model=gs://b/model", "--images=gs://b/*.jpg", "--output=gs://b/predictions"]
+    beam = shlex.split(re.sub(r"[A-Z]{2,}", lambda name: name[0].lower(), flags_of_beam(where)))
+    _, options = job.parse("classify_images", classify_images.Config, "", [*own, *beam], True)
+    assert dataflow.is_dataflow(options)
 
 
 @pytest.mark.parametrize("name", NAMES["composer"])
@@ -137,13 +155,31 @@ def test_launch_of_the_docs_has_flags_of_its_job(tmp_path):
     assert parse(phraselens_commands.Command(name, flags)).output == flags["output"]
 
 
-def test_cron_line_of_the_docs_parses():
+def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
+    """As a shell runs it, with a run.sh that writes down how it was called."""
     (line,) = [line for line in DOCS.splitlines() if line.startswith("0 3 * * *")]
-    found = re.findall(r"\./run\.sh (\w+) ([^&\"]*)", line)
-    assert [name for name, _ in found] == LAST
-    for name, flags in found:
-        argv = shlex.split(flags.replace("$W", "/w").replace("$D", "2026-01-31"))
-        assert config_lib.parse(CONFIGS[name], name, "", argv).workdir == "/w"
+    shell = line.removeprefix("0 3 * * * ").replace(r"\%", "%")
+    for path in ("/opt/phraselens", "/tmp/phraselens.lock", "/var/log/phraselens.log"):
+        assert path in shell
+        shell = shell.replace(path, str(tmp_path / path.rpartition("/")[2]))
+    (tmp_path / "phraselens").mkdir()
+    stub = tmp_path / "phraselens" / "run.sh"
+    stub.write_text('#!/bin/sh\nprintf "%s\\t" "$@"\necho\n')
+    stub.chmod(0o755)
+    subprocess.run(["sh", "-c", shell], check=True)
+
+    calls = (tmp_path / "phraselens.log").read_text().splitlines()
+    found = [call.rstrip("\t").split("\t") for call in calls]
+    assert [name for name, *_ in found] == NAMES["bash"]
+    (_, *day), *rest = found
+    mined, _ = job.parse("mine_log", mine_log.Config, "", day)
+    parsed = {name: config_lib.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
+    date = parsed["reprocess"].date
+    snapshots.check_date(date)
+    assert {date, parsed["gate"].date, parsed["promote"].date, mined.partition} == {date}
+    assert mined.output == f"{parsed['reprocess'].days}/{date}"
+    assert mined.log == (f"/data/logs/{date}/*",)
+    assert {config.workdir for config in parsed.values()} == {"/data/work"}
 
 
 def test_limits_of_the_docs_are_the_defaults():
