@@ -2,7 +2,8 @@
 
 Reads a deletion list (a table with the columns image, user and query; a row names an image, or a
 person, or a person and one query of theirs) and a folder of days. Rewrites every day that holds
-anything of it, as if it had never been there, and deletes what the day held before.
+anything of it, as if it had never been there, and deletes what each day held before, and what runs
+that died left there. Let no job elsewhere write these days meanwhile: it would fail.
 
   ./run.sh forget --list deletions.csv --days work/days
   ./run.sh all --days work/days --forget deletions.csv …     this, and all datasets made of them
@@ -44,10 +45,13 @@ def _tables(day: Dataset, name: str) -> Iterator[tuple[manifest.Shard, pa.Table]
 
 
 def forget_in_day(root: str, deletions: Deletions) -> int:
-    """Rewrites one day without what must be forgotten, if it holds any of it.
+    """Rewrites one day without what must be forgotten, if it holds any of it; deletes older runs.
 
     Returns:
       How many rows of people and dead letters went.
+
+    Raises:
+      RivalCommitError: another job has replaced the day meanwhile.
     """
     seen = manifest.token(root)
     day = Dataset(root)
@@ -59,6 +63,9 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
             if name == "evidence":
                 queries.append(pc.unique(kept["query_id"]))
     if not gone:
+        # An older run may hold it, where this one was mined without, or was left by a forgetting
+        # that was killed before its purge.
+        manifest.purge(root)
         return 0
     typed = pc.unique(pa.chunked_array(queries, pa.int64()))
     old = day.manifest

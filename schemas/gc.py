@@ -1,7 +1,8 @@
 """Deletes old runs: those that no kept snapshot names.
 
 Kept are the last snapshots, the one in use and the one before it, the last run of every dataset,
-and runs that are being made. Everything else that earlier runs left is deleted, and counted.
+and runs that are being made. Everything else that earlier runs left is deleted, and counted; so is
+what runs that died left in the folders spill and scratch of a dataset.
 
   ./run.sh gc --workdir work/mine --keep 7 --dry_run
   ./run.sh gc --workdir work/mine --keep 7
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from schemas import config as config_lib
-from schemas import snapshots
+from schemas import manifest, snapshots
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -23,7 +24,8 @@ class Config:
     workdir: str = flag("Work folder of all stages.", role="runtime")
     keep: int = flag("Snapshots to keep, the last ones.", role="runtime")
     in_progress_hours: float = flag(
-        "A run that was never committed is left alone while a file of it is younger than this.",
+        "A run that was never committed is left alone while a file of it is younger than this, "
+        "or a process of this machine works on it.",
         default=24.0,
         role="runtime",
     )
@@ -43,14 +45,21 @@ def _collect(config: Config) -> None:
         garbage = snapshots.find_garbage(config.workdir, pointer, *args)
     else:
         garbage = snapshots.collect(config.workdir, *args)
-    for run in garbage.runs:
+    runs = [run for run in garbage.runs if run.folder == manifest.RUNS]
+    left = [run for run in garbage.runs if run.folder != manifest.RUNS]
+    for run in runs:
         state = "" if run.committed else ", never committed"
         print(f"{run.dataset} run {run.run_id}: {run.bytes:,} bytes{state}")
+    for run in left:
+        print(f"{run.dataset} {run.folder} {run.run_id}: {run.bytes:,} bytes")
     for date in garbage.dates:
         print(f"snapshot {date}")
     size = sum(run.bytes for run in garbage.runs)
     done = "--dry_run: would free" if config.dry_run else "freed"
-    print(f"{done} {size:,} bytes: {len(garbage.runs)} runs, {len(garbage.dates)} snapshots")
+    print(
+        f"{done} {size:,} bytes: {len(runs)} runs, {len(garbage.dates)} snapshots, "
+        f"{len(left)} leftovers of dead runs"
+    )
 
 
 def run(argv: Sequence[str] | None = None) -> int:

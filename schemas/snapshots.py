@@ -252,7 +252,12 @@ class Resolver:
 
 @dataclasses.dataclass(frozen=True)
 class Garbage:
-    """What nobody needs: runs that no kept snapshot names, and the other snapshots."""
+    """What nobody needs.
+
+    Attributes:
+      runs: those that no kept snapshot names, and what died left in spill and scratch.
+      dates: the other snapshots.
+    """
 
     runs: list[manifest.Run]
     dates: list[str]
@@ -272,19 +277,22 @@ def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) 
       pointer: what is in use.
       keep: the snapshots to keep: the last ones, beside the one in use and the one before it.
       started_before: a run that was never committed counts as being made unless all of its files
-        are older, seconds since 1970.
+        are older, seconds since 1970, and no process of this machine works on it.
     """
     found, kept = dates(work), kept_dates(work, pointer, keep)
     named = {(n, run) for d in kept if d for n, run in read(work, d).datasets.items()}
     old = []
     for name in dataset_names(work):
         root = storage.join(work, name)
-        last = Dataset(root).manifest.run_id
-        for run in manifest.runs(root):
-            in_use = run.run_id == last or (name, run.run_id) in named
-            being_made = not run.committed and run.changed >= started_before
-            if not in_use and not being_made:
-                old.append(run)
+        in_use = {Dataset(root).manifest.run_id, *(run for n, run in named if n == name)}
+        folders = [*manifest.runs(root), *manifest.leftovers(root)]
+        # A run may for a long time write to one of its folders only.
+        young = {folder.run_id for folder in folders if folder.changed >= started_before}
+        for folder in folders:
+            is_kept = folder.folder == manifest.RUNS and folder.run_id in in_use
+            being_made = not folder.committed and folder.run_id in young
+            if not is_kept and not being_made and manifest.is_free(folder):
+                old.append(folder)
     return Garbage(old, [date for date in found if date not in kept])
 
 
@@ -308,16 +316,15 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
     garbage = find_garbage(work, pointer, keep, started_before)
     for date in garbage.dates:
         storage.remove(_path(work, date))
-    for run in garbage.runs:
-        manifest.remove_run(run)
-    return garbage
+    gone = [run for run in garbage.runs if manifest.remove_run(run)]
+    return dataclasses.replace(garbage, runs=gone)
 
 
 def forget(work: str, names: Collection[str], date: str = "") -> None:
     """Deletes every run of datasets but the last one and a snapshot's, and all other snapshots.
 
-    What must be forgotten stays in no old run. Where a snapshot was in use, the new one is; or
-    none, where there is no date.
+    What must be forgotten stays in no old run, nor in what a run that died left. Where a snapshot
+    was in use, the new one is; or none, where there is no date.
 
     Args:
       work: the work folder.

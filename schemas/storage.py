@@ -21,6 +21,7 @@ from schemas.errors import PhraseLensError
 GCS_PREFIX = "gs://"
 # In the name of a file that is being written; a process that was killed leaves one behind.
 PARTIAL = ".partial-"
+LIST_ATTEMPTS = 100
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -72,7 +73,14 @@ def list_sizes(path: str) -> list[tuple[str, int, float]]:
     """As `list_files`, with bytes and the time of change, seconds since 1970."""
     fs, inner = filesystem(path)
     selector = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
-    files = [f for f in fs.get_file_info(selector) if f.type == pafs.FileType.File]
+    for attempt in range(LIST_ATTEMPTS):
+        try:
+            found = fs.get_file_info(selector)
+            break
+        except FileNotFoundError:  # a folder below it was deleted while Arrow came to it
+            if attempt + 1 == LIST_ATTEMPTS:
+                raise
+    files = [f for f in found if f.type == pafs.FileType.File]
     return sorted((os.path.relpath(f.path, inner), f.size, (f.mtime_ns or 0) / 1e9) for f in files)
 
 

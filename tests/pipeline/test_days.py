@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs import forget, mine_log, mine_pairs, pipeline
 from schemas import fingerprint, manifest, storage
+from schemas.errors import PhraseLensError
 from tests.image_files import encode, photo
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "user", "session", "timestamp")
@@ -176,6 +177,46 @@ def test_one_command_forgets_everywhere(tmp_path, images):
         assert str(fingerprint.hash64("user-0")) not in text
     assert "label of p2" in _plain_text(work)
     assert len(os.listdir(storage.join(work, "mined", "runs"))) == 1
+
+
+def one_person_is_gone(root):
+    """Whether one run is left, and in the whole folder neither user-0 nor what they typed."""
+    text = _plain_text(root)
+    assert str(fingerprint.hash64("user-0")) not in text
+    assert "spilled by user-0" not in text
+    assert manifest.verify(root) == []
+    return len(os.listdir(storage.join(root, "runs"))) == 1
+
+
+def test_a_forgetting_that_was_killed_before_it_purged_purges_when_it_runs_again(
+    tmp_path, monkeypatch
+):
+    day = mine_day(tmp_path, write(tmp_path / "log.csv", rows_of(1)), 0)
+    for folder in ("spill", "scratch"):  # of a run that was killed
+        storage.write_bytes(f"{day}/{folder}/dead/rows.arrow", b"spilled by user-0")
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("user\nuser-0\n")
+    command = ["--list", str(deletions), "--days", str(tmp_path / "days")]
+
+    def killed(*_):
+        raise PhraseLensError("the process", "to live", "Run it again.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "purge", killed)
+        assert forget.run(command) == 1
+    assert len(os.listdir(storage.join(day, "runs"))) == 2
+    assert forget.run(command) == 0
+    assert one_person_is_gone(day)
+
+
+def test_runs_from_before_a_log_was_mined_without_a_person_are_forgotten(tmp_path):
+    log, deletions = write(tmp_path / "log.csv", rows_of(1)), tmp_path / "deletions.csv"
+    deletions.write_text("user\nuser-0\n")
+    mine_day(tmp_path, log, 0)
+    day = mine_day(tmp_path, log, 0, "--forget", str(deletions))
+    assert len(os.listdir(storage.join(day, "runs"))) == 2
+    assert forget.run(["--list", str(deletions), "--days", str(tmp_path / "days")]) == 0
+    assert one_person_is_gone(day)
 
 
 def _plain_text(folder):

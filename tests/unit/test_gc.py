@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from schemas import gc, manifest, snapshots, storage
+from schemas import gc, manifest, snapshots, stage, storage
 from schemas.errors import PhraseLensError, RivalCommitError
-from tests.unit.test_snapshots import commit, snapshot, text_of
+from tests.unit.test_snapshots import Config, commit, snapshot, text_of
 
 DATES = [f"2026-01-0{day}" for day in range(1, 7)]
 HOUR = 3600.0
@@ -74,6 +74,92 @@ def test_a_run_that_is_being_made_is_left_alone(work):
     assert storage.size(path) == 4
     old = time.time() - 25 * HOUR
     os.utime(path, (old, old))
+    assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
+    assert storage.size(path) is None
+
+
+def leave(path, hours=25.0):
+    """Writes a file as a process did that was killed so many hours ago."""
+    storage.write_bytes(path, b"half")
+    then = time.time() - hours * HOUR
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("folder", ["spill", "scratch"])
+def test_what_a_dead_run_left_beside_its_shards_goes_too(work, folder, capsys):
+    last = manifest.read(f"{work}/model").run_id
+    for run in ("dead", last):  # the last one was killed when it had just been committed
+        leave(f"{work}/model/{folder}/{run}/rows/block.arrow", 25 if run == "dead" else 23)
+    assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
+    freed = capsys.readouterr().out
+    assert f"{work}/model {folder} dead: 4 bytes\n" in freed
+    assert "freed 4 bytes: 0 runs, 0 snapshots, 1 leftovers of dead runs" in freed
+    assert storage.list_files(f"{work}/model/{folder}") == [f"{last}/rows/block.arrow"]
+
+    command = [f"--workdir={work}", "--keep=9", "--in_progress_hours=0"]
+    assert gc.run([*command, "--dry_run"]) == 0
+    assert len(storage.list_files(f"{work}/model/{folder}")) == 1
+    assert gc.run(command) == 0
+    assert storage.list_files(f"{work}/model/{folder}") == []
+    assert readable(work) == DATES
+
+
+def test_a_run_is_being_made_while_any_file_of_it_is_young(work):
+    left = [f"{work}/model/{folder}/made/rows/a" for folder in ("runs", "spill", "scratch")]
+    for young in left:
+        for path in left:
+            leave(path, 1 if path == young else 25)
+        assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
+        assert all(storage.size(path) == 4 for path in left)
+    leave(left[-1])
+    assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
+    assert not any(storage.exists(path) for path in left)
+
+
+def test_a_run_that_a_process_works_on_is_left_alone(work, caplog):
+    planned = stage.plan("job", Config(f"{work}/model", "in the making"), [], {})
+    folders = [planned.absolute(planned.folder("model")), planned.spill, planned.scratch]
+    with planned.alone():
+        for folder in folders:
+            leave(f"{folder}/half")
+        assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
+        snapshots.forget(work, ["model"], DATES[-1])
+        assert all(storage.list_files(folder) == ["half"] for folder in folders)
+        assert f"{planned.spill} is being made and was not deleted" in caplog.text
+    snapshots.forget(work, ["model"], DATES[-1])
+    assert not any(storage.list_files(folder) for folder in folders)
+    with planned.alone():
+        pass  # who works on it next finds it free
+
+
+def test_forgetting_does_not_wait_for_dead_runs_to_grow_old(work):
+    last = manifest.read(f"{work}/model").run_id
+    for folder in ("spill", "scratch"):
+        for run in ("dead", last):
+            storage.write_bytes(f"{work}/model/{folder}/{run}/queries", b"what people typed")
+    snapshots.forget(work, ["model", "phrases"], DATES[-1])
+    assert [f for f in storage.list_files(f"{work}/model") if f.endswith("queries")] == []
+    assert readable(work) == DATES[-1:]
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(work, monkeypatch):
+    """A job that is being made deletes what it spilled just then."""
+    path = f"{work}/model/spill/made/rows/block.arrow"
+    leave(path, 1)
+
+    class Vanishing:
+        def get_file_info(self, selector):
+            if storage.size(path) is not None:
+                storage.remove_tree(f"{work}/model/spill/made")
+                raise FileNotFoundError(path)
+            return real(selector.base_dir)[0].get_file_info(selector)
+
+    def filesystem(listed):
+        fs, inner = real(listed)
+        return (Vanishing() if listed.endswith("model/spill") else fs), inner
+
+    real = storage.filesystem
+    monkeypatch.setattr(storage, "filesystem", filesystem)
     assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
     assert storage.size(path) is None
 
