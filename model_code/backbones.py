@@ -209,6 +209,14 @@ def freeze_batch_norm(model: keras.Model) -> None:
             layer.trainable = False
 
 
+def trains_batch_norm(model: keras.Model) -> bool:
+    """Whether training changes statistics of batches, which each device has of its own images."""
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in model._flatten_layers()
+    )
+
+
 def encoder(model: keras.Model, preprocessing: str) -> Callable:
     """The compiled function of a frozen backbone: [B, S, S, 3] uint8 → [B, features] float32."""
     return tf.function(

@@ -4,6 +4,7 @@ Free of TensorFlow, so that `--help` and a skipped run take no time.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -52,7 +53,9 @@ def main(
         print(describe(planned), flush=True)
         if config.dry_run:
             return 0
-        with planned.alone():
+        # Workers that train together run the same command, each with a TF_CONFIG of its own.
+        task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
+        with planned.alone(int(task.get("index", 0))):
             return work(config, planned)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -101,10 +101,15 @@ class Previous:
     def is_usable(self, change: Change, kind: Kind, settings: IndexSettings) -> bool:
         """Whether to update it rather than to build anew an index of the kind `kind`.
 
-        A flat index has nothing to update: its vectors are its tables.
+        A flat index has nothing to update: its vectors are its tables. A graph forgets no node:
+        of one that would hold too many dead ones the drift is too great, too.
         """
-        same_kind = kind.name == self.kind.name != "flat"
-        return same_kind and self.drift(change) <= settings.max_drift
+        if kind.name != self.kind.name or kind.name == "flat":
+            return False
+        rows = change.kept + change.added + change.changed
+        nodes = len(self.places()) + change.added + change.changed
+        grown = kind.name == "hnsw" and nodes > (1 + settings.max_drift) * rows
+        return not grown and self.drift(change) <= settings.max_drift
 
 
 def update(

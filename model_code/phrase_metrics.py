@@ -69,7 +69,7 @@ def count_above(
       [p] float64.
     """
     above = np.zeros(len(rows))
-    image_embs, vectors = image_embs.astype(np.float32), vectors.astype(np.float32)
+    image_embs, vectors = (x.astype(np.float32, copy=False) for x in (image_embs, vectors))
     for start in range(0, len(image_embs), _IMAGES):
         mine = slice(*np.searchsorted(rows, [start, start + _IMAGES]))
         local = rows[mine] - start

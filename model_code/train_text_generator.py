@@ -199,6 +199,12 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
                 inputs = image_ops.augment(inputs, seed)
             return image_ops.preprocess(spec.preprocessing, inputs)
 
+    if devices.count > 1 and backbones.trains_batch_norm(tower):
+        raise PhraseLensError(
+            f"{name} with random weights on {devices.count} devices",
+            "a network whose batch normalisation is frozen: each device would have its own",
+            "Give --weights, which freezes it, or --trainable=head, or one device.",
+        )
     batch_size = devices.equal_parts(min(config.batch_size, train.rows))
     steps = train.rows // batch_size
     trainer = text_generator.Trainer(

@@ -129,14 +129,17 @@ class Stage:
         return storage.join(self.output, "spill", self.run_id)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, worker: int = 0) -> Iterator[None]:
         """Held while a process works on this run: two would mix their checkpoints and files.
+
+        Args:
+          worker: its number, where several processes work on it together.
 
         Raises:
           PhraseLensError: another process of this machine works on the same run.
         """
         os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
-        with open(f"{self.scratch}.lock", "w") as f:
+        with open(f"{self.scratch}{f'-{worker}' if worker else ''}.lock", "w") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
