@@ -121,12 +121,12 @@ class Stage:
     def scratch(self) -> str:
         """A local folder for checkpoints, kept until the run is committed."""
         base = tempfile.gettempdir() if self.output.startswith(storage.GCS_PREFIX) else self.output
-        return os.path.join(base, "scratch", self.run_id)
+        return os.path.join(base, manifest.SCRATCH, self.run_id)
 
     @property
     def spill(self) -> str:
         """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
-        return storage.join(self.output, "spill", self.run_id)
+        return storage.join(self.output, manifest.SPILL, self.run_id)
 
     @contextlib.contextmanager
     def alone(self, worker: int = 0) -> Iterator[None]:

@@ -19,7 +19,7 @@ Rows = dict[str, list[str]]
 
 def command(job: str, of: TinyRun, output: Path) -> list[str]:
     """The command of a job on the tiny run's inputs; `forget` rewrites the days in `output`."""
-    if job in STAGES:
+    if job in STEPS:
         return work_folder.command_into(job, of.config, str(output))
     module = [sys.executable, "-m", f"beam_jobs.{job}"]
     if job == "forget":

@@ -1,6 +1,6 @@
 """kill -9 at any moment: nothing unfinished is visible, and the next run ends in the same rows.
 
-Each stage is run undisturbed, then killed at random moments of that time: killed, run again on what
+Each job is run undisturbed, then killed at random moments of that time: killed, run again on what
 that left, killed again, until a run comes to its end before it is killed; then from an empty folder
 again. A manifest is what makes rows exist, so what a killed run leaves must name none.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from schemas import manifest, storage
-from tests import forked, work_folder
+from tests import engine_jobs, forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 
 QUICK = ("mine_pairs", "embed_images", "train_fusion")
 MOMENTS = 20
 
 
-def moments(stage: str, count: int) -> list[float]:
-    """Shares of a stage's time: one at random in each of `count` equal parts of it, shuffled."""
-    rng = random.Random(stage)
+def moments(job: str, count: int) -> list[float]:
+    """Shares of a job's time: one at random in each of `count` equal parts of it, shuffled."""
+    rng = random.Random(job)
     return rng.sample([(part + rng.random()) / count for part in range(count)], count)
 
 
@@ -35,11 +35,11 @@ def left_behind(output: str) -> frozenset[str]:
     return frozenset(re.sub(partial, storage.PARTIAL, file) for file in files)
 
 
-def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) -> str:
-    """Compares killed and resumed runs of a stage with an undisturbed one.
+def kill_and_resume(job: str, of: TinyRun, folder: Path, shares: list[float]) -> str:
+    """Compares killed and resumed runs of a job with an undisturbed one.
 
     Args:
-      stage: the stage.
+      job: a stage, or one of engine_jobs.JOBS.
       of: whose datasets it reads.
       folder: an empty folder for its outputs.
       shares: moments to kill at, as shares of the undisturbed run's time.
@@ -48,27 +48,36 @@ def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) 
       The figures, for people.
     """
 
-    def command(name: str) -> list[str]:
-        return work_folder.command_into(stage, of.config, str(folder / name))
+    undisturbed, output, log = folder / "undisturbed", folder / "killed", str(folder / "log")
+    engine_jobs.prepare(job, of, folder / "prepared")
 
-    undisturbed, output, log = (str(folder / name) for name in ("undisturbed", "killed", "log"))
+    def command(at: Path) -> list[str]:
+        if not at.exists() and job == "forget":  # which rewrites what is there
+            shutil.copytree(folder / "prepared", at)
+            shutil.copy(folder / "prepared.csv", f"{at}.csv")
+        return engine_jobs.command(job, of, at)
+
     forked.warm_up()
+    first = command(undisturbed)
     start = time.monotonic()
-    forked.run(command("undisturbed"), log)
+    forked.run(first, log)
     seconds = time.monotonic() - start
-    expected = work_folder.rows_of(undisturbed)
+    expected = work_folder.rows_of(engine_jobs.dataset(job, undisturbed))
 
     def check() -> None:
-        assert work_folder.rows_of(output) == expected
-        assert manifest.verify(output) == []
+        root = engine_jobs.dataset(job, output)
+        assert work_folder.rows_of(root) == expected
+        assert manifest.verify(root) == []
+        assert job != "forget" or len(manifest.runs(root)) == 1
         shutil.rmtree(output)
 
     lefts, chains = set(), 1
     for share in shares:
         moment = share * seconds
         while True:
-            fresh, start = not os.path.exists(output), time.monotonic()
-            process = forked.start(command("killed"), log)
+            fresh, started = not output.exists(), command(output)
+            start = time.monotonic()
+            process = forked.start(started, log)
             process.join(moment)
             ended = time.monotonic()
             if forked.kill(process):
@@ -80,8 +89,8 @@ def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) 
             if fresh:  # the machine has more time for it than at first
                 seconds = min(seconds, ended - start)
                 moment = share * seconds
-        lefts.add(left_behind(output))
-    forked.run(command("killed"), log)
+        lefts.add(left_behind(str(output)))
+    forked.run(command(output), log)
     check()
     rows = sum(len(values) for values in expected.values())
     return (
@@ -91,14 +100,14 @@ def kill_and_resume(stage: str, of: TinyRun, folder: Path, shares: list[float]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STEPS)
-def test_stage_killed_at_any_moment_ends_in_the_same_rows(stage, tiny_run, tmp_path, figure):
-    figure(kill_and_resume(stage, tiny_run, tmp_path, moments(stage, MOMENTS)))
+@pytest.mark.parametrize("job", dict.fromkeys([*STEPS, *engine_jobs.JOBS]))
+def test_stage_killed_at_any_moment_ends_in_the_same_rows(job, tiny_run, tmp_path, figure):
+    figure(kill_and_resume(job, tiny_run, tmp_path, moments(job, MOMENTS)))
 
 
-@pytest.mark.parametrize("stage", QUICK)
-def test_stage_killed_twice_ends_in_the_same_rows(stage, tiny_run, tmp_path, figure):
-    figure(kill_and_resume(stage, tiny_run, tmp_path, moments(stage, 2)))
+@pytest.mark.parametrize("job", QUICK)
+def test_stage_killed_twice_ends_in_the_same_rows(job, tiny_run, tmp_path, figure):
+    figure(kill_and_resume(job, tiny_run, tmp_path, moments(job, 2)))
 
 
 def test_old_dataset_stays_until_the_new_one_is_whole(tiny_run, tmp_path):
