@@ -1,6 +1,10 @@
 """Cloud Storage over HTTP: commits of rivals, uploads that break off, folders that are objects."""
 
 import multiprocessing
+import os
+import socket
+import time
+import urllib.parse
 
 import pytest
 
@@ -28,6 +32,17 @@ def _rival(name, root, barrier, results):
             outcome = "lost"
         results.put((turn, name, outcome, done.fingerprint))
         barrier.wait()
+
+
+def test_a_connection_that_asks_nothing_holds_nobody_up(bucket):
+    """Arrow, for one, opens some before it has a question."""
+    address = urllib.parse.urlsplit(os.environ["STORAGE_EMULATOR_HOST"])
+    with socket.create_connection((address.hostname, address.port)):
+        time.sleep(0.5)
+        start = time.monotonic()
+        storage.write_bytes(f"{bucket}/quiet", b"1")
+        assert storage.read_bytes(f"{bucket}/quiet") == b"1"
+        assert time.monotonic() - start < 60  # Arrow gives a silent server 120 s.
 
 
 def test_folders_right_below_a_path(bucket, tmp_path):
