@@ -46,7 +46,7 @@ class Config:
     mined: str = flag(
         "Dataset of mine_pairs whose images are taken; without it, drawn.", default=""
     )
-    images: int = flag("Photos to draw.", default=1024)
+    images: int = flag("Photos to draw: with fewer, starting takes a larger share.", default=5120)
     backbone: str = flag("Network of generator and pixel embedder.", default="mobilenet")
     weights: str = flag("Its weights; random ones without.", default="")
     batch_size: int = flag("Images of a batch.", default=32)
