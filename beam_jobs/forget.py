@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs import job, mine_log, mine_pairs
-from schemas import fingerprint, manifest, storage
+from schemas import fingerprint, manifest, run_folders, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Manifest
@@ -65,7 +65,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     if not gone:
         # An older run may hold it, where this one was mined without, or was left by a forgetting
         # that was killed before its purge.
-        manifest.purge(root)
+        run_folders.purge(root)
         return 0
     typed = pc.unique(pa.chunked_array(queries, pa.int64()))
     old = day.manifest
@@ -80,7 +80,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     counters = old.counters | {f"forgotten.{what}": gone for what in ("in", "dropped_forgotten")}
     new = dataclasses.replace(new, tables=tables, counters=counters)
     manifest.commit(root, new, seen)
-    manifest.purge(root)
+    run_folders.purge(root)
     return gone
 
 

@@ -26,7 +26,7 @@ from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import manifest, snapshots, storage
+from schemas import manifest, run_folders, snapshots, storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
@@ -58,7 +58,7 @@ def run_step(step: Step, argv: Sequence[str], output: str) -> Done:
     Raises:
       StageError: it failed; it has said why.
     """
-    before = {run.run_id for run in manifest.runs(output) if run.committed} if output else set()
+    before = {run.run_id for run in run_folders.runs(output) if run.committed} if output else set()
     start = time.monotonic()
     status = importlib.import_module(step.module).run(list(argv))
     seconds = time.monotonic() - start

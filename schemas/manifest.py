@@ -13,9 +13,8 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,8 +27,6 @@ _LOG = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 RUNS = "runs"
-# Where a run (schemas/stage.py) keeps what it needs only until its commit.
-SPILL, SCRATCH = "spill", "scratch"
 GRAPH_FILES = ("/saved_model.pb", "/fingerprint.pb")
 
 
@@ -399,118 +396,6 @@ class Dataset:
                 f"table {table!r} of {self.root}", "at least one row", "Check the stage's input."
             )
         return pa.Table.from_batches(batches)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A folder of files that one run of a stage wrote.
-
-    Attributes:
-      dataset: the dataset's folder.
-      run_id: its name.
-      committed: whether it was ever committed; else it is being made, or its maker died.
-      bytes: of its files.
-      changed: when the youngest of them was written, seconds since 1970.
-      folder: what it lies in: runs; or spill or scratch, which are never committed.
-    """
-
-    dataset: str
-    run_id: str
-    committed: bool
-    bytes: int
-    changed: float
-    folder: str = RUNS
-
-    @property
-    def path(self) -> str:
-        return storage.join(self.dataset, self.folder, self.run_id)
-
-
-def runs(dataset: str) -> list[Run]:
-    """All runs of a dataset, by name."""
-    found = list(_folders(dataset, RUNS))
-    last = read(dataset)
-    # Runs from before manifests were copied into them have none.
-    committed = {run.run_id for run, files in found if FILE_NAME in files}
-    committed |= {last.run_id} if last else set()
-    return [dataclasses.replace(run, committed=run.run_id in committed) for run, _ in found]
-
-
-def leftovers(dataset: str) -> list[Run]:
-    """What runs keep beside their shards: those that are being made, and those that died."""
-    return [run for folder in (SPILL, SCRATCH) for run, _ in _folders(dataset, folder)]
-
-
-def _folders(dataset: str, folder: str) -> Iterator[tuple[Run, set[str]]]:
-    """The folders right below one of a dataset's, by name, and the names of their files."""
-    by_run: dict[str, list[tuple[str, int, float]]] = {}
-    for name, size, changed in storage.list_sizes(storage.join(dataset, folder)):
-        run_id, below, file = name.partition("/")
-        if below:  # a lock lies beside the folder of its run
-            by_run.setdefault(run_id, []).append((file, size, changed))
-    for run_id, files in sorted(by_run.items()):
-        names, sizes, times = zip(*files, strict=True)
-        yield Run(dataset, run_id, False, sum(sizes), max(times), folder), set(names)
-
-
-@contextlib.contextmanager
-def _free(run: Run) -> Iterator[bool]:
-    """Tells whether no process of this machine works on a run; none can begin to meanwhile."""
-    here = run.dataset if not run.dataset.startswith(storage.GCS_PREFIX) else tempfile.gettempdir()
-    with contextlib.ExitStack() as stack:
-        free = True
-        with contextlib.suppress(FileNotFoundError):
-            file = stack.enter_context(open(f"{here}/{SCRATCH}/{run.run_id}.lock", "rb"))
-            try:
-                # Shared, which is enough, since it needs no right to write another user's file.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                free = False
-        yield free
-
-
-def is_free(run: Run) -> bool:
-    """Whether no process of this machine works on a run."""
-    with _free(run) as free:
-        return free
-
-
-def remove_run(run: Run) -> bool:
-    """Deletes a run; a reader that opened it fails from then on.
-
-    Returns:
-      False when a process of this machine works on it: nothing was deleted then.
-    """
-    with _free(run) as free:
-        if free:
-            # First what says that it is whole: if this is killed, the rest is nobody's.
-            storage.remove(storage.join(run.path, FILE_NAME))
-            storage.remove_tree(run.path)
-    return free
-
-
-def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
-    """Deletes every run of a dataset but the last one and those of `keep`.
-
-    So it does with whatever runs left in spill and scratch, those that are kept too. What a
-    process of this machine works on is left alone, and logged; a job that runs elsewhere loses
-    its files and fails.
-
-    Returns:
-      The names of the runs that it deleted.
-
-    Raises:
-      PhraseLensError: nothing is committed there.
-    """
-    last = Dataset(dataset).manifest.run_id
-    old = [run for run in runs(dataset) if run.run_id not in (last, *keep)]
-    gone = []
-    for run in [*old, *leftovers(dataset)]:
-        if remove_run(run):
-            gone.append(run)
-        else:
-            _LOG.warning("%s is being made and was not deleted: do this again later", run.path)
-    return [run.run_id for run in gone if run.folder == RUNS]
 
 
 def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:

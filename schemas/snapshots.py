@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from schemas import manifest, storage
+from schemas import manifest, run_folders, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.manifest import Dataset
 
@@ -259,7 +259,7 @@ class Garbage:
       dates: the other snapshots.
     """
 
-    runs: list[manifest.Run]
+    runs: list[run_folders.Run]
     dates: list[str]
 
 
@@ -285,13 +285,13 @@ def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) 
     for name in dataset_names(work):
         root = storage.join(work, name)
         in_use = {Dataset(root).manifest.run_id, *(run for n, run in named if n == name)}
-        folders = [*manifest.runs(root), *manifest.leftovers(root)]
+        folders = [*run_folders.runs(root), *run_folders.leftovers(root)]
         # A run may for a long time write to one of its folders only.
         young = {folder.run_id for folder in folders if folder.changed >= started_before}
         for folder in folders:
             is_kept = folder.folder == manifest.RUNS and folder.run_id in in_use
             being_made = not folder.committed and folder.run_id in young
-            if not is_kept and not being_made and manifest.is_free(folder):
+            if not is_kept and not being_made and run_folders.is_free(folder):
                 old.append(folder)
     return Garbage(old, [date for date in found if date not in kept])
 
@@ -316,7 +316,7 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
     garbage = find_garbage(work, pointer, keep, started_before)
     for date in garbage.dates:
         storage.remove(_path(work, date))
-    gone = [run for run in garbage.runs if manifest.remove_run(run)]
+    gone = [run for run in garbage.runs if run_folders.remove_run(run)]
     return dataclasses.replace(garbage, runs=gone)
 
 
@@ -339,4 +339,4 @@ def forget(work: str, names: Collection[str], date: str = "") -> None:
     kept = read(work, date).datasets if date else {}
     for name in names:
         if manifest.read(storage.join(work, name)) is not None:
-            manifest.purge(storage.join(work, name), [kept[name]] if name in kept else [])
+            run_folders.purge(storage.join(work, name), [kept[name]] if name in kept else [])

@@ -5,12 +5,11 @@ import dataclasses
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
-from schemas import fingerprint, manifest, storage
+from schemas import fingerprint, manifest, run_folders, storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import Shard
 
@@ -120,13 +119,12 @@ class Stage:
     @property
     def scratch(self) -> str:
         """A local folder for checkpoints, kept until the run is committed."""
-        base = tempfile.gettempdir() if self.output.startswith(storage.GCS_PREFIX) else self.output
-        return os.path.join(base, manifest.SCRATCH, self.run_id)
+        return run_folders.scratch_folder(self.output, self.run_id)
 
     @property
     def spill(self) -> str:
         """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
-        return storage.join(self.output, manifest.SPILL, self.run_id)
+        return run_folders.spill_folder(self.output, self.run_id)
 
     @contextlib.contextmanager
     def alone(self, worker: int = 0) -> Iterator[None]:
@@ -139,7 +137,7 @@ class Stage:
           PhraseLensError: another process of this machine works on the same run.
         """
         os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
-        with open(f"{self.scratch}{f'-{worker}' if worker else ''}.lock", "w") as f:
+        with open(run_folders.lock_path(self.output, self.run_id, worker), "w") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -249,7 +247,7 @@ def plan(
     identity = fingerprint.of_json(
         {"stage": name, "settings": settings, "code": code, "inputs": inputs}
     )
-    # Before the manifest is read: what a rival commits in between is then not taken for seen.
+    # Before manifests are read: what a rival commits in between is then not taken for seen.
     seen = manifest.token(config.output)
     return Stage(
         name=name,

@@ -20,7 +20,7 @@ from model_code.classifier import Classifier
 from model_code.image_embedder import ImageEmbedder
 from samples import scenes
 from schemas import config as config_lib
-from schemas import gc, manifest, snapshots, storage
+from schemas import gc, manifest, run_folders, snapshots, storage
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
 from tests import work_folder
@@ -287,7 +287,7 @@ def test_forgotten_images_are_nowhere(days, work, tmp_path):
     for name in snapshots.dataset_names(work.root):
         # The input; and models that learned from it, which only training again changes.
         if name not in ("samples", *reprocess_steps.MODELS):
-            for run in manifest.runs(f"{work.root}/{name}"):
+            for run in run_folders.runs(f"{work.root}/{name}"):
                 found = Dataset(manifest.run_folder(f"{work.root}/{name}", run.run_id))
                 assert not _holds(found, needles), name
     assert "prepare_pairs" in day.done

@@ -33,13 +33,13 @@ def work(bucket, tiny_run, tmp_path_factory) -> str:
     for name in work_folder.STEPS.values():
         if name.output not in ("fusion", "report", "predictions"):
             local = storage.join(tiny_run.config.workdir, name.output)
-            storage.upload_dir(local, f"{bucket}/work/{name.output}")
-    storage.write_bytes(f"{bucket}/work/deletions.csv", b"image,user,query\nnone,,\n")
+            storage.upload_dir(local, f"{bucket}/mine/{name.output}")
+    storage.write_bytes(f"{bucket}/mine/deletions.csv", b"image,user,query\nnone,,\n")
     log = pipeline.sample_inputs(tiny_run.dataset("make_samples"))["log"]
     day = str(tmp_path_factory.mktemp("days") / "day")
     assert submit.job_module("mine_log").run([f"--log={log}", f"--output={day}"]) == 0
-    storage.upload_dir(day, f"{bucket}/work/days/2026-11-20")
-    return f"{bucket}/work"
+    storage.upload_dir(day, f"{bucket}/mine/days/2026-11-20")
+    return f"{bucket}/mine"
 
 
 @pytest.fixture(autouse=True)

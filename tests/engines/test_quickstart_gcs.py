@@ -26,7 +26,7 @@ def rows_of(root: str) -> dict[str, list[str]]:
 def upload(tiny_run, bucket: str, *stages: str) -> None:
     for stage in stages:
         name = work_folder.STEPS[stage].output
-        storage.upload_dir(tiny_run.dataset(stage), f"{bucket}/work/{name}")
+        storage.upload_dir(tiny_run.dataset(stage), f"{bucket}/mine/{name}")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def upload(tiny_run, bucket: str, *stages: str) -> None:
 )
 def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     upload(tiny_run, bucket, *inputs)
-    flags = pipeline.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/work"))
+    flags = pipeline.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
     assert manifest.verify(flags["output"]) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import manifest, storage
+from schemas import manifest, run_folders, storage
 from tests import engine_jobs, forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 
@@ -68,7 +68,7 @@ def kill_and_resume(job: str, of: TinyRun, folder: Path, shares: list[float]) ->
         root = engine_jobs.dataset(job, output)
         assert work_folder.rows_of(root) == expected
         assert manifest.verify(root) == []
-        assert job != "forget" or len(manifest.runs(root)) == 1
+        assert job != "forget" or len(run_folders.runs(root)) == 1
         shutil.rmtree(output)
 
     lefts, chains = set(), 1

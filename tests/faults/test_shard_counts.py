@@ -1,6 +1,6 @@
 """A re-run with fewer or more shards: the same rows, and nothing of the old ones is seen."""
 
-from schemas import manifest, storage
+from schemas import manifest, run_folders, storage
 from schemas.manifest import Dataset
 from tests import forked, work_folder
 
@@ -34,7 +34,7 @@ def test_four_shards_then_three_then_seven(tiny_run, tmp_path, figure):
     assert rows[0] == rows[1] == rows[2]
     left = len([f for f in storage.list_files(f"{output}/runs") if f.endswith(".parquet")])
     assert left == sum(files)  # the old ones are there, and nobody sees them
-    assert len(manifest.purge(output)) == 2
+    assert len(run_folders.purge(output)) == 2
     assert rows_of(output) == rows[0]
     total = sum(map(len, rows[0].values()))
     figure(f"{total:,} rows equal in {' → '.join(map(str, files))} files")

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import forget, mine_log, mine_pairs, pipeline
-from schemas import fingerprint, manifest, storage
+from schemas import fingerprint, manifest, run_folders, storage
 from schemas.errors import PhraseLensError
 from tests.image_files import encode, photo
 
@@ -202,7 +202,7 @@ def test_a_forgetting_that_was_killed_before_it_purged_purges_when_it_runs_again
         raise PhraseLensError("the process", "to live", "Run it again.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "purge", killed)
+        patch.setattr(run_folders, "purge", killed)
         assert forget.run(command) == 1
     assert len(os.listdir(storage.join(day, "runs"))) == 2
     assert forget.run(command) == 0

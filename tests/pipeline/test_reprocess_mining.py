@@ -6,7 +6,7 @@ import pytest
 
 from beam_jobs import pipeline, reprocess, reprocess_plan, reprocess_steps
 from schemas import config as config_lib
-from schemas import manifest, snapshots, storage
+from schemas import run_folders, snapshots, storage
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
 from tests.unit.test_snapshots import commit
@@ -79,7 +79,7 @@ def test_days_of_mining(run, tmp_path):
     _, done, last = run("2026-01-06", f"--forget={deletions}")
     assert snapshots.dates(first.work) == ["2026-01-06"]
     assert snapshots.current(first.work) == last
-    assert [r.run_id for r in manifest.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
+    assert [r.run_id for r in run_folders.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
     sources = last.dataset("mined").table("sources", ["source"])["source"].to_pylist()
     assert source_of(encode(photo(4), "PNG")) not in sources
     keys = last.dataset("mined").table("images", ["keys"])["keys"].to_pylist()

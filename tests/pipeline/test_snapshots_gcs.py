@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas import gc, manifest, snapshots, storage
+from schemas import gc, manifest, run_folders, snapshots, storage
 from schemas.errors import RivalCommitError
 from tests.unit.test_snapshots import snapshot, text_of
 
@@ -24,13 +24,16 @@ def test_a_work_folder_in_a_bucket(bucket):
     assert snapshots.dates(work) == [DATES[0], DATES[2]]
     for date in (DATES[0], DATES[2]):
         assert text_of(snapshots.read(work, date).dataset("phrases")) == date
-    assert len(manifest.runs(f"{work}/model")) == 2
+    assert len(run_folders.runs(f"{work}/model")) == 2
 
     storage.write_bytes(f"{work}/model/spill/dead/rows.arrow", b"half")
     assert gc.run([f"--workdir={work}", "--keep=1"]) == 0
-    assert len(manifest.leftovers(f"{work}/model")) == 1, "it may be in the making"
-    assert manifest.purge(f"{work}/model", [r.run_id for r in manifest.runs(f"{work}/model")]) == []
-    assert manifest.leftovers(f"{work}/model") == []
+    assert len(run_folders.leftovers(f"{work}/model")) == 1, "it may be in the making"
+    assert (
+        run_folders.purge(f"{work}/model", [r.run_id for r in run_folders.runs(f"{work}/model")])
+        == []
+    )
+    assert run_folders.leftovers(f"{work}/model") == []
 
 
 def test_of_two_promotions_in_a_bucket_one_wins(bucket, monkeypatch):

@@ -159,7 +159,7 @@ def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
     """As a shell runs it, with a run.sh that writes down how it was called."""
     (line,) = [line for line in DOCS.splitlines() if line.startswith("0 3 * * *")]
     shell = line.removeprefix("0 3 * * * ").replace(r"\%", "%")
-    for path in ("/opt/phraselens", "/tmp/phraselens.lock", "/var/log/phraselens.log"):
+    for path in ("/opt/phraselens", "/var/lock/phraselens.lock", "/var/log/phraselens.log"):
         assert path in shell
         shell = shell.replace(path, str(tmp_path / path.rpartition("/")[2]))
     (tmp_path / "phraselens").mkdir()
@@ -179,7 +179,7 @@ def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
     assert {date, parsed["gate"].date, parsed["promote"].date, mined.partition} == {date}
     assert mined.output == f"{parsed['reprocess'].days}/{date}"
     assert mined.log == (f"/data/logs/{date}/*",)
-    assert {config.workdir for config in parsed.values()} == {"/data/work"}
+    assert {config.workdir for config in parsed.values()} == {"/data/mine"}
 
 
 def test_limits_of_the_docs_are_the_defaults():

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from schemas import gc, manifest, snapshots, stage, storage
+from schemas import gc, manifest, run_folders, snapshots, stage, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from tests.unit.test_snapshots import Config, commit, snapshot, text_of
 
@@ -44,7 +44,7 @@ def test_what_is_kept_stays_readable_and_nothing_else(work, keep, promoted):
     for name in ("model", "phrases"):
         runs = {snapshots.read(work, date).datasets[name] for date in kept}
         runs.add(manifest.read(f"{work}/{name}").run_id)  # the last run is always kept
-        assert {run.run_id for run in manifest.runs(f"{work}/{name}")} == runs
+        assert {run.run_id for run in run_folders.runs(f"{work}/{name}")} == runs
         assert manifest.verify(f"{work}/{name}") == []
     current = snapshots.current(work)
     assert (current.date if current else None) == (DATES[promoted[-1]] if promoted else None)
@@ -188,8 +188,8 @@ def test_forgetting_leaves_one_snapshot_and_puts_it_in_use(work):
     assert readable(work) == DATES[-1:]
     assert snapshots.current(work).date == DATES[-1]
     kept = snapshots.read(work, DATES[-1]).datasets
-    assert {run.run_id for run in manifest.runs(f"{work}/model")} == {kept["model"], refused}
-    assert {run.run_id for run in manifest.runs(f"{work}/phrases")} == {kept["phrases"]}
+    assert {run.run_id for run in run_folders.runs(f"{work}/model")} == {kept["model"], refused}
+    assert {run.run_id for run in run_folders.runs(f"{work}/phrases")} == {kept["phrases"]}
 
 
 def test_forgetting_without_a_snapshot_leaves_none(work):

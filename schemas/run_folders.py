@@ -1,0 +1,145 @@
+"""The folders of a dataset's runs: what lies in them, who works on them, and deleting them.
+
+A run has `runs/RUN_ID`, which its commit makes a dataset, and until then `spill/RUN_ID` and
+`scratch/RUN_ID`.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+
+from schemas import manifest, storage
+
+_LOG = logging.getLogger(__name__)
+SPILL, SCRATCH = "spill", "scratch"
+
+
+def spill_folder(dataset: str, run_id: str) -> str:
+    """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
+    return storage.join(dataset, SPILL, run_id)
+
+
+def scratch_folder(dataset: str, run_id: str) -> str:
+    """A local folder for checkpoints, kept until the run is committed."""
+    base = tempfile.gettempdir() if dataset.startswith(storage.GCS_PREFIX) else dataset
+    return os.path.join(base, SCRATCH, run_id)
+
+
+def lock_path(dataset: str, run_id: str, worker: int = 0) -> str:
+    """The file that a process locks while it works on a run; each of several has its own."""
+    return f"{scratch_folder(dataset, run_id)}{f'-{worker}' if worker else ''}.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder of files that one run of a stage wrote.
+
+    Attributes:
+      dataset: the dataset's folder.
+      run_id: its name.
+      committed: whether it was ever committed; else it is being made, or its maker died.
+      bytes: of its files.
+      changed: when the youngest of them was written, seconds since 1970.
+      folder: what it lies in: runs; or spill or scratch, which are never committed.
+    """
+
+    dataset: str
+    run_id: str
+    committed: bool
+    bytes: int
+    changed: float
+    folder: str = manifest.RUNS
+
+    @property
+    def path(self) -> str:
+        return storage.join(self.dataset, self.folder, self.run_id)
+
+
+def runs(dataset: str) -> list[Run]:
+    """All runs of a dataset, by name."""
+    found = list(_folders(dataset, manifest.RUNS))
+    last = manifest.read(dataset)
+    # Runs from before manifests were copied into them have none.
+    committed = {run.run_id for run, files in found if manifest.FILE_NAME in files}
+    committed |= {last.run_id} if last else set()
+    return [dataclasses.replace(run, committed=run.run_id in committed) for run, _ in found]
+
+
+def leftovers(dataset: str) -> list[Run]:
+    """What runs keep beside their shards: those that are being made, and those that died."""
+    return [run for folder in (SPILL, SCRATCH) for run, _ in _folders(dataset, folder)]
+
+
+def _folders(dataset: str, folder: str) -> Iterator[tuple[Run, set[str]]]:
+    """The folders right below one of a dataset's, by name, and the names of their files."""
+    by_run: dict[str, list[tuple[str, int, float]]] = {}
+    for name, size, changed in storage.list_sizes(storage.join(dataset, folder)):
+        run_id, below, file = name.partition("/")
+        if below:  # a lock lies beside the folder of its run
+            by_run.setdefault(run_id, []).append((file, size, changed))
+    for run_id, files in sorted(by_run.items()):
+        names, sizes, times = zip(*files, strict=True)
+        yield Run(dataset, run_id, False, sum(sizes), max(times), folder), set(names)
+
+
+@contextlib.contextmanager
+def _free(run: Run) -> Iterator[bool]:
+    """Tells whether no process of this machine works on a run; none can begin to meanwhile."""
+    with contextlib.ExitStack() as stack:
+        free = True
+        with contextlib.suppress(FileNotFoundError):
+            file = stack.enter_context(open(lock_path(run.dataset, run.run_id), "rb"))
+            try:
+                # Shared, which is enough, since it needs no right to write another user's file.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+        yield free
+
+
+def is_free(run: Run) -> bool:
+    """Whether no process of this machine works on a run."""
+    with _free(run) as free:
+        return free
+
+
+def remove_run(run: Run) -> bool:
+    """Deletes a run; a reader that opened it fails from then on.
+
+    Returns:
+      False when a process of this machine works on it: nothing was deleted then.
+    """
+    with _free(run) as free:
+        if free:
+            # First what says that it is whole: if this is killed, the rest is nobody's.
+            storage.remove(storage.join(run.path, manifest.FILE_NAME))
+            storage.remove_tree(run.path)
+    return free
+
+
+def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
+    """Deletes every run of a dataset but the last one and those of `keep`.
+
+    So it does with whatever runs left in spill and scratch, those that are kept too. What a
+    process of this machine works on is left alone, and logged; a job that runs elsewhere loses
+    its files and fails.
+
+    Returns:
+      The names of the runs that it deleted.
+
+    Raises:
+      PhraseLensError: nothing is committed there.
+    """
+    last = manifest.Dataset(dataset).manifest.run_id
+    old = [run for run in runs(dataset) if run.run_id not in (last, *keep)]
+    gone = []
+    for run in [*old, *leftovers(dataset)]:
+        if remove_run(run):
+            gone.append(run)
+        else:
+            _LOG.warning("%s is being made and was not deleted: do this again later", run.path)
+    return [run.run_id for run in gone if run.folder == manifest.RUNS]
