@@ -54,6 +54,9 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
       RivalCommitError: another job has replaced the day meanwhile.
     """
     seen = manifest.token(root)
+    if manifest.read(root) is None:  # its only runs died, and may have left it there
+        run_folders.purge(root)
+        return 0
     day = Dataset(root)
     gone, queries = 0, []
     for name in ("evidence", "visits", "languages", "dead_letters"):
@@ -115,9 +118,10 @@ def preflight(config: Config) -> job.Inputs:
 
 def build(pipeline: beam.Pipeline, config: Config) -> None:
     deletions = read_deletions(config.list, mine_log.person_key(config.person_key))
+    days = [storage.join(config.days, name) for name in storage.list_folders(config.days)]
     (
         pipeline
-        | "Days" >> beam.Create([day.root for day in mine_pairs.find_days(config.days).values()])
+        | "Days" >> beam.Create(days)
         | beam.Reshuffle()
         | "ForgetInDay" >> beam.Map(forget_in_day, deletions)
     )

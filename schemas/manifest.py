@@ -271,7 +271,8 @@ def replace(path: str, data: bytes, seen: str) -> bool:
       seen: `version(path)` when what it held was read.
 
     Returns:
-      False when a rival was faster: nothing has changed then.
+      False when a rival was faster: nothing has changed then. In Cloud Storage a rival that wrote
+      the same bytes is none.
     """
     if path.startswith(storage.GCS_PREFIX):
         from google.api_core.exceptions import PreconditionFailed
@@ -279,7 +280,8 @@ def replace(path: str, data: bytes, seen: str) -> bool:
         try:
             _blob(path).upload_from_string(data, if_generation_match=int(seen or 0))
         except PreconditionFailed:
-            return False
+            # The client tries an upload again whose answer was lost: the rival may be itself.
+            return storage.read_bytes(path) == data
         return True
     with _lock(os.path.dirname(path)):
         if version(path) != seen:

@@ -122,7 +122,7 @@ def remove_run(run: Run) -> bool:
 
 
 def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
-    """Deletes every run of a dataset but the last one and those of `keep`.
+    """Deletes every run of a dataset but the last one that was committed and those of `keep`.
 
     So it does with whatever runs left in spill and scratch, those that are kept too. What a
     process of this machine works on is left alone, and logged; a job that runs elsewhere loses
@@ -130,12 +130,10 @@ def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
 
     Returns:
       The names of the runs that it deleted.
-
-    Raises:
-      PhraseLensError: nothing is committed there.
     """
-    last = manifest.Dataset(dataset).manifest.run_id
-    old = [run for run in runs(dataset) if run.run_id not in (last, *keep)]
+    last = manifest.read(dataset)
+    kept = {*keep, *([last.run_id] if last else [])}
+    old = [run for run in runs(dataset) if run.run_id not in kept]
     gone = []
     for run in [*old, *leftovers(dataset)]:
         if remove_run(run):

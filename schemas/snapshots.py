@@ -338,5 +338,4 @@ def forget(work: str, names: Collection[str], date: str = "") -> None:
             storage.remove(_path(work, old))
     kept = read(work, date).datasets if date else {}
     for name in names:
-        if manifest.read(storage.join(work, name)) is not None:
-            run_folders.purge(storage.join(work, name), [kept[name]] if name in kept else [])
+        run_folders.purge(storage.join(work, name), [kept[name]] if name in kept else [])

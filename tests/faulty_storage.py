@@ -3,8 +3,9 @@
   python -m tests.faulty_storage --port=8001 --upstream=8000 --log=LOG --share=0.05
 
 Answers a share of all requests with a status of trouble, half of them after the request was done;
-or so many of the requests that match a pattern, by a status or never (`--status=hang`). Writes a
-line for each request to the log: its fault or "-", its method and its path.
+or so many of the requests that match a pattern, by a status or never (`--status=hang`), and not
+done unless `--done`. Writes a line for each request to the log: its fault or "-", its method and
+its path.
 """
 
 import argparse
@@ -36,7 +37,7 @@ class Faults:
                     self._to_come -= 1
                 elif matches and self._left:
                     self._left -= 1
-                    fault, done = self._args.status, False
+                    fault, done = self._args.status, self._args.done
             elif self._rng.random() < self._args.share:
                 fault = self._args.status
             with open(self._args.log, "a") as f:
@@ -117,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--after", type=int, default=0, help="how many of those go well first")
     parser.add_argument("--times", type=int, default=1, help="how many of those fail")
     parser.add_argument("--status", default="503", help="their status, or hang")
+    parser.add_argument("--done", action="store_true", help="they are done, then they fail")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     server = ThreadingHTTPServer(("localhost", args.port), handler(args.upstream, Faults(args)))

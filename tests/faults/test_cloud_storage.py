@@ -126,6 +126,18 @@ def test_permanent_error_of_an_upload(place, inputs, expected, tmp_path, capsys,
     )
 
 
+def test_answer_to_a_commit_is_lost(inputs, tmp_path, figure):
+    """The upload was done and answered by 503; the next try finds a rival: itself."""
+    path = f"{inputs}/lost/manifest.json"
+    with faulty(tmp_path / "log", f"--match={WRITES}", "--done") as requests:
+        assert manifest.replace(path, b"first", "")
+        assert faults(requests())["503"] == 1
+    assert storage.read_bytes(path) == b"first"
+    assert not manifest.replace(path, b"second", "")
+    assert storage.read_bytes(path) == b"first"
+    figure("a commit was done, its answer lost: no rival is reported; a real one still is")
+
+
 @pytest.mark.slow
 def test_read_that_hangs(inputs, expected, tmp_path, figure):
     """Arrow gives a transfer up after 120 s without a byte, and asks again."""

@@ -219,6 +219,17 @@ def test_runs_from_before_a_log_was_mined_without_a_person_are_forgotten(tmp_pat
     assert one_person_is_gone(day)
 
 
+def test_a_day_whose_only_run_died_is_forgotten(tmp_path):
+    mine_day(tmp_path, write(tmp_path / "log.csv", rows_of(1)), 0)
+    died = str(tmp_path / "days" / "died")
+    for folder in ("runs", "spill", "scratch"):
+        storage.write_bytes(f"{died}/{folder}/dead/rows.arrow", b"spilled by user-0")
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("user\nuser-0\n")
+    assert forget.run(["--list", str(deletions), "--days", str(tmp_path / "days")]) == 0
+    assert storage.list_files(died) == []
+
+
 def _plain_text(folder):
     return b"".join(
         _plain(storage.join(folder, name)) for name in storage.list_files(folder)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from beam_jobs import embed_phrases
 from model_code.calibration import MIN_IMAGES
 from model_code.image_embedder import ImageEmbeddings
+from model_code.phrase_index import PhraseIndex
 from schemas import fingerprint, manifest, stage
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -223,6 +225,31 @@ def test_more_threads_write_the_same(world, made):
     threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=2")
     again = world.run("again", *threads)
     assert again.manifest.content_hash == made.manifest.content_hash
+
+
+def test_index_of_another_day_is_updated(world, capsys):
+    """Its distances are those of an index built anew: the graph has every phrase of today."""
+    kind = ("--index_kind=hnsw", "--max_index_drift=1")
+    first = world.run("first_day", *kind)
+    capsys.readouterr()
+    moved = (*kind, "--prototype_weights=equal")
+    updated = world.run("updated", *moved, f"--previous_phrases={first.run_folder}")
+    printed = capsys.readouterr().err
+    change = re.search(r"([\d,]+) phrases as before, 0 new, (\d+) changed, 0 gone", printed)
+    count = updated.manifest.tables["phrases"].rows
+    assert change
+    assert int(change[1]) + int(change[2]) == count
+    assert int(change[2])
+    assert f"hnsw of {count} phrases, updated" in printed
+    anew = world.run("anew", *moved)
+    assert "updated" not in capsys.readouterr().err
+    found = []
+    for dataset in (updated, anew):
+        index = PhraseIndex(dataset.folder("index"))
+        nearest = index.search(world.embs[:50], 3)
+        found.append((index.query_ids[nearest.rows], nearest.scores))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 def test_prints_what_was_found(world, made, capsys):

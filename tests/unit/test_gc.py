@@ -142,6 +142,14 @@ def test_forgetting_does_not_wait_for_dead_runs_to_grow_old(work):
     assert readable(work) == DATES[-1:]
 
 
+def test_forgetting_reaches_a_dataset_whose_only_run_died(work):
+    for folder in ("runs", "spill", "scratch"):
+        storage.write_bytes(f"{work}/mined/{folder}/dead/queries", b"what people typed")
+    snapshots.forget(work, ["model", "phrases", "mined", "never_begun"], DATES[-1])
+    assert storage.list_files(f"{work}/mined") == []
+    assert readable(work) == DATES[-1:]
+
+
 def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(work, monkeypatch):
     """A job that is being made deletes what it spilled just then."""
     path = f"{work}/model/spill/made/rows/block.arrow"
