@@ -7,6 +7,7 @@ A run has `runs/RUN_ID`, which its commit makes a dataset, and until then `spill
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import logging
 import os
 import tempfile
@@ -91,8 +92,9 @@ def _free(run: Run) -> Iterator[bool]:
     """Tells whether no process of this machine works on a run; none can begin to meanwhile."""
     with contextlib.ExitStack() as stack:
         free = True
-        with contextlib.suppress(FileNotFoundError):
-            file = stack.enter_context(open(lock_path(run.dataset, run.run_id), "rb"))
+        first = scratch_folder(run.dataset, run.run_id)
+        for path in glob.glob(f"{glob.escape(first)}*.lock"):  # of all its workers
+            file = stack.enter_context(open(path, "rb"))
             try:
                 # Shared, which is enough, since it needs no right to write another user's file.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

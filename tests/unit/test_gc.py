@@ -116,10 +116,13 @@ def test_a_run_is_being_made_while_any_file_of_it_is_young(work):
     assert not any(storage.exists(path) for path in left)
 
 
-def test_a_run_that_a_process_works_on_is_left_alone(work, caplog):
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_run_that_a_process_works_on_is_left_alone(work, worker, caplog):
     planned = stage.plan("job", Config(f"{work}/model", "in the making"), [], {})
     folders = [planned.absolute(planned.folder("model")), planned.spill, planned.scratch]
     with planned.alone():
+        pass  # the first of them has ended
+    with planned.alone(worker):
         for folder in folders:
             leave(f"{folder}/half")
         assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
