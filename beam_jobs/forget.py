@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_jobs import job, mine_log, mine_pairs
+from beam_jobs import job
+from beam_jobs.mined_days import find_days, read_deletions_of
 from schemas import fingerprint, manifest, run_folders, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Manifest
-from transforms.deletions import Deletions, read_deletions
+from transforms.deletions import Deletions
 from transforms.events import without
 from transforms.evidence import forget
 
@@ -65,6 +66,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
             gone += len(table) - len(kept)
             if name == "evidence":
                 queries.append(pc.unique(kept["query_id"]))
+    print(f"forget: {gone:,} rows of {root}", file=sys.stderr, flush=True)
     if not gone:
         # An older run may hold it, where this one was mined without, or was left by a forgetting
         # that was killed before its purge.
@@ -106,18 +108,19 @@ def _rewrite(
 
 
 def preflight(config: Config) -> job.Inputs:
-    deletions = read_deletions(config.list, mine_log.person_key(config.person_key))
+    days = find_days(config.days)
+    deletions = read_deletions_of(days, config.list, config.person_key)
     return job.Inputs(
         facts=(
             f"{len(deletions.keys):,} images, {len(deletions.users):,} people, "
             f"{len(deletions.user_queries):,} queries of people",
-            f"days: {len(mine_pairs.find_days(config.days))}",
+            f"days: {len(days)}",
         )
     )
 
 
 def build(pipeline: beam.Pipeline, config: Config) -> None:
-    deletions = read_deletions(config.list, mine_log.person_key(config.person_key))
+    deletions = read_deletions_of(find_days(config.days), config.list, config.person_key)
     days = [storage.join(config.days, name) for name in storage.list_folders(config.days)]
     (
         pipeline

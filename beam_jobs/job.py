@@ -133,14 +133,14 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
                 return 0
             before = manifest.run_folder(stage.output, again.after)
             stage, config = again, dataclasses.replace(config, reuse=before)
+        if stage.done:
+            if not config.dry_run:
+                stage.restore()
+            print(f"{job.name}: already done: {config.output}")
+            return 0
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if stage.done:
-        if not config.dry_run:
-            stage.restore()
-        print(f"{job.name}: already done: {config.output}")
-        return 0
     runner = options.get_all_options()["runner"]
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
     for fact in inputs.facts:

@@ -8,14 +8,15 @@ merges any days, and forgets who did what.
   ./run.sh mine_log --log 'logs/2026-11-20/*' --partition 2026-11-20 --output work/days/2026-11-20
   ./run.sh mine_pairs --days work/days --images photos/ --labels labels.csv --output work/mined
 
-The same command again replaces a day that came late or was corrected. Days are of UTC.
+The same command again replaces a day that came late or was corrected. Days are of UTC: give files
+of local days with their neighbours; what is not of --partition is left out.
 """
 
 import dataclasses
 import datetime
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystem import FileMetadata
@@ -107,7 +108,7 @@ def person_key(path: str) -> bytes:
 def deletions(config: LogConfig) -> Deletions:
     if not config.forget:
         return Deletions()
-    return read_deletions(config.forget, person_key(config.person_key))
+    return read_deletions(config.forget, person_key(config.person_key), config.query_parts)
 
 
 def log_rules(config: LogConfig, day: int | None) -> LogRules:
@@ -235,7 +236,21 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         SHARDS: shards | "Shards" >> beam.Flatten(),
         DEAD: log[DEAD],
         COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
-    } | datasets.CommitManifest(stage, TABLES, num_shards, config.max_dead_fraction)
+    } | datasets.CommitManifest(
+        stage, TABLES, num_shards, config.max_dead_fraction, check=check_some_are_of_the_day
+    )
+
+
+def check_some_are_of_the_day(counters: Mapping[str, int]) -> None:
+    """Raises PhraseLensError where a log has events, and none of them is of the day."""
+    read, others = (counters.get(f"events.{what}", 0) for what in ("in", "dropped_other_day"))
+    if read and read == others:
+        raise PhraseLensError(
+            f"{read:,} events, all of other days than --partition",
+            "some of that day, which is one of UTC",
+            "Check --log and --partition; where files hold days of another time zone, give "
+            "those of the days before and after too.",
+        )
 
 
 JOB = job.Job(

@@ -29,11 +29,12 @@ import apache_beam as beam
 
 from beam_jobs import job, mine_log
 from beam_jobs.image_flags import ImageConfig
+from beam_jobs.mined_days import find_days, read_deletions_of
 from beam_jobs.reuse import ReuseConfig
-from schemas import storage, tables
+from schemas import tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
-from schemas.manifest import FILE_NAME, Dataset
+from schemas.manifest import Dataset
 from transforms import (
     associations,
     datasets,
@@ -46,6 +47,7 @@ from transforms import (
 )
 from transforms.clean_image import ImageLimits
 from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
+from transforms.deletions import Deletions
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
@@ -135,31 +137,10 @@ def rules_of(config: Config) -> pairs.PairRules:
     )
 
 
-def find_days(folder: str) -> dict[str, Dataset]:
-    """The committed days below a folder, by name.
-
-    Raises:
-      PhraseLensError: there is none, or a dataset there is no day.
-    """
-    ends = f"/{FILE_NAME}"
-    names = [
-        file.removesuffix(ends)
-        for file in storage.list_files(folder)
-        if file.endswith(ends) and file.count("/") == 1
-    ]
-    found = {name: Dataset(storage.join(folder, name)) for name in sorted(names)}
-    for name, day in found.items():
-        if day.manifest.stage != "mine_log":
-            raise PhraseLensError(
-                f"{storage.join(folder, name)}, written by {day.manifest.stage}",
-                "a day that mine_log wrote",
-                "Keep days in a folder of their own.",
-            )
-    if not found:
-        raise PhraseLensError(
-            f"--days {folder}", "days that mine_log wrote", "Run mine_log for each day."
-        )
-    return found
+def _deletions(config: Config) -> Deletions:
+    if config.days:
+        return read_deletions_of(find_days(config.days), config.forget, config.person_key)
+    return mine_log.deletions(config)
 
 
 def _image_units(config: Config):
@@ -189,6 +170,7 @@ def preflight(config: Config) -> job.Inputs:
     if config.labels and not config.images:
         raise PhraseLensError("--labels", "images that they are of", "Name them with --images.")
     mine_log.log_rules(config, None)
+    _deletions(config)
     raw, found, facts = mine_log.raw_inputs(config), {}, []
     if config.log:
         units, files = mine_log.plan(config)
@@ -341,11 +323,12 @@ def _mine_log(pipeline, config, stage, num_shards) -> dict:
 def _read_days(pipeline, config, stage, num_shards) -> dict:
     """The same of the days that mine_log wrote."""
     found_days = find_days(config.days).values()
+    deletions = _deletions(config)
     read = {
         name: pipeline
         | f"Shards of {name}"
         >> beam.Create([day.path(shard) for day in found_days for shard in day.shards(name)])
-        | f"Read {name}" >> days.ReadDays(mine_log.SCHEMAS[name], mine_log.deletions(config))
+        | f"Read {name}" >> days.ReadDays(mine_log.SCHEMAS[name], deletions)
         for name in mine_log.SCHEMAS
     }
     merged = (
@@ -365,7 +348,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         return GroupShards(ids, num_shards, stage.spill)
 
     units, _ = _image_units(config)
-    deletions = mine_log.deletions(config)
+    deletions = _deletions(config)
     args = (
         stage,
         ImageLimits.of(config),

@@ -78,6 +78,9 @@ class RunConfig:
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
     )
     forget: str = flag("Deletion list: images, and what people typed.", default="", role="input")
+    person_key: str = flag(
+        "The key file that mine_log was given for the days.", default="", role="input"
+    )
     images: str = flag(
         "Images: files, glob, TFRecord, or a table with a bytes column.", default="", role="input"
     )
@@ -240,11 +243,12 @@ def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
     if step.name == "mine_pairs" and config.samples:
         flags |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
     elif step.name == "mine_pairs":
-        names = ("log", "days", "forget", "images", "labels")
+        names = ("log", "days", "forget", "person_key", "images", "labels")
         names += ("columns", "image_columns", "label_columns")
         flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
     elif step.name == "forget":
         flags |= {"list": config.forget, "days": config.days}
+        flags |= {"person_key": config.person_key} if config.person_key else {}
     elif step.name == "classify_images":
         flags |= {
             "images": sample_inputs(storage.join(config.workdir, SAMPLES.output))["images"]

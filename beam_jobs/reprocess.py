@@ -11,7 +11,8 @@ networks are the same; phrases, text features and labels are made of what is kno
   ./run.sh promote --workdir work/mine --date 2026-01-31     put the snapshot in use
 
 With --forget nothing of the images and people on that list stays: older snapshots are deleted, and
-the new one is in use if one was. Stages run in one process.
+the new one is in use if one was. Give it the date of the snapshot in use and a time, such as
+2026-01-31T1200, so that the next date is a later one. Stages run in one process.
 """
 
 import dataclasses
@@ -113,7 +114,7 @@ def reprocess(config: Config) -> Iterator[Done]:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)
         yield done
-    snapshots.write(config.workdir, config.date, runs)
+    snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
     if config.forget:
         names = [step.output for step in pipeline.STEPS]
         snapshots.forget(config.workdir, names, config.date)
@@ -136,6 +137,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
         snapshots.check_date(config.date)
         pipeline.check(config)
+        if not config.forget and snapshots.read_pointer(config.workdir).knows(config.date):
+            print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
+            return 0
         if config.dry_run:
             print(reprocess_plan.text(reprocess_plan.plan(config)))
             return 0

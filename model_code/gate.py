@@ -55,8 +55,10 @@ def check(old: Snapshot, new: Snapshot, limits: gate_checks.Limits) -> list[Chec
     """The checks of `new` against `old`. Raises PhraseLensError."""
     sides = [open_all(old), open_all(new)]
     summaries = [gate_summary.summarise(side, limits.sample) for side in sides]
-    cases = [read_cases(side["fusion"]) for side in sides]
-    drops = gate_evaluation.compare(cases[0], cases[1])
+    drops = None
+    if old.datasets["fusion"] != new.datasets["fusion"]:
+        cases = [read_cases(side["fusion"]) for side in sides]
+        drops = gate_evaluation.compare(cases[0], cases[1])
     return gate_checks.compare(summaries[0], summaries[1], drops, limits)
 
 
@@ -73,6 +75,8 @@ def gate(config: Config) -> bool:
         # What cannot be opened must not become the one in use.
         open_all(new)
         print(f"{new.date}: nothing is in use yet, so there is nothing to compare with")
+    elif new.date == old.date and not config.against:
+        print(f"{new.date}: is in use already; nothing was checked")
     else:
         checks = check(old, new, config)
         print(f"{new.date} against {old.date}\n{gate_checks.table(checks)}")

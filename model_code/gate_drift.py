@@ -155,8 +155,13 @@ def frechet(a: np.ndarray, b: np.ndarray, components: int = 32) -> float:
       a: [n, width].
       b: [m, width].
       components: at most so many principal components.
+
+    Returns:
+      The distance; NaN where a value is not finite.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
     means = a.mean(axis=0), b.mean(axis=0)
     within = [_covariance(x, mean) for x, mean in zip((a, b), means, strict=True)]
     gap = means[0] - means[1]

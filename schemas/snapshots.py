@@ -65,6 +65,10 @@ class Pointer:
     history: tuple[str, ...] = ()
     collected: int = 0
 
+    def knows(self, date: str) -> bool:
+        """Whether the snapshot of a date is in use, or one that a roll-back comes to."""
+        return date in (self.date, *self.history)
+
 
 def check_date(date: str) -> str:
     """Returns `date`. Raises PhraseLensError unless it is a date, with a time or without."""
@@ -106,13 +110,16 @@ def read(work: str, date: str) -> Snapshot:
     return Snapshot(work, fields["date"], fields["datasets"])
 
 
-def write(work: str, date: str, datasets: Mapping[str, str]) -> Snapshot:
+def write(
+    work: str, date: str, datasets: Mapping[str, str], replace_used: bool = False
+) -> Snapshot:
     """Commits a snapshot; of a date that is there already it takes the place.
 
     Args:
       work: the work folder.
       date: the snapshot's name.
       datasets: name → run id, committed runs all.
+      replace_used: replace one that is or was in use, too, because something must be forgotten.
 
     Raises:
       PhraseLensError: a run is not there, or the snapshot is or was in use and would change.
@@ -124,8 +131,7 @@ def write(work: str, date: str, datasets: Mapping[str, str]) -> Snapshot:
         _keep(snapshot.dataset(name))
     if seen and read(work, date) == snapshot:
         return snapshot
-    pointer = read_pointer(work)
-    if date in (pointer.date, *pointer.history):
+    if not replace_used and read_pointer(work).knows(date):
         raise PhraseLensError(
             f"snapshot {date} of {work}",
             "a snapshot that was never promoted: those do not change",

@@ -315,6 +315,7 @@ def commit(
     num_shards: int,
     max_dead_fraction: float,
     required: Sequence[str],
+    check: Callable[[Mapping[str, int]], None] | None,
 ) -> bool:
     """Commits a run's shards, or raises and commits nothing.
 
@@ -335,6 +336,8 @@ def commit(
         for shard in by_table["dead_letters"]:
             storage.remove(stage.absolute(record_path(stage, shard.index, num_shards)))
         raise
+    if check:
+        check(counters)
     filled = {
         name: dataclasses.replace(table, shards=tuple(sorted(by_table[name])))
         for name, table in tables.items()
@@ -365,6 +368,7 @@ class CommitManifest(beam.PTransform):
       num_shards: shards that the tables are partitioned into.
       max_dead_fraction: see `check_counters`.
       required: tables without which the dataset is of no use.
+      check: raises PhraseLensError where the counters tell that the dataset is of no use.
 
     Input: a dict with `shards` (PCollection[(name, Shard)]), `counts`
     (PCollection[(name, rows)]) and, where dead letters are not written yet, `dead`
@@ -378,11 +382,12 @@ class CommitManifest(beam.PTransform):
         num_shards: int,
         max_dead_fraction: float,
         required: Sequence[str] = (),
+        check: Callable[[Mapping[str, int]], None] | None = None,
     ):
         super().__init__()
         self._stage, self._num_shards, self._required = stage, num_shards, tuple(required)
         self._tables = dict(tables) | {"dead_letters": parquet(DEAD_LETTERS)}
-        self._max_dead_fraction = max_dead_fraction
+        self._max_dead_fraction, self._check = max_dead_fraction, check
 
     def expand(self, inputs):
         shards = inputs[SHARDS]
@@ -405,5 +410,6 @@ class CommitManifest(beam.PTransform):
                 self._num_shards,
                 self._max_dead_fraction,
                 self._required,
+                self._check,
             )
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.text import normalize_query
+from model_code.text import normalize_query, query_parts
 from schemas import fingerprint
 from schemas.errors import PhraseLensError
 from transforms.rows import texts_of
@@ -57,11 +57,16 @@ class Deletions:
         return found
 
 
-def read_deletions(path: str, person_key: bytes) -> Deletions:
+def read_deletions(path: str, person_key: bytes, longest_part: int = 0) -> Deletions:
     """Reads a deletion list: a table with the columns image, user and query, any may be blank.
 
     A row with an image names that image; a row with a user that person's rows, or, with a
-    query too, that person's rows of that query.
+    query too, that person's rows of that query and of its parts.
+
+    Args:
+      path: the list.
+      person_key: key of the hashes of people.
+      longest_part: words of the longest part of a query that was counted; 0 for none.
 
     Raises:
       PhraseLensError: the file cannot be read, or a row names neither an image nor a user.
@@ -90,7 +95,10 @@ def read_deletions(path: str, person_key: bytes) -> Deletions:
             if user:
                 person = fingerprint.hash64(user, person_key)
                 if query:
-                    user_queries.add((person, fingerprint.hash64(normalize_query(query))))
+                    whole = normalize_query(query)
+                    parts = query_parts(pa.array([whole]), longest_part)[1] if longest_part else []
+                    for text in (whole, *map(str, parts)):
+                        user_queries.add((person, fingerprint.hash64(text)))
                 else:
                     users.add(person)
     return Deletions(tuple(sorted(keys)), tuple(sorted(users)), tuple(sorted(user_queries)))

@@ -11,7 +11,16 @@ from pathlib import Path
 
 DATE = "{{ ds }}"
 VARIANTS = ("bash", "composer")
-SOURCES = ("log", "days", "forget", "images", "labels", "columns", "image_columns", "label_columns")
+SOURCES = (
+    "log",
+    "days",
+    "person_key",
+    "images",
+    "labels",
+    "columns",
+    "image_columns",
+    "label_columns",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Settings:
       retries: of each task but the gate.
       retry_minutes: before the first retry; each further one waits twice as long, up to an hour.
       alert_url: gets a JSON {"text": …} when a task has failed for good; "" for none.
-      run_sh: for "bash": where run.sh lies.
+      run_sh: for "bash": where run.sh lies; Airflow runs it in a folder of its own.
       project: for "composer": of Dataflow and Cloud Run.
       region: for "composer": likewise.
       templates: for "composer": folder of the Flex Templates, one <job>.json each.
@@ -54,7 +63,7 @@ class Settings:
     retries: int = 2
     retry_minutes: float = 5.0
     alert_url: str = ""
-    run_sh: str = "./run.sh"
+    run_sh: str = "/opt/phraselens/run.sh"
     project: str = ""
     region: str = ""
     templates: str = ""
@@ -68,6 +77,19 @@ class Settings:
         missing = [name for name in needed if not getattr(self, name)]
         if missing:
             raise ValueError(f"{', '.join(missing)}: the composer variant needs them")
+        if self.variant == "bash" and not Path(self.run_sh).is_absolute():
+            raise ValueError(f"run_sh {self.run_sh!r}: expected an absolute path")
+        if "forget" in self.reprocess:
+            # It puts its snapshot in use and deletes all others before the gate has seen it.
+            raise ValueError(
+                "reprocess.forget: expected no deletion list; give it to ./run.sh reprocess once, "
+                "by hand, and to keep rows out to stages.mine_pairs.forget"
+            )
+        if self.variant == "composer" and {"set", "preset"} & set(self.reprocess):
+            raise ValueError(
+                "reprocess.set, reprocess.preset: expected settings of stages in `stages`, from "
+                "which the Flex Templates get them too"
+            )
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -126,11 +148,14 @@ def commands(settings: Settings) -> tuple[Command, ...]:
 
 
 def overrides(settings: Settings) -> dict[str, str]:
-    """The stages' settings as `reprocess --set` takes them."""
+    """The stages' settings as `reprocess --set` takes them, after those of `reprocess.set`."""
     assignments = [
-        f"{stage}.{name}={value}"
-        for stage, flags in settings.stages.items()
-        for name, value in flags.items()
+        *filter(None, [settings.reprocess.get("set")]),
+        *(
+            f"{stage}.{name}={value}"
+            for stage, flags in settings.stages.items()
+            for name, value in flags.items()
+        ),
     ]
     return {"set": ",".join(assignments)} if assignments else {}
 

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import os
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -228,6 +229,51 @@ def test_a_day_whose_only_run_died_is_forgotten(tmp_path):
     deletions.write_text("user\nuser-0\n")
     assert forget.run(["--list", str(deletions), "--days", str(tmp_path / "days")]) == 0
     assert storage.list_files(died) == []
+
+
+def test_a_query_is_forgotten_with_its_parts(tmp_path, capsys):
+    day = mine_day(tmp_path, write(tmp_path / "log.csv", rows_of(1)), 1, "--query_parts", "2")
+    typed = _texts(str(tmp_path / "days"))
+    assert b"secret" in typed
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("user,query\nuser-5,Secret of one\n")
+    assert forget.run(["--list", str(deletions), "--days", str(tmp_path / "days")]) == 0
+    assert b"secret" not in _texts(str(tmp_path / "days"))
+    (gone,) = re.findall(rf"forget: (\d+) rows of {day}", capsys.readouterr().err)
+    assert int(gone) >= 5
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_people_are_forgotten_with_the_key_of_the_days_only(tmp_path, images, keyed, capsys):
+    for name in ("key", "other"):
+        (tmp_path / name).write_text(f"the {name} of 16 bytes or more")
+    given = ("--person_key", str(tmp_path / "key"))
+    log = write(tmp_path / "log.csv", rows_of(1))
+    day = mine_day(tmp_path, log, 0, *(given if keyed else ()))
+    days, people = str(tmp_path / "days"), tmp_path / "people.csv"
+    people.write_text("user\nuser-0\n")
+    before = manifest.read(day)
+    wrong = [("--person_key", str(tmp_path / "other")), () if keyed else given]
+    for flags in wrong:
+        assert forget.run(["--list", str(people), "--days", days, *flags]) == 2
+        assert "its people have other hashes" in capsys.readouterr().err
+        argv = ["--days", days, "--images", images, "--output", str(tmp_path / "mined")]
+        assert mine_pairs.run([*argv, "--forget", str(people), *flags]) == 2
+    assert manifest.read(day) == before
+    (tmp_path / "image.csv").write_text("image\nno such image\n")
+    assert forget.run(["--list", str(tmp_path / "image.csv"), "--days", days]) == 0
+    assert manifest.read(day) == before
+    assert forget.run(["--list", str(people), "--days", days, *(given if keyed else ())]) == 0
+    assert manifest.read(day) != before
+
+
+def test_a_log_of_other_days_alone_is_no_day(tmp_path, capsys):
+    """As where folders are of another time zone, or timestamps are wrong."""
+    log = write(tmp_path / "log.csv", rows_of(1))
+    argv = ["--log", log, "--partition", "2020-02-02", "--output", str(tmp_path / "day")]
+    assert mine_log.run(argv) == 1
+    assert "all of other days than --partition" in capsys.readouterr().err
+    assert manifest.read(str(tmp_path / "day")) is None
 
 
 def _plain_text(folder):

@@ -84,3 +84,27 @@ def test_days_of_mining(run, tmp_path):
     assert source_of(encode(photo(4), "PNG")) not in sources
     keys = last.dataset("mined").table("images", ["keys"])["keys"].to_pylist()
     assert sorted(key for of in keys for key in of) == ["new", "p0", "p1", "p3", "p5"]
+
+    # Under the date that is in use, as people do who do not think of another.
+    deletions.write_text("image,user,query\np4,,\np5,,\n")
+    _, done, last = run("2026-01-06", f"--forget={deletions}")
+    assert snapshots.current(first.work) == last
+    assert [r.run_id for r in run_folders.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
+    keys = last.dataset("mined").table("images", ["keys"])["keys"].to_pylist()
+    assert sorted(key for of in keys for key in of) == ["new", "p0", "p1", "p3"]
+
+
+def test_a_date_that_was_in_use_is_left_alone(run, tmp_path, capsys):
+    _, _, first = run("2026-01-01")
+    for date in ("2026-01-01", "2026-01-02"):
+        if date != "2026-01-01":
+            run(date, settings=("min_pair_clicks=2",))
+        snapshots.promote(first.work, date)
+    storage.write_bytes(str(tmp_path / "images" / "new.png"), encode(photo(9), "PNG"))
+    before = storage.list_sizes(first.work)
+    argv = [f"--workdir={first.work}", f"--log={tmp_path}/log.csv", f"--images={tmp_path}/images"]
+    argv += [f"--labels={tmp_path}/labels.csv"]
+    for date in ("2026-01-01", "2026-01-02"):
+        assert reprocess.run([*argv, f"--date={date}"]) == 0
+        assert f"snapshot {date} is or was in use" in capsys.readouterr().out
+    assert storage.list_sizes(first.work) == before

@@ -128,12 +128,29 @@ def test_flex_template_is_what_the_api_takes(tmp_path):
     assert launch["environment"]["tempLocation"] == f"{tmp_path}/tmp"
 
 
+def test_settings_of_stages_join_those_of_set():
+    settings = Settings(
+        workdir="w",
+        reprocess={"set": "train_fusion.epochs=5"},
+        stages={"embed_images": {"num_phrases": "5"}},
+    )
+    (command,) = (c for c in phraselens_commands.commands(settings) if c.name == "reprocess")
+    assert command.flags["set"] == "train_fusion.epochs=5,embed_images.num_phrases=5"
+
+
+COMPOSER = {"workdir": "w", "variant": "composer", "project": "p", "region": "r", "templates": "t"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"workdir": "w", "variant": "cron"}, "expected one of bash, composer"),
         ({"workdir": "w", "variant": "composer", "project": "p"}, "region, templates"),
         ({"workdir": "w", "reproces": {}}, "unknown settings reproces"),
+        ({"workdir": "w", "run_sh": "./run.sh"}, "an absolute path"),
+        ({"workdir": "w", "reprocess": {"forget": "list.csv"}}, "no deletion list"),
+        (COMPOSER | {"reprocess": {"set": "train_fusion.epochs=5"}}, "settings of stages"),
+        (COMPOSER | {"reprocess": {"preset": "quickstart"}}, "settings of stages"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, fields, message):

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from model_code import gate
-from schemas import snapshots, storage
+from model_code import gate, gate_checks
+from schemas import manifest, snapshots, stage, storage
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -43,11 +44,42 @@ def test_first_snapshot_passes_with_a_note(tmp_path, capsys):
     assert "nothing is in use yet" in capsys.readouterr().out
 
 
-def test_snapshot_against_itself_has_drifted_by_nothing(used):
-    status, result = run(used, USED)
+def test_snapshot_against_itself_has_drifted_by_nothing(used, capsys):
+    status, result = run(used, USED, f"--against={USED}")
     assert status == 0
-    assert {check["figure"] for check in result["checks"]} == {0}
-    assert {check["verdict"] for check in result["checks"]} == {"pass"}
+    verdicts = {c["name"]: (c["figure"], c["verdict"], c["note"]) for c in result["checks"]}
+    same = (None, "skip", "the same classifier")
+    assert verdicts.pop("evaluation.top1_drop") == same
+    assert verdicts.pop("evaluation.map_drop") == same
+    assert set(verdicts.values()) == {(0, "pass", "")}
+    capsys.readouterr()
+    status, result = run(used, USED)
+    assert (status, result["checks"]) == (0, [])
+    assert "is in use already; nothing was checked" in capsys.readouterr().out
+
+
+def test_dataset_that_only_retraining_makes_is_not_missed(used):
+    """Nor is it a loss when the snapshot in use was one of a retraining."""
+    found = gate_work.write(used, "2026-03-01", Day(seed=5))
+    pairs = stage.plan("prepare_pairs", gate_work._Config(f"{used}/training_pairs"), [], {})
+    shard = manifest.write_parquet(
+        pairs.output, pairs.shard_path("train", 0, 1, "parquet"), 0, pa.table({"id": [1, 2]})
+    )
+    train = manifest.Table("parquet", "", (shard,))
+    manifest.commit(pairs.output, pairs.manifest({"train": train}, {}), pairs.seen)
+    runs = found.datasets | {"training_pairs": pairs.run_id}
+    snapshots.write(used, "2026-03-02", runs)
+    status, result = run(used, "2026-03-01", "--against=2026-03-02")
+    assert (status, result["refused_by"]) == (0, [])
+
+
+def test_history_of_queries_may_grow(used):
+    old = {"mined.query_days": 100, "mined.pairs": 100}
+    limits = gate_checks.Limits()
+    grown = {"mined.query_days": 900, "mined.pairs": 150}
+    assert [c.verdict for c in gate_checks._rows(old, grown, limits)] == ["pass", "pass"]
+    lost = {"mined.query_days": 10, "mined.pairs": 900}
+    assert [c.verdict for c in gate_checks._rows(old, lost, limits)] == ["refuse", "refuse"]
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -116,8 +148,8 @@ def test_how_sure_a_fall_must_be_is_a_flag(used):
 
 
 def test_head_and_sample_decide_what_is_compared(used):
-    _, all_rows = run(used, USED)
-    _, few = run(used, USED, "--head=3", "--sample=300")
+    _, all_rows = run(used, USED, f"--against={USED}")
+    _, few = run(used, USED, f"--against={USED}", "--head=3", "--sample=300")
     chances = [{c["name"]: c["chance"] for c in r["checks"]} for r in (all_rows, few)]
     for name in ("queries.clicks", "embeddings.pixel_emb", "embeddings.query_emb"):
         assert chances[0][name] != chances[1][name]

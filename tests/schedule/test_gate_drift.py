@@ -95,6 +95,14 @@ def test_frechet_is_zero_for_equal_symmetric_and_grows_with_the_shift(width, see
     assert gate_drift.frechet(a, near) <= gate_drift.frechet(a, far) + 1e-9
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_frechet_of_what_is_not_finite_is_nan(value):
+    """Which the gate refuses."""
+    broken = np.ones((30, 4))
+    broken[7, 2] = value
+    assert np.isnan(gate_drift.frechet(np.ones((30, 4)), broken))
+
+
 def test_frechet_of_a_pure_shift_and_a_pure_scale():
     # Means apart by one: 1 / variance. Deviations 1 and 2 in one dimension: (2 − 1)² / 2.5.
     a = np.array([[-1.0], [1.0]])

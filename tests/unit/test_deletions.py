@@ -24,6 +24,15 @@ def test_a_row_names_an_image_or_a_person_or_a_query_of_one(tmp_path):
     assert found.user_queries == ((joe, fingerprint.hash64("red shoes")),)
 
 
+def test_parts_of_a_query_go_with_it(tmp_path):
+    path = write(tmp_path, "user,query\njoe,Red Leather Shoes\n")
+    joe = fingerprint.hash64("joe", KEY)
+    texts = ["red leather shoes", "red", "leather", "shoes", "red leather", "leather shoes"]
+    found = read_deletions(path, KEY, longest_part=2)
+    assert set(found.user_queries) == {(joe, fingerprint.hash64(text)) for text in texts}
+    assert len(read_deletions(path, KEY).user_queries) == 1
+
+
 @pytest.mark.parametrize("header", ["image", "user"])
 def test_one_column_is_enough(tmp_path, header):
     found = read_deletions(write(tmp_path, f"{header}\nx\n"), b"")

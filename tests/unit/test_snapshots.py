@@ -154,6 +154,8 @@ def test_a_snapshot_in_use_does_not_change(work):
     assert snapshots.write(work, "2026-01-01", {"model": runs["model"]}).datasets.keys() == {
         "model"
     }
+    assert snapshots.write(work, "2026-01-03", runs, replace_used=True).datasets == runs
+    assert snapshots.current(work).datasets == runs
 
 
 def _race(work, date, barrier, results):

@@ -1,0 +1,64 @@
+"""The folder of days that mine_log wrote, and what must be forgotten in them."""
+
+from collections.abc import Mapping
+
+from beam_jobs import mine_log
+from schemas import storage
+from schemas.errors import PhraseLensError
+from schemas.manifest import FILE_NAME, Dataset
+from transforms.deletions import Deletions, read_deletions
+from transforms.files import content_hash, match
+
+
+def find_days(folder: str) -> dict[str, Dataset]:
+    """The committed days below a folder, by name.
+
+    Raises:
+      PhraseLensError: there is none, or a dataset there is no day.
+    """
+    ends = f"/{FILE_NAME}"
+    names = [
+        file.removesuffix(ends)
+        for file in storage.list_files(folder)
+        if file.endswith(ends) and file.count("/") == 1
+    ]
+    found = {name: Dataset(storage.join(folder, name)) for name in sorted(names)}
+    for name, day in found.items():
+        if day.manifest.stage != "mine_log":
+            raise PhraseLensError(
+                f"{storage.join(folder, name)}, written by {day.manifest.stage}",
+                "a day that mine_log wrote",
+                "Keep days in a folder of their own.",
+            )
+    if not found:
+        raise PhraseLensError(
+            f"--days {folder}", "days that mine_log wrote", "Run mine_log for each day."
+        )
+    return found
+
+
+def read_deletions_of(days: Mapping[str, Dataset], path: str, person_key: str) -> Deletions:
+    """A deletion list in the terms of days: people hashed as they are, and parts of queries.
+
+    Args:
+      days: name → day.
+      path: the list; "" for none.
+      person_key: the key file that mine_log was given; "" for none.
+
+    Raises:
+      PhraseLensError: the list cannot be read, or names people, and a day has another key.
+    """
+    if not path:
+        return Deletions()
+    parts = max(day.manifest.config.get("query_parts", 0) for day in days.values())
+    deletions = read_deletions(path, mine_log.person_key(person_key), parts)
+    if deletions.users or deletions.user_queries:
+        key = content_hash(match("person_key", (person_key,))) if person_key else None
+        for name, day in days.items():
+            if day.manifest.inputs.get("person_key") != key:
+                raise PhraseLensError(
+                    f"day {name}: its people have other hashes than those of {path}",
+                    "the key file that mine_log was given for it",
+                    "Give it with --person_key, or leave that out where mine_log had none.",
+                )
+    return deletions
