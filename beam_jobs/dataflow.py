@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from schemas import config as config_lib
-from schemas import fingerprint, storage
+from schemas import storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -242,28 +242,6 @@ def _check_gpu(options: PipelineOptions, runs_networks: bool) -> None:
             f"--gpu={flags.gpu}",
             "no --dataflow_service_options=worker_accelerator beside it",
             "That would give every worker a GPU; leave it out.",
-        )
-
-
-class CheckCode(beam.PTransform):
-    """A step that fails the job where its workers hold other code than drew it: an old image."""
-
-    def __init__(self, job: str):
-        super().__init__()
-        self._module = f"beam_jobs.{job}"
-
-    def expand(self, pipeline):
-        expected = fingerprint.of_code([self._module])
-        return pipeline | beam.Create([self._module]) | beam.Map(check_code, expected)
-
-
-def check_code(module: str, expected: str) -> None:
-    """Raises PhraseLensError unless the sources of a module have the fingerprint `expected`."""
-    if fingerprint.of_code([module]) != expected:
-        raise PhraseLensError(
-            f"the workers' {module}",
-            "the code that drew this job",
-            "Build the image of --image anew, or send the code along: --setup_file=./setup.py.",
         )
 
 

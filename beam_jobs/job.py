@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs import dataflow, dataflow_plan, worker_options
+from beam_jobs import code_check, dataflow, dataflow_plan, worker_options
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import manifest, storage
@@ -96,7 +96,8 @@ def parse(
 def is_one_machine(options: PipelineOptions) -> bool:
     """Whether all workers are processes of this machine, which share its disk."""
     runner = (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2]
-    return runner in ("DirectRunner", "FnApiRunner", "PrismRunner", "BundleBasedDirectRunner")
+    known = ("directrunner", "fnapirunner", "prismrunner", "bundlebaseddirectrunner")
+    return runner.lower() in known
 
 
 class _Lenient:
@@ -157,8 +158,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
             storage.remove_tree(stage.spill)
 
     def draw(pipeline: beam.Pipeline) -> None:
-        if dataflow.is_dataflow(options):
-            pipeline | dataflow.CheckCode(job.name)
+        if not is_one_machine(options):
+            pipeline | code_check.CheckCode(job.name)
         job.build(pipeline, config, stage)
 
     start = time.monotonic()

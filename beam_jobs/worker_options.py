@@ -18,27 +18,31 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from beam_jobs.dataflow import ONE_PROCESS, is_dataflow
+from beam_jobs.image_flags import ImageConfig
 from model_code.inference_settings import InferenceSettings
 
 # One reads and writes shards while the networks work for another.
 HARNESS_THREADS = 2
-ONE_PROCESS = "no_use_multiple_sdk_containers"
 MANY_PROCESSES = "use_multiple_sdk_containers"
 
 
 def fit(config: Any, options: PipelineOptions) -> Any:
-    """Sets what a job that runs networks was not told: `options` in place, and the config's copy.
+    """Sets what a job of images was not told: `options` in place, and the config's copy.
 
     Args:
-      config: of any job; one that runs no networks comes back as it is.
+      config: of any job; one that runs no networks comes back as it is. Where it decodes images,
+        each thread has a process for that, whose memory a machine has to hold.
       options: what the command line says stays.
     """
-    if not isinstance(config, InferenceSettings):
+    if not isinstance(config, InferenceSettings | ImageConfig):
         return config
     debug = options.view_as(DebugOptions)
     if not debug.number_of_worker_harness_threads:
         debug.number_of_worker_harness_threads = HARNESS_THREADS
-    if _runner(options) == "DataflowRunner" and not _experiment(options, MANY_PROCESSES):
+    if not isinstance(config, InferenceSettings):
+        return config
+    if is_dataflow(options) and not _experiment(options, MANY_PROCESSES):
         debug.add_experiment(ONE_PROCESS)
     if config.tf_threads:
         return config
@@ -48,10 +52,10 @@ def fit(config: Any, options: PipelineOptions) -> Any:
 def tf_threads(options: PipelineOptions) -> int:
     """TensorFlow's threads of a worker process; 0 where it may use all cores of its machine."""
     runner = _runner(options)
-    if runner == "DataflowRunner":
+    if is_dataflow(options):
         # A process a core, unless they were told to be one.
         return 0 if _experiment(options, ONE_PROCESS) else 1
-    if runner in ("PortableRunner", "FlinkRunner", "SparkRunner"):
+    if runner in ("portablerunner", "flinkrunner", "sparkrunner"):
         return _share(int(options.view_as(PortableOptions).sdk_worker_parallelism))
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
@@ -66,7 +70,7 @@ def _share(processes: int) -> int:
 
 
 def _runner(options: PipelineOptions) -> str:
-    return (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2]
+    return (options.view_as(StandardOptions).runner or "").rpartition(".")[2].lower()
 
 
 def _experiment(options: PipelineOptions, name: str) -> bool:

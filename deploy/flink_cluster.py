@@ -148,6 +148,7 @@ class Cluster:
             f"--job_endpoint=localhost:{self.ports['job server']}",
             "--environment_type=PROCESS",
             f"--environment_option=process_command={WORKER}",
+            f"--environment_option=process_variables=PHRASELENS_FOLDER={os.getcwd()}",
             # Python starts once a job, not once a step of it.
             "--environment_cache_millis=60000",
         ]

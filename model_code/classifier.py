@@ -257,11 +257,12 @@ class Classifier:
     def embed(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> ImageEmbeddings:
         """The half that needs pixels; see `classify`."""
 
-        def run(start: int, end: int) -> dict[str, np.ndarray]:
-            filler = [self._filler] * (self._batch.rows - (end - start))
+        def run(start: int, end: int, batch: int) -> dict[str, np.ndarray]:
+            filler = [self._filler] * (batch - (end - start))
             return self._run(self._embed, end - start, images=[*images[start:end], *filler])
 
-        found = run_in_batches(run, [0] * len(images) if sizes is None else sizes, self._batch)
+        known = [0] * len(images) if sizes is None else sizes
+        found = run_in_batches(run, known, self._batch, filled=True)
         return ImageEmbeddings(*(np.concatenate([f[name] for f in found]) for name in EMBEDDINGS))
 
     def classify_embeddings(self, embs: ImageEmbeddings) -> Classified:
@@ -272,15 +273,15 @@ class Classifier:
         """
         rows = len(embs.query_embs)
 
-        def run(start: int, end: int) -> dict[str, np.ndarray]:
-            missing = max(0, self._batch.rows - (end - start))
+        def run(start: int, end: int, batch: int) -> dict[str, np.ndarray]:
+            missing = batch - (end - start)
             inputs = {
                 name: np.pad(getattr(embs, name)[start:end], ((0, missing), (0, 0)))
                 for name in EMBEDDINGS
             }
             return self._run(self._classify, end - start, **inputs)
 
-        found = run_in_batches(run, [0] * rows, self._batch)
+        found = run_in_batches(run, [0] * rows, self._batch, filled=True)
         parts = {name: [one[name] for one in found] for name in OUTPUTS}
         return Classified(
             _texts(parts["labels"]),

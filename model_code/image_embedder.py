@@ -112,7 +112,7 @@ class ImageEmbedder(tf.Module):
           tf.errors.InvalidArgumentError: one of them cannot be decoded.
         """
         parts = run_in_batches(
-            lambda start, end: self._decode(tf.constant(images[start:end], tf.string)),
+            lambda start, end, _: self._decode(tf.constant(images[start:end], tf.string)),
             [0] * len(images) if sizes is None else sizes,
             self._decode_batch,
         )
@@ -121,14 +121,12 @@ class ImageEmbedder(tf.Module):
     def embed_pixels(self, pixels: Pixels) -> ImageEmbeddings:
         """The second half of `embed`: what the networks make of pixels."""
         rows = len(pixels[0])
-        limit = self._batch
 
-        def run(start: int, end: int) -> list[np.ndarray]:
-            batch = max(limit.rows, end - start)
+        def run(start: int, end: int, batch: int) -> list[np.ndarray]:
             found = self._networks(tuple(_filled(part[start:end], batch) for part in pixels))
             return [part.numpy()[: end - start] for part in found]
 
-        parts = run_in_batches(run, [0] * rows, limit)
+        parts = run_in_batches(run, [0] * rows, self._batch, filled=True)
         return ImageEmbeddings(*(_joined(parts) or self._none()))
 
     def graph(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -149,13 +149,13 @@ def load(kind: Kind, path: str, is_mapped: bool = True) -> Any:
     return faiss.read_index(path, flag | faiss.IO_FLAG_READ_ONLY)
 
 
-def to_gpu(kind: Kind, index: Any, vectors: np.ndarray) -> Any:
-    """The index on the first GPU, where Faiss has one and it knows the kind.
+def is_for_gpu(kind: Kind) -> bool:
+    """Whether Faiss has a GPU that knows a kind; a graph and Fast Scan's codes stay on the CPU."""
+    return faiss.get_num_gpus() > 0 and kind.name in ("flat", "ivf_flat")
 
-    GPUs know flat and ivf_flat; a graph and Fast Scan's codes stay on the CPU.
-    """
-    if faiss.get_num_gpus() == 0 or kind.name not in ("flat", "ivf_flat"):
-        return index
+
+def to_gpu(index: Any, vectors: np.ndarray) -> Any:
+    """The index on the first GPU."""
     if index is None:
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors))

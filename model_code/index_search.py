@@ -3,7 +3,9 @@
 How hard a kind searches is tuned: the least effort that finds what an exact scan finds.
 """
 
+import contextlib
 import dataclasses
+import threading
 from typing import Any
 
 import faiss as typed_faiss
@@ -47,6 +49,8 @@ class Searcher:
       vectors: [K, M] float32, may be memory-mapped.
       places: [ids] int64, the row of each id of the index, -1 where it was removed; None
         where ids are rows.
+      is_on_gpu: whether the index lies on a GPU, where one thread at a time may search (Faiss wiki,
+        "Threads and asynchronous calls").
     """
 
     def __init__(
@@ -55,7 +59,9 @@ class Searcher:
         index: Any,
         vectors: np.ndarray,
         places: np.ndarray | None = None,
+        is_on_gpu: bool = False,
     ):
+        self._turn = threading.Lock() if is_on_gpu else contextlib.nullcontext()
         self.kind, self.vectors = kind, vectors
         self._index, self._places = index, places
         self._selector = None
@@ -97,7 +103,8 @@ class Searcher:
     def _nearest(self, query_embs, count, deep, effort):
         if self._index is None:
             return self.exact(query_embs, deep)
-        _, ids = self._index.search(query_embs, deep, params=self._parameters(deep, effort))
+        with self._turn:
+            _, ids = self._index.search(query_embs, deep, params=self._parameters(deep, effort))
         rows = ids if self._places is None else np.where(ids < 0, -1, self._places[ids])
         rows, scores = self._rank(query_embs, rows)
         # Lists that hold too few vectors leave gaps.

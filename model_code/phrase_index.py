@@ -200,6 +200,10 @@ class Neighbours:
 class PhraseIndex:
     """A saved index, opened for search; what can be is memory-mapped, processes share it.
 
+    Args:
+      folder: where it was saved.
+      use_gpu: whether it may lie on a GPU, where there is one and Faiss knows its kind there.
+
     Attributes:
       query_vectors: [K, M] float32.
       query_ids: [K] int64.
@@ -212,7 +216,7 @@ class PhraseIndex:
       PhraseLensError: an older version wrote it.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, use_gpu: bool = True):
         config = read_config(folder)
         if not isinstance(config["kind"], dict):
             raise PhraseLensError(folder, "an index of this version", "Run embed_phrases again.")
@@ -222,7 +226,8 @@ class PhraseIndex:
         self._texts = pa.ipc.open_file(pa.memory_map(os.path.join(folder, "queries.arrow")))
         self._sampled = load_array(os.path.join(folder, "partition_rows.npy"))
         self.effort = Effort(**config["effort"])
-        self.searcher = _open_searcher(folder, Kind(**config["kind"]), self.query_vectors)
+        kind = Kind(**config["kind"])
+        self.searcher = _open_searcher(folder, kind, self.query_vectors, use_gpu)
 
     def __len__(self) -> int:
         return len(self.query_ids)
@@ -302,8 +307,10 @@ def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _open_searcher(folder: str, kind: Kind, vectors: np.ndarray) -> Searcher:
+def _open_searcher(folder: str, kind: Kind, vectors: np.ndarray, use_gpu: bool) -> Searcher:
     path = os.path.join(folder, "places.npy")
     places = load_array(path, mmap_mode="r") if os.path.exists(path) else None
     index = index_kinds.load(kind, os.path.join(folder, "index.faiss"))
-    return Searcher(kind, index_kinds.to_gpu(kind, index, vectors), vectors, places)
+    if use_gpu and index_kinds.is_for_gpu(kind):
+        return Searcher(kind, index_kinds.to_gpu(index, vectors), vectors, places, is_on_gpu=True)
+    return Searcher(kind, index, vectors, places)

@@ -103,9 +103,9 @@ def command_into(name: str, of: pipeline.Config, output: str, *more: str) -> lis
     return [*pipeline.command_of(elsewhere, of), *more]
 
 
-def run(command: Sequence[str]) -> str:
-    """Runs a command that must succeed; returns what it printed."""
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+def run(command: Sequence[str], cwd: str | Path | None = None) -> str:
+    """Runs a command that must succeed, in a folder; returns what it printed."""
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -51,12 +51,16 @@ class EmbedImages:
     unit: str = "images"
 
     def load(self):
+        from model_code.devices import open_device
         from model_code.phrase_chooser import PhraseChooser
 
+        # Before the first graph starts TensorFlow: a shard of known images needs no embedder.
+        open_device(self.inference.device, self.inference.tf_threads)
         embedder = Lazy(
             "image_embedder", self.generator, self.pixel_embedder, settings=self.inference
         )
-        return embedder, PhraseChooser(load("phrase_index", self.index), self.phrase_settings)
+        index = load("phrase_index", self.index, settings=self.inference)
+        return embedder, PhraseChooser(index, self.phrase_settings)
 
     def process(self, task: tuple[str, Sequence[str]], loaded, progress: Progress) -> Output:
         path, earlier_paths = task

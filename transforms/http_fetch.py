@@ -25,6 +25,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 3
 _PIECE_BYTES = 64 << 10
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Google's and Amazon's, which answer at IPv6 addresses that are private but not link-local.
+_METADATA = tuple(map(ipaddress.ip_address, ("fd20:ce::254", "fd00:ec2::254")))
 _SAFE = "/%:=&?~#+!$,;'@()*[]"
 _CONNECTIONS = 2  # of a process to one host at once
 # Hosts share them by their hash: a table may name millions of hosts.
@@ -37,8 +39,8 @@ class FetchLimits:
 
     Attributes:
       max_bytes: of the body.
-      max_seconds: on the clock for all of it, redirects too. A worker's resolver has limits
-        of its own.
+      max_seconds: on the clock for all of it, redirects too, but not for waiting until other
+        fetches from the host have ended. A worker's resolver has limits of its own.
       private_hosts: whose private addresses, and other ports than 80 and 443, are allowed.
     """
 
@@ -54,9 +56,13 @@ def fetch(url: str, limits: FetchLimits) -> bytes:
       ImageError: the URL, or one that it redirects to, is forbidden; or the body too large.
       OSError: it could not be had.
     """
-    deadline = time.monotonic() + limits.max_seconds
+    seconds = limits.max_seconds
     for _ in range(_MAX_REDIRECTS + 1):
-        found = _ask(url, limits, deadline)
+        parts, host, port = _parsed(url, limits)
+        with _SLOTS[zlib.crc32(host.encode()) % len(_SLOTS)]:
+            start = time.monotonic()  # To wait for others is no fault of this host.
+            found = _ask(parts, host, port, limits, start + seconds)
+            seconds -= time.monotonic() - start
         if isinstance(found, bytes):
             return found
         url = urllib.parse.urljoin(url, found)
@@ -65,26 +71,37 @@ def fetch(url: str, limits: FetchLimits) -> bytes:
 
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet, whatever form it is written in."""
+    ip = _plain(address)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:
+        return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+
+
+def is_never_allowed(address: str) -> bool:
+    """Whether an IP address is link-local or a cloud's metadata server, in whatever form."""
+    ip = _plain(address)
+    return ip.is_link_local or ip in _METADATA
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IP address; the IPv4 one where it is wrapped into one of IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+        return inner or ip
+    return ip
 
 
-def _ask(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
+def _ask(
+    parts: urllib.parse.SplitResult, host: str, port: int, limits: FetchLimits, deadline: float
+) -> bytes | str:
     """The body, or where a redirect leads."""
-    parts, host, port = _parsed(url, limits)
-    with _SLOTS[zlib.crc32(host.encode()) % len(_SLOTS)]:
-        addresses = _resolved(host, port, host in limits.private_hosts)
-        connection = _connected(addresses, port, deadline)
-        with contextlib.closing(connection), _ended_at(connection, deadline):
-            return _answer(connection, parts, host, port, limits)
+    addresses = _resolved(host, port, host in limits.private_hosts)
+    connection = _connected(addresses, port, deadline)
+    with contextlib.closing(connection), _ended_at(connection, deadline):
+        return _answer(connection, parts, host, port, limits)
 
 
 def _parsed(url: str, limits: FetchLimits) -> tuple[urllib.parse.SplitResult, str, int]:
@@ -112,8 +129,8 @@ def _resolved(host: str, port: int, is_private_allowed: bool) -> list[str]:
         raise ImageError("forbidden_url", f"no host: {error}") from error
     addresses = [str(info[4][0]) for info in found]
     for address in addresses:
-        is_local = ipaddress.ip_address(address.partition("%")[0]).is_link_local
-        if is_local or not (is_private_allowed or is_public(address)):
+        is_allowed = is_private_allowed or is_public(address)
+        if not is_allowed or is_never_allowed(address):
             raise ImageError("forbidden_url", f"{host} is {address}, which is no public address")
     return addresses
 

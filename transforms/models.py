@@ -67,7 +67,7 @@ def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | 
       kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
         or classifier.
       folders: the folders that the kind needs.
-      settings: of an image embedder or a classifier: device, precision and batches.
+      settings: device, precision and batches; of a phrase index the device.
 
     Raises:
       PhraseLensError: a file is not what the manifest names, or this worker has not the device.
@@ -89,7 +89,7 @@ def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | 
         if kind == "phrase_index":
             from model_code.phrase_index import PhraseIndex
 
-            return PhraseIndex(*paths)
+            return PhraseIndex(paths[0], settings is None or settings.device != "cpu")
         if kind == "classifier":
             from model_code.classifier import Classifier
 

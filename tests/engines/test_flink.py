@@ -118,19 +118,21 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
 
 @pytest.mark.slow
 def test_up_submit_down(tmp_path):
-    """The commands as people give them, on a log of four events."""
+    """The commands as people give them, on a log of four events; paths are relative."""
     tools()
     log = tmp_path / "log.csv"
     log.write_text("query,image,clicks\nred,a,1\nblue,b,1\nred,b,2\n,c,1\n")
     port = f"--port={free_ports()}"
     here, there = tmp_path / "here", tmp_path / "flink"
-    job = ["mine_log", f"--log={log}", "--num_shards=2", "--max_dead_fraction=1"]
-    work_folder.run([sys.executable, "-m", f"beam_jobs.{job[0]}", *job[1:], f"--output={here}"])
+    job = ["mine_log", "--log=log.csv", "--num_shards=2", "--max_dead_fraction=1"]
+    alone = [sys.executable, "-m", f"beam_jobs.{job[0]}", *job[1:], "--output=here"]
+    work_folder.run(alone, cwd=tmp_path)
     command = [sys.executable, "-m", "deploy.flink"]
     assert port.split("=")[1] in work_folder.run([*command, "up", port])
     groups = {process.pid for process in cluster_at(port).processes}
     try:
-        printed = work_folder.run([*command, port, "submit", *job, f"--output={there}"])
+        submit = [*command, port, "submit", *job, "--output=flink"]
+        printed = work_folder.run(submit, cwd=tmp_path)
         assert "on PortableRunner" in printed
         assert work_folder.rows_of(str(there)) == work_folder.rows_of(str(here))
         assert len(groups) == 4

@@ -4,6 +4,8 @@ import http.server
 import os
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -303,6 +305,34 @@ def test_a_host_with_one_private_address_is_refused(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 80)) for a in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(http_fetch.socket, "getaddrinfo", lambda *_, **__: found)
     assert refused("http://half.example/a.png", FetchLimits())[0] == "forbidden_url"
+
+
+METADATA = "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 2002:a9fe:a9fe::1 fe80::1"
+METADATA += " fd20:ce::254 fd00:ec2::254"
+
+
+@pytest.mark.parametrize("address", METADATA.split())
+def test_metadata_servers_are_refused_to_private_hosts_too(monkeypatch, address):
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80))]
+    monkeypatch.setattr(http_fetch.socket, "getaddrinfo", lambda *_, **__: found)
+    limits = FetchLimits(private_hosts=("images.intranet",))
+    assert refused("http://images.intranet/a.png", limits)[0] == "forbidden_url"
+
+
+def test_waiting_for_other_fetches_is_not_fetching(monkeypatch):
+    """Eight threads ask one host, which serves two at once."""
+    left = []
+
+    def ask(*args):
+        left.append(args[-1] - time.monotonic())
+        time.sleep(0.2)
+        return b"an image"
+
+    monkeypatch.setattr(http_fetch, "_ask", ask)
+    with ThreadPoolExecutor(8) as pool:
+        args = ["http://busy.example/a.png"] * 8, [FetchLimits(max_seconds=0.5)] * 8
+        assert list(pool.map(fetch, *args)) == [b"an image"] * 8
+    assert min(left) > 0.4
 
 
 def test_a_body_has_a_limit_of_bytes(url):

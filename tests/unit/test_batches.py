@@ -20,9 +20,9 @@ class Machine:
         self.rows, self.bytes, self.sizes = rows, bytes_, sizes
         self.tried = []
 
-    def run(self, start, end):
-        self.tried.append(end - start)
-        if end - start > self.rows or sum(self.sizes[start:end]) > self.bytes:
+    def run(self, start, end, at_once):
+        self.tried.append(at_once)
+        if at_once > self.rows or sum(self.sizes[start:end]) > self.bytes:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
         return list(range(start, end))
 
@@ -62,10 +62,28 @@ def test_one_row_that_does_not_fit_is_an_error():
         run_in_batches(machine.run, machine.sizes, BatchLimit(8))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 200, 256, 300])
+def test_a_batch_that_is_filled_up_is_as_large_as_the_limit(rows):
+    """Few new images, as of a day: the limit falls to what fits, and none of them dies."""
+    machine, limit = Machine(128, 10**9, [1] * rows), BatchLimit(256, 10**6)
+    parts = run_in_batches(machine.run, machine.sizes, limit, filled=True)
+    assert [row for part in parts for row in part] == list(range(rows))
+    assert (machine.tried[0], limit.rows) == (256, 128)
+    assert set(machine.tried[1:]) == {128}
+    assert limit.bytes == (10**6 if rows < 256 else 128)
+
+
+@given(SIZES, st.integers(1, 40), st.integers(50, 300))
+def test_no_row_is_lost_of_batches_that_are_filled_up(sizes, room, bytes_):
+    machine, limit = Machine(room, bytes_, sizes), BatchLimit(32, 1000)
+    parts = run_in_batches(machine.run, sizes, limit, filled=True)
+    assert [row for part in parts for row in part] == list(range(len(sizes)))
+
+
 def test_other_errors_do_not_make_batches_smaller():
     limit = BatchLimit(8)
 
-    def run(start, end):
+    def run(*_):
         raise ValueError("a broken image")
 
     with pytest.raises(ValueError, match="a broken image"):

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -177,17 +179,38 @@ def test_few_phrases_are_scanned_whatever_is_asked_for():
     assert kind_of("ivf_flat", 1000, 64) == Kind("flat")
 
 
-def test_without_a_gpu_the_index_stays_where_it_is(monkeypatch, vectors):
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    assert index_kinds.to_gpu(Kind("ivf_flat", lists=8), index, vectors) is index
-    assert index_kinds.to_gpu(Kind("flat"), None, vectors) is None
+@pytest.mark.parametrize(("gpus", "expected"), [(0, set()), (1, {"flat", "ivf_flat"})])
+def test_what_goes_to_a_gpu(monkeypatch, gpus, expected):
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    assert {name for name in KINDS if index_kinds.is_for_gpu(Kind(name))} == expected
 
 
-def test_kinds_that_gpus_do_not_know_stay_on_the_cpu(monkeypatch, vectors):
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    index = faiss.IndexHNSWFlat(vectors.shape[1], 8)
-    assert index_kinds.to_gpu(Kind("hnsw", links=8), index, vectors) is index
+class Gpu:
+    """Stands for an index on a GPU: says how many searched at once."""
+
+    def __init__(self, vectors):
+        self.index, self.inside, self.most = faiss.IndexFlatIP(vectors.shape[1]), 0, 0
+        self.index.add(vectors)
+
+    def search(self, *arguments, **more):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.005)
+        found = self.index.search(*arguments)
+        self.inside -= 1
+        return found
+
+
+def test_one_thread_at_a_time_searches_on_a_gpu(vectors):
+    asked = [vectors[i : i + 5] for i in range(0, 100, 5)]
+    gpu = Gpu(vectors)
+    found = []
+    for index in (gpu, None):
+        searcher = Searcher(Kind("flat"), index, vectors, is_on_gpu=index is gpu)
+        with ThreadPoolExecutor(4) as pool:
+            found.append(list(pool.map(lambda q, s=searcher: s.nearest(q, 3, Effort(3))[0], asked)))
+    assert gpu.most == 1
+    np.testing.assert_array_equal(*found)
 
 
 def test_probes_are_near_phrases_and_of_unit_length(vectors):

@@ -82,3 +82,23 @@ def test_a_job_without_networks_stays_as_it_is():
     assert worker_options.fit(config, options) is config
     assert options.view_as(DebugOptions).number_of_worker_harness_threads is None
     assert not issubclass(mine_pairs.Config, worker_options.InferenceSettings)
+
+
+def test_a_worker_decodes_few_images_at_once():
+    """Each thread has a process for that; 100 megapixels take 2 GB."""
+    argv = ["--log=gs://b/log", "--images=gs://b/images", "--output=gs://b/mined", *DATAFLOW]
+    config, options = job.parse("mine_pairs", mine_pairs.Config, "", argv)
+    assert worker_options.fit(config, options) == config
+    debug = options.view_as(DebugOptions)
+    assert debug.number_of_worker_harness_threads == worker_options.HARNESS_THREADS
+    assert worker_options.ONE_PROCESS not in (debug.experiments or [])
+
+
+def test_names_of_runners_may_be_of_small_letters():
+    small = [*DATAFLOW[1:], "--runner=dataflowrunner"]
+    config, debug = fitted(embed_images, *small)
+    assert config.tf_threads == 0
+    assert worker_options.ONE_PROCESS in debug.experiments
+    assert fitted(embed_images, "--runner=flinkrunner", "--sdk_worker_parallelism=2")[
+        0
+    ].tf_threads == max(1, CORES // 2)
