@@ -23,6 +23,7 @@ from transforms.tabular import BadRows, check_columns, columns_of, read_table, t
 IMAGE_FIELDS = ("key", "image", "path")
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
+UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
 MAX_RECORD_BYTES = 256 << 20
 
 RAW_IMAGES = pa.schema(
@@ -46,6 +47,7 @@ class ImageUnit:
       keys: of the images, where each is a file.
       places: where images may be read from.
       bases: folders that image files were looked for in.
+      first, stop: of a table, the rows from one to before the other; None for all that follow.
     """
 
     format: str
@@ -54,6 +56,11 @@ class ImageUnit:
     keys: tuple[str, ...] = ()
     places: Places = _NOWHERE_ELSE
     bases: tuple[str, ...] = ()
+    first: int = 0
+    stop: int | None = None
+
+    def has(self, row: int) -> bool:
+        return self.first <= row and (self.stop is None or row < self.stop)
 
 
 def plan_units(
@@ -111,12 +118,28 @@ def plan_units(
             check_columns(path, "image_columns", columns, ("key",), ("image", "path"))
         elif format_ == "tfrecord":
             _check_features(path, mapping)
-        units.append(ImageUnit(format_, (path,), columns, (), places))
+        unit = ImageUnit(format_, (path,), columns, (), places)
+        units += _parts_of_table(unit) if format_ == "table" else [unit]
     if not units:
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
         )
     return units, files
+
+
+def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
+    """Rows of a table that only names images, so that many workers open them."""
+    (path,) = unit.paths
+    if unit.mapping["image"] in columns_of(path):
+        return [unit]
+    named = read_table(path, {"path": unit.mapping["path"]})
+    rows = sum(batch.num_rows for batch in named if not isinstance(batch, BadRows))
+    starts = range(0, max(rows, 1), UNIT_ROWS)
+    stops = [*starts[1:], None]
+    return [
+        dataclasses.replace(unit, first=first, stop=stop)
+        for first, stop in zip(starts, stops, strict=True)
+    ]
 
 
 def _format_of(path: str) -> str:
@@ -197,10 +220,25 @@ def _raw_images(rows: list[tuple]) -> pa.Table:
     return pa.table([pa.array(keys, pa.string()), pa.array(images, pa.binary())], RAW_IMAGES)
 
 
+def _rows_of_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
+    """A table's rows from `first` to before `stop`, and what is bad among these."""
+    row = 0
+    for batch in read_table(unit.paths[0], unit.mapping, BATCH_IMAGES):
+        if isinstance(batch, BadRows):
+            if unit.has(row):
+                yield batch
+            continue
+        if unit.stop is not None and row >= unit.stop:
+            return
+        end = row + batch.num_rows if unit.stop is None else unit.stop
+        yield batch.slice(max(unit.first - row, 0)).slice(0, max(end - max(row, unit.first), 0))
+        row += batch.num_rows
+
+
 def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
     """Takes the bytes of a row where there are any, else the file that its path names."""
     (table_path,) = unit.paths
-    for batch in read_table(table_path, unit.mapping, BATCH_IMAGES):
+    for batch in _rows_of_table(unit):
         if isinstance(batch, BadRows):
             yield batch
             continue

@@ -1,6 +1,7 @@
 """Images in the layouts of other tools: img2dataset, WebDataset, the datasets library."""
 
 import io
+import json
 import tarfile
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.errors import PhraseLensError
+from transforms import image_units
 from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
 from transforms.tabular import BadRows
 
@@ -90,3 +92,37 @@ def test_images_of_the_datasets_library(tmp_path):
         image=pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
     )
     assert read([path], mapping=MAPPING | {"key": "id"}) == ([("0", b"red"), ("1", b"blue")], [])
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("unit_rows", [1, 3, 7, 100])
+def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
+    """Together they have its rows, and each of the bad ones once."""
+    names = [f"{i}.png" for i in range(10)]
+    for name in names[:8]:  # the last two are missing
+        (tmp_path / name).write_bytes(name.encode())
+    path = tmp_path / f"images.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"key": names, "path": names}), path, row_group_size=4)
+    elif kind == "csv":
+        lines = [f"{name},{name}" for name in names]
+        lines[4:4] = ["too,many,fields"]
+        path.write_text("\n".join(["key,path", *lines, "the,last,one"]))
+    else:
+        lines = [json.dumps({"key": name, "path": name}) for name in names]
+        path.write_text("\n".join([*lines[:4], "{no json", *lines[4:]]))
+    whole, bad = read([str(path)])
+    assert len(whole) == 8
+    assert len(bad) == {"parquet": 2, "csv": 4, "jsonl": 3}[kind]
+    monkeypatch.setattr(image_units, "UNIT_ROWS", unit_rows)
+    units, _ = plan_units("images", [str(path)], "auto", MAPPING, "stem")
+    assert len(units) == -(-10 // unit_rows)
+    found, found_bad = read([str(path)])
+    assert found == whole
+    assert sorted(found_bad) == sorted(bad)
+
+
+def test_a_table_of_images_is_one_unit(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_units, "UNIT_ROWS", 1)
+    path = write_parquet(tmp_path / "a.parquet", key=["0", "1"], image=[b"red", b"blue"])
+    assert len(plan_units("images", [path], "auto", MAPPING, "stem")[0]) == 1
