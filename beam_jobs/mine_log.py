@@ -23,7 +23,7 @@ from apache_beam.io.filesystem import FileMetadata
 
 from beam_jobs import job
 from model_code.text import NORMALIZATION_VERSION, normalize_query
-from schemas import storage
+from schemas import fingerprint, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from transforms import datasets, events, evidence
@@ -39,6 +39,7 @@ from transforms.tabular import column_mapping
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
 EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
+KEY_IDENTITY = "key "
 PACKED = 5  # so much smaller than text a compressed log is, about
 
 
@@ -152,11 +153,18 @@ def shards_for(size: int, shard_bytes: int) -> int:
 def raw_inputs(config: LogConfig) -> dict[str, str]:
     """Identity of what decides how the rows of a log are read, besides the log."""
     raw = {"normalization": f"version {NORMALIZATION_VERSION}"}
-    for name in ("forget", "blocklist", "person_key"):
+    for name in ("forget", "blocklist"):
         path = getattr(config, name)
         if path:
             raw[name] = content_hash(match(name, (path,)))
+    if config.person_key:
+        raw["person_key"] = key_identity(config.person_key)
     return raw
+
+
+def key_identity(path: str) -> str:
+    """Tells keys apart, wherever their files lie: what a key makes of a word gives none away."""
+    return f"{KEY_IDENTITY}{fingerprint.hash64('person key', person_key(path)) % 2**64:016x}"
 
 
 class ReadEvents(beam.PTransform):

@@ -138,7 +138,7 @@ def rules_of(config: Config) -> pairs.PairRules:
 
 
 def _deletions(config: Config) -> Deletions:
-    if config.days:
+    if config.days and config.forget:
         return read_deletions_of(find_days(config.days), config.forget, config.person_key)
     return mine_log.deletions(config)
 
