@@ -14,12 +14,12 @@ Exit status: 0 the snapshot may be promoted (the first one always), 1 a check re
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from model_code import gate_checks, gate_evaluation, gate_summary
 from model_code.evaluation import without_nan
 from model_code.gate_checks import Check
-from model_code.report_data import read_cases
+from model_code.report_data import Case, read_cases
 from schemas import config as config_lib
 from schemas import snapshots, storage
 from schemas.config import flag
@@ -55,11 +55,23 @@ def check(old: Snapshot, new: Snapshot, limits: gate_checks.Limits) -> list[Chec
     """The checks of `new` against `old`. Raises PhraseLensError."""
     sides = [open_all(old), open_all(new)]
     summaries = [gate_summary.summarise(side, limits.sample) for side in sides]
-    drops = None
-    if old.datasets["fusion"] != new.datasets["fusion"]:
-        cases = [read_cases(side["fusion"]) for side in sides]
-        drops = gate_evaluation.compare(cases[0], cases[1])
+    cases = _test_images(sides, old.datasets["fusion"] == new.datasets["fusion"])
+    drops = gate_evaluation.compare(*cases) if cases else None
     return gate_checks.compare(summaries[0], summaries[1], drops, limits)
+
+
+def _test_images(
+    sides: Sequence[Mapping[str, Dataset]], same_classifier: bool
+) -> tuple[list[Case], list[Case]] | None:
+    """Test images with the predictions of either side; None where there is nothing to compare."""
+    if not same_classifier:
+        found = [read_cases(side["fusion"]) for side in sides]
+    elif all("predictions" in side for side in sides):
+        # It says something else with other phrases.
+        found = [gate_evaluation.served_cases(s["mined"], s["predictions"]) for s in sides]
+    else:
+        return None
+    return (found[0], found[1]) if all(found) else None
 
 
 def gate(config: Config) -> bool:

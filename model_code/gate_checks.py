@@ -88,8 +88,8 @@ def compare(
     Args:
       old: the promoted snapshot.
       new: the candidate.
-      drops: "top1" and "map" of the classifiers, see `gate_evaluation.compare`; None where both
-        snapshots have the same one.
+      drops: "top1" and "map" of the classifiers, see `gate_evaluation.compare`; None where there
+        are no predictions of both.
       limits: the limits.
     """
 
@@ -193,7 +193,7 @@ def _dataset_of(table: str) -> str:
 
 
 def _evaluation(drops: Mapping[str, Drop] | None, limits: Limits) -> list[Check]:
-    why = f"under {MIN_LABELS} labels" if drops is not None else "the same classifier"
+    why = f"under {MIN_LABELS} labels" if drops is not None else "no predictions of both"
     drops = drops or {}
     allowed = {"top1": limits.max_top1_drop, "map": limits.max_map_drop}
     checks = []

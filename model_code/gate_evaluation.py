@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from model_code import metrics
 from model_code.report_data import Case
+from schemas.manifest import Dataset
 
 MIN_SHARED = 30
 MIN_LABELS = 10
@@ -25,6 +28,26 @@ class Drop:
     drop: float
     error: float
     on: str
+
+
+def served_cases(mined: Dataset, predictions: Dataset) -> list[Case]:
+    """Labelled test images and what the exported model says of them, in the order of their ids."""
+    truth: dict[str, tuple[str, ...]] = {}
+    for batch in mined.batches("images", ["image_id", "split", "labels"]):
+        is_labelled = pc.greater(pc.list_value_length(batch["labels"]), 0)
+        test = batch.filter(pc.and_(pc.equal(batch["split"], "test"), is_labelled))
+        labels = map(tuple, test["labels"].to_pylist())
+        truth.update(zip(test["image_id"].to_pylist(), labels, strict=True))
+    ids, cases = pa.array(truth, pa.string()), {}
+    columns = ["image_id", "labels", "probabilities", "phrases"]
+    for batch in predictions.batches("predictions", columns):
+        for row in batch.filter(pc.is_in(batch["image_id"], value_set=ids)).to_pylist():
+            image_id = row["image_id"]
+            fused = tuple(zip(row["labels"], row["probabilities"], strict=True))
+            cases[image_id] = Case(
+                image_id, truth[image_id], tuple(row["phrases"]), {"fused": fused}
+            )
+    return [cases[image_id] for image_id in sorted(cases)]
 
 
 def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused") -> dict[str, Drop]:

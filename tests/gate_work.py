@@ -70,6 +70,7 @@ def write(work: str, date: str, day: Day | None = None) -> snapshots.Snapshot:
     _write_mined(f"{work}/mined", day, ids, labels, rng)
     _write_features(f"{work}/features", day, ids, labels, rng)
     _write_fusion(f"{work}/fusion", day, ids[::3], labels[::3], rng)
+    _write_predictions(f"{work}/predictions", day, ids, labels, rng)
     for name in ("text_generator", "text_embedder", "pixel_embedder"):
         planned = _plan(f"{work}/{name}", Day(model=day.model))
         done = planned.manifest({}, {}, model_fingerprint=f"{name} {day.model}")
@@ -87,9 +88,9 @@ def _plan(root: str, day: Day) -> stage.Stage:
 def _write_mined(root: str, day: Day, ids: list[str], labels: np.ndarray, rng) -> None:
     new = [f"new {day.seed} {language}" for language in LANGUAGES] if day.new_queries else []
     images = [
-        {"image_id": i, "keys": [i], "split": "train", "labels": [LABELS[label]], "width": 8}
-        | {"height": 8, "image": b""}
-        for i, label in zip(ids, labels, strict=True)
+        {"image_id": image_id, "keys": [image_id], "split": "train" if i % 3 else "test"}
+        | {"labels": [LABELS[label]], "width": 8, "height": 8, "image": b""}
+        for i, (image_id, label) in enumerate(zip(ids, labels, strict=True))
     ]
     pairs = [
         {"image_id": image_id, "query_id": mined_dataset.query_id(query), "split": "train"}
@@ -151,20 +152,36 @@ def _write(root: str, day: Day, contents: Mapping[str, tuple], counters: dict[st
     manifest.commit(root, planned.manifest(written, counters, 1), planned.seen)
 
 
+def _best_labels(day: Day, labels: np.ndarray, rng) -> tuple[list, list]:
+    """Five labels of each image, and their probabilities."""
+    scores = rng.random((len(labels), len(LABELS)))
+    aim = np.where(rng.random(len(labels)) < day.error_rate, (labels + 1) % len(LABELS), labels)
+    scores[np.arange(len(labels)), aim] += 1.5
+    best = metrics.top_labels(scores, 5)
+    return [[LABELS[k] for k in row] for row in best], np.take_along_axis(scores, best, 1).tolist()
+
+
+def _write_predictions(root: str, day: Day, ids: list[str], labels: np.ndarray, rng) -> None:
+    """What the exported model says, right as often as the classifier."""
+    found = zip(ids, *_best_labels(day, labels, rng), strict=True)
+    rows = [
+        {"key": i, "image_id": i, "labels": names, "probabilities": scores, "phrases": ["any"]}
+        for i, names, scores in found
+    ]
+    _write(root, day, {"predictions": (tables.PREDICTIONS, rows)}, {})
+
+
 def _write_fusion(root: str, day: Day, ids: list[str], labels: np.ndarray, rng) -> None:
     planned = _plan(root, day)
-    scores = rng.random((len(ids), len(LABELS)))
-    aim = np.where(rng.random(len(ids)) < day.error_rate, (labels + 1) % len(LABELS), labels)
-    scores[np.arange(len(ids)), aim] += 1.5
-    best = metrics.top_labels(scores, 5)
+    names, probabilities = _best_labels(day, labels, rng)
     columns = {
         "image_id": ids,
         "true": [[LABELS[i]] for i in labels],
         "phrases": [["any"]] * len(ids),
     }
     for name in ("pixel", "text", "fused"):
-        columns[f"{name}_labels"] = [[LABELS[k] for k in row] for row in best]
-        columns[f"{name}_probabilities"] = np.take_along_axis(scores, best, 1).tolist()
+        columns[f"{name}_labels"] = names
+        columns[f"{name}_probabilities"] = probabilities
     folder = planned.empty_folder("evaluation")
     pq.write_table(pa.table(columns), f"{folder}/predictions.parquet")
     with open(f"{folder}/evaluation.json", "w") as f:

@@ -47,15 +47,34 @@ def test_first_snapshot_passes_with_a_note(tmp_path, capsys):
 def test_snapshot_against_itself_has_drifted_by_nothing(used, capsys):
     status, result = run(used, USED, f"--against={USED}")
     assert status == 0
-    verdicts = {c["name"]: (c["figure"], c["verdict"], c["note"]) for c in result["checks"]}
-    same = (None, "skip", "the same classifier")
-    assert verdicts.pop("evaluation.top1_drop") == same
-    assert verdicts.pop("evaluation.map_drop") == same
-    assert set(verdicts.values()) == {(0, "pass", "")}
+    assert {(check["figure"], check["verdict"]) for check in result["checks"]} == {(0, "pass")}
     capsys.readouterr()
     status, result = run(used, USED)
     assert (status, result["checks"]) == (0, [])
     assert "is in use already; nothing was checked" in capsys.readouterr().out
+
+
+def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(used):
+    gate_work.write(used, "2026-04-01", Day(seed=5))
+    first = snapshots.read(used, USED)
+
+    def without(name, runs):
+        return {n: run for n, run in runs.items() if n != name}
+
+    for number, error_rate in enumerate((0.2, 0.5)):
+        date = f"2026-04-0{2 + number}"
+        drawn = gate_work.write(used, date, Day(seed=6, error_rate=error_rate))
+        date = f"2026-04-1{number}"
+        snapshots.write(used, date, drawn.datasets | {"fusion": first.datasets["fusion"]})
+        status, result = run(used, date)
+        drops = [f"evaluation.{metric}_drop" for metric in ("top1", "map")]
+        assert (status, result["refused_by"]) == ((1, drops) if number else (0, []))
+        (top1,) = (c for c in result["checks"] if c["name"] == drops[0])
+        assert top1["note"] == "200 shared test images"
+        snapshots.write(used, date, without("predictions", snapshots.read(used, date).datasets))
+        _, result = run(used, date)
+        notes = {c["name"]: (c["verdict"], c["note"]) for c in result["checks"]}
+        assert notes[drops[0]] == ("skip", "no predictions of both")
 
 
 def test_dataset_that_only_retraining_makes_is_not_missed(used):
