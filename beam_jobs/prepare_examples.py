@@ -11,7 +11,9 @@ metadata (labels.txt, config.json), anomalies (TFMD Anomalies proto) and dead_le
 """
 
 import dataclasses
+import hashlib
 import sys
+from importlib import resources
 
 import apache_beam as beam
 
@@ -48,7 +50,13 @@ def preflight(config: Config) -> job.Inputs:
         raise PhraseLensError(
             config.features, "rows of features", "See why its images died in its dead_letters."
         )
-    return job.Inputs({"features": config.features}, facts=(f"{rows:,} rows of features",))
+    # What rows have to be decides which of them die, as code does.
+    rules = resources.files("schemas").joinpath("features.pbtxt").read_bytes()
+    return job.Inputs(
+        {"features": config.features},
+        {"schema": hashlib.sha256(rules).hexdigest()},
+        (f"{rows:,} rows of features",),
+    )
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:

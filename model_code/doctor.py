@@ -189,13 +189,14 @@ def findings(workdir: str) -> list[Finding]:
     versions = installed()
     names = gpu_names()
     kind = "-gpu" if "faiss-gpu" in versions else ""
+    requirements = ROOT / f"requirements{kind}.txt"  # which the workers' image has installed
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         check_python(tuple(sys.version_info[:3])),
         check_disk(_free(workdir), workdir),
         check_memory(memory),
         check_cores(len(os.sched_getaffinity(0))),
-        check_packages((ROOT / f"requirements{kind}.txt").read_text(), versions),
+        check_packages(requirements.read_text() if requirements.exists() else "", versions),
         check_faiss(versions, len(names or [])),
         check_gpu(names, _has_driver()),
         check_credentials(os.environ.get("STORAGE_EMULATOR_HOST", ""), _find_credentials),

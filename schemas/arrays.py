@@ -30,5 +30,7 @@ def load_array(path: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
 
 def _no_array(path: str, what: str) -> PhraseLensError:
     return PhraseLensError(
-        path, f"one array of numbers (.npy): {what}", "Run the stage that writes it again."
+        path,
+        f"one array of numbers (.npy): {what}",
+        "Run ./run.sh verify on its dataset: it says how to make it again.",
     )

@@ -38,7 +38,7 @@ def check(folder: str, sums: Mapping[str, str]) -> None:
             raise PhraseLensError(
                 path,
                 "the file that the manifest names, found another or none",
-                "Run ./run.sh verify, and the stage that writes it again.",
+                "Run ./run.sh verify on its dataset: it says how to make it again.",
             )
 
 

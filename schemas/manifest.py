@@ -256,8 +256,11 @@ def is_whole(dataset: str, manifest: Manifest) -> bool:
 
 def _cut_shards(dataset: str, manifest: Manifest) -> Iterator[tuple[Shard, int | None]]:
     """Shards of another size than the manifest says, and that size; None where there is no file."""
+    folder = f"{RUNS}/{manifest.run_id}"
+    listed = storage.list_sizes(storage.join(dataset, folder))
+    sizes = {f"{folder}/{name}": size for name, size, _ in listed}
     for shard in shards_of(manifest):
-        found = storage.size(storage.join(dataset, shard.path))
+        found = sizes.get(shard.path)
         if found != shard.bytes:
             yield shard, found
 

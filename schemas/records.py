@@ -29,5 +29,5 @@ class Record:
         """The record, or None when the work was not finished."""
         try:
             return cls(**json.loads(storage.read_bytes(path)))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):  # or it is cut, after a loss of power
             return None

@@ -207,7 +207,9 @@ def latest(output: str, work: str) -> manifest.Manifest | None:
       work: the fingerprint of settings, code and inputs.
     """
     last = manifest.read(output)
-    found = last if last is not None and last.is_of(work) else None
+    # What lost a file is made again; its other shards are found whole.
+    is_whole = last is not None and last.is_of(work) and manifest.is_whole(output, last)
+    found = last if is_whole else None
     identity = work if found is None else _retry_of(work, found.run_id)
     while True:
         run = manifest.read(output, identity[:RUN_ID_DIGITS])

@@ -49,6 +49,12 @@ def describe(dataset: str, problems: Sequence[str]) -> str:
             files = f"{table.rows:,} rows in {len(table.shards):,} {table.format} files"
         lines.append(f"  {name}: {files}, {size:,} bytes")
     lines += [f"  problem: {problem}" for problem in problems] or ["  ok"]
+    if problems:
+        run = manifest.run_folder(dataset, found.run_id)
+        lines.append(
+            f"  to make it again: delete {run} and {storage.join(dataset, manifest.FILE_NAME)}, "
+            f"then give the command of {found.stage} again"
+        )
     return "\n".join(lines)
 
 

@@ -282,23 +282,29 @@ def _dropped(counters: Mapping[str, int]) -> str:
 
 
 def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
-    """Raises RetryError when rows have died that were good in the run before."""
+    """Raises RetryError when rows have died that were good in the run before.
+
+    One that died then may die of something else now: its old letter is gone. An image and a row
+    of the log may have the same key.
+    """
+    schema = pa.schema([DEAD_LETTERS.field("key"), DEAD_LETTERS.field("reason")])
     before = manifest.Dataset(manifest.run_folder(stage.output, stage.after))
-    was_dead = np.unique(
-        np.concatenate(
-            [hash64_array(batch["key"]) for batch in before.batches("dead_letters", ["key"])]
-        )
+    old = pa.Table.from_batches(before.batches("dead_letters", schema.names), schema)
+    opened = (storage.open_input(stage.absolute(shard.path)) for shard in dead)
+    found = [pq.read_table(file, columns=schema.names) for file in opened]
+    new = pa.concat_tables([schema.empty_table(), *found])
+    old_letters, new_letters = (
+        fingerprint.mix(hash64_array(t["key"]), hash64_array(t["reason"])) for t in (old, new)
     )
-    for shard in dead:
-        keys = pq.read_table(storage.open_input(stage.absolute(shard.path)), columns=["key"])["key"]
-        fell = keys.filter(pa.array(~np.isin(hash64_array(keys), was_dead)))
-        if len(fell):
-            raise RetryError(
-                f"{stage.output}: {fell[0].as_py()!r} and maybe others died, which were good in "
-                f"run {stage.after}",
-                "a retry in which no other rows die",
-                "Nothing was committed. Give the command again when what it reads is well.",
-            )
+    gone = hash64_array(old["key"])[~np.isin(old_letters, new_letters)]
+    fell = ~np.isin(new_letters, old_letters) & ~np.isin(hash64_array(new["key"]), gone)
+    if fell.any():
+        key = new["key"].filter(pa.array(fell))[0].as_py()
+        raise RetryError(
+            f"{stage.output}: {key!r} and maybe others died, which were good in run {stage.after}",
+            "a retry in which no other rows die",
+            "Nothing was committed. Give the command again when what it reads is well.",
+        )
 
 
 def record_path(stage: Stage, index: int, num_shards: int) -> str:

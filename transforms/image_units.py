@@ -59,8 +59,10 @@ class ImageUnit:
     first: int = 0
     stop: int | None = None
 
-    def has(self, row: int) -> bool:
-        return self.first <= row and (self.stop is None or row < self.stop)
+    @property
+    def files(self) -> int:
+        """Files that it stands for: a table is that of its first rows, and counts once."""
+        return 0 if self.first else len(self.paths)
 
 
 def plan_units(
@@ -203,9 +205,9 @@ def _read_files(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         try:
             rows.append((_valid(key), unit.places.read_file(path, unit.bases)))
         except ImageError as error:
-            yield BadRows(error.reason, path, [error.detail])
+            yield BadRows(error.reason, _valid(key) or path, [f"{path}: {error.detail}"])
         except (OSError, UnicodeError) as error:
-            yield BadRows("unreadable_file", path, [str(error)])
+            yield BadRows("unreadable_file", _valid(key) or path, [f"{path}: {error}"])
     if rows:
         yield _raw_images(rows)
 
@@ -221,11 +223,15 @@ def _raw_images(rows: list[tuple]) -> pa.Table:
 
 
 def _rows_of_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    """A table's rows from `first` to before `stop`, and what is bad among these."""
+    """A table's rows from `first` to before `stop`, and what is bad among these.
+
+    Where the table cannot be read that far, none of them is there, and it says so too.
+    """
     row = 0
     for batch in read_table(unit.paths[0], unit.mapping, BATCH_IMAGES):
         if isinstance(batch, BadRows):
-            if unit.has(row):
+            is_ours = unit.first <= row and (unit.stop is None or row < unit.stop)
+            if is_ours or (row < unit.first and batch.reason == "unreadable_file"):
                 yield batch
             continue
         if unit.stop is not None and row >= unit.stop:
@@ -257,9 +263,9 @@ def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
                     image = unit.places.read(path, os.path.dirname(table_path))
                 rows.append((key, image))
             except ImageError as error:
-                yield BadRows(error.reason, path or "", [error.detail])
+                yield BadRows(error.reason, key or path or "", [f"{path}: {error.detail}"])
             except (OSError, ValueError) as error:
-                yield BadRows("unreadable_image", path or "", [str(error)])
+                yield BadRows("unreadable_image", key or path or "", [f"{path}: {error}"])
         if rows:
             yield _raw_images(rows)
 

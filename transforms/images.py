@@ -131,6 +131,6 @@ class _ReadImagesFn(beam.DoFn):
             limits=self._limits,
             forgotten=self._forgotten,
         )
-        for output in checked_file(read_unit(unit), "images", clean, self._stage, len(unit.paths)):
+        for output in checked_file(read_unit(unit), "images", clean, self._stage, unit.files):
             self._progress.add(output.counts.get("images.in", 0))
             yield from output.tagged()

@@ -165,9 +165,7 @@ class _ReadRawFn(beam.DoFn):
         self._progress = Progress("read images", self._total, "images")
 
     def process(self, unit):
-        outputs = checked_file(
-            read_unit(unit), "images", name_sources, self._stage, len(unit.paths)
-        )
+        outputs = checked_file(read_unit(unit), "images", name_sources, self._stage, unit.files)
         for output in outputs:
             self._progress.add(len(output.tables.get("raw", ())))
             yield from output.tagged()

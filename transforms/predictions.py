@@ -21,9 +21,8 @@ from transforms.images import clean_images, source_of
 from transforms.inference import pixel_bytes
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
-from transforms.rows import bad_rows
+from transforms.rows import checked_file
 from transforms.shards import run_or_bisect
-from transforms.tabular import BadRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +91,14 @@ class ClassifyImages:
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
         classifier, earlier = loaded
+
+        def classify(batch: pa.Table) -> Output:
+            return self._classify(batch, classifier, earlier, progress)
+
         outputs = [
-            bad_rows(batch, "images", self.stage)
-            if isinstance(batch, BadRows)
-            else self._classify(batch, classifier, earlier, progress)
+            output
             for unit in units
-            for batch in read_unit(unit)
+            for output in checked_file(read_unit(unit), "images", classify, self.stage, unit.files)
         ]
         embeddings = self._joined(outputs, "embeddings", self.networks.schema)
         counts: Counter[str] = Counter()

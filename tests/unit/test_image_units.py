@@ -122,6 +122,34 @@ def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
     assert sorted(found_bad) == sorted(bad)
 
 
+def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
+    """Wherever the reading ends: what is missed is of that part, and of those behind it."""
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(b"image")
+    path = tmp_path / "images.csv"
+    path.write_text("\n".join(["key,path", *(f"{i},{i}.png" for i in range(10))]))
+    monkeypatch.setattr(image_units, "UNIT_ROWS", 3)
+    units, _ = plan_units("images", [str(path)], "auto", MAPPING, "stem")
+    assert [unit.files for unit in units] == [1, 0, 0, 0]
+    whole = image_units.read_table
+    for end in range(11):
+
+        def cut(name, mapping, size, end=end):
+            rows = pa.concat_tables(whole(name, mapping, size))
+            yield from (rows.slice(row, 1) for row in range(end))
+            yield BadRows("unreadable_file", name, ["cut"])
+
+        monkeypatch.setattr(image_units, "read_table", cut)
+        for number, unit in enumerate(units):
+            found = list(read_unit(unit))
+            bad = [batch for batch in found if isinstance(batch, BadRows)]
+            rows = sum(batch.num_rows for batch in found if not isinstance(batch, BadRows))
+            last = number == len(units) - 1
+            all_rows = 1 if last else 3
+            assert rows == min(max(end - 3 * number, 0), all_rows)
+            assert len(bad) == (rows < all_rows or last)
+
+
 def test_a_table_of_images_is_one_unit(tmp_path, monkeypatch):
     monkeypatch.setattr(image_units, "UNIT_ROWS", 1)
     path = write_parquet(tmp_path / "a.parquet", key=["0", "1"], image=[b"red", b"blue"])

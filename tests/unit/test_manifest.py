@@ -1,11 +1,14 @@
 import dataclasses
 import multiprocessing
+import re
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas import manifest, stage
+from schemas import manifest, stage, verify
 from schemas.config import flag
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.manifest import Manifest, Shard, Table
@@ -61,6 +64,29 @@ def test_nothing_is_there_before_the_commit(root):
     assert manifest.verify(root) == []
     assert plan(root).done
     assert not plan(root, size=2).done
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "flipped"])
+def test_what_was_spoilt_is_made_again(committed, harm, capsys):
+    """A file that is missing or short by the command alone; else as `verify` says."""
+    found = manifest.read(committed)
+    path = Path(committed, found.tables["rows"].shards[1].path)
+    data = path.read_bytes()
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if harm == "cut" else bytes([data[0] ^ 1]) + data[1:])
+    assert verify.run([committed]) == 1
+    (remedy,) = re.findall("to make it again: delete (.*) and (.*), then", capsys.readouterr().out)
+    assert plan(committed).done == (harm == "flipped")
+    if harm == "flipped":
+        shutil.rmtree(remedy[0])
+        Path(remedy[1]).unlink()
+    again = plan(committed)
+    assert not again.done
+    assert manifest.commit(committed, work(again), again.seen)
+    assert manifest.read(committed) == found
+    assert verify.run([committed]) == 0
 
 
 def test_a_manifest_survives_json(committed):
