@@ -274,17 +274,19 @@ def replace(path: str, data: bytes, seen: str) -> bool:
       seen: `version(path)` when what it held was read.
 
     Returns:
-      False when a rival was faster: nothing has changed then. In Cloud Storage a rival that wrote
-      the same bytes is none.
+      False when a rival was faster: nothing has changed then.
     """
     if path.startswith(storage.GCS_PREFIX):
         from google.api_core.exceptions import PreconditionFailed
 
+        ours = _blob(path)
+        ours.metadata = {"writer": uuid.uuid4().hex}
         try:
-            _blob(path).upload_from_string(data, if_generation_match=int(seen or 0))
+            ours.upload_from_string(data, if_generation_match=int(seen or 0))
         except PreconditionFailed:
             # The client tries an upload again whose answer was lost: the rival may be itself.
-            return storage.read_bytes(path) == data
+            last = ours.bucket.get_blob(ours.name)
+            return last is not None and last.metadata == ours.metadata
         return True
     with _lock(os.path.dirname(path)):
         if version(path) != seen:

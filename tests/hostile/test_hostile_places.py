@@ -28,8 +28,10 @@ def rows_of(pattern, places):
     rows, bad = {}, {}
     for batch in (batch for unit in units for batch in read_unit(unit)):
         if isinstance(batch, BadRows):
-            bad[batch.path] = batch.reason
-            assert all("secret" not in detail for detail in batch.details)
+            for detail in batch.details:
+                path, _, what = detail.partition(": ")
+                bad[path] = batch.reason
+                assert "secret" not in what
         else:
             rows |= {row["key"]: row["image"] for row in batch.to_pylist()}
     return rows, bad
