@@ -63,15 +63,15 @@ def check(old: Snapshot, new: Snapshot, limits: gate_checks.Limits) -> list[Chec
 def _test_images(
     sides: Sequence[Mapping[str, Dataset]], same_classifier: bool
 ) -> tuple[list[Case], list[Case]] | None:
-    """Test images with the predictions of either side; None where there is nothing to compare."""
+    """Test images with the predictions of either side; None where neither has any."""
+    old, new = sides
     if not same_classifier:
-        found = [read_cases(side["fusion"]) for side in sides]
-    elif all("predictions" in side for side in sides):
-        # It says something else with other phrases.
-        found = [gate_evaluation.served_cases(s["mined"], s["predictions"]) for s in sides]
-    else:
+        return read_cases(old["fusion"]), read_cases(new["fusion"])
+    if "predictions" not in old or "predictions" not in new:
         return None
-    return (found[0], found[1]) if all(found) else None
+    # It says something else with other phrases.
+    before, after = (gate_evaluation.served_cases(s["mined"], s["predictions"]) for s in sides)
+    return (before, after) if before or after else None
 
 
 def gate(config: Config) -> bool:

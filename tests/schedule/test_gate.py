@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from model_code import gate, gate_checks
+from model_code import gate, gate_checks, gate_evaluation
 from schemas import manifest, snapshots, stage, storage
 from tests import gate_work
 from tests.gate_work import Day
@@ -75,6 +75,28 @@ def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(use
         _, result = run(used, date)
         notes = {c["name"]: (c["verdict"], c["note"]) for c in result["checks"]}
         assert notes[drops[0]] == ("skip", "no predictions of both")
+
+
+@pytest.mark.filterwarnings("ignore:.*empty slice", "ignore:invalid value")
+@pytest.mark.parametrize("retrained", [True, False])
+def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
+    """A figure that cannot be made, because one side has none of them, is no reason to pass."""
+    module, name = (gate, "read_cases") if retrained else (gate_evaluation, "served_cases")
+    whole, sides = getattr(module, name), []
+
+    def second_is_empty(*datasets):
+        sides.append(datasets)
+        return whole(*datasets) if len(sides) == 1 else []
+
+    drawn = gate_work.write(used, "2026-05-01", Day(seed=3))
+    date, runs = ("2026-05-02" if retrained else "2026-05-03"), dict(drawn.datasets)
+    if not retrained:
+        runs["fusion"] = snapshots.read(used, USED).datasets["fusion"]
+    snapshots.write(used, date, runs)
+    assert run(used, date)[0] == 0
+    monkeypatch.setattr(module, name, second_is_empty)
+    status, result = run(used, date)
+    assert (status, result["refused_by"]) == (1, ["evaluation.top1_drop"])
 
 
 def test_dataset_that_only_retraining_makes_is_not_missed(used):
