@@ -79,9 +79,13 @@ class DataflowOptions(PipelineOptions):
         config_lib.add_flags(parser, Flags)
 
 
+def runner_of(options: PipelineOptions) -> str:
+    """The runner's name, in small letters; Beam's default where none is named."""
+    return (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2].lower()
+
+
 def is_dataflow(options: PipelineOptions) -> bool:
-    runner = options.view_as(StandardOptions).runner or ""
-    return runner.rpartition(".")[2].lower() in ("dataflowrunner", "testdataflowrunner")
+    return runner_of(options) in ("dataflowrunner", "testdataflowrunner")
 
 
 def inference_hints(pipeline: beam.Pipeline, model_bytes: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import code_check, dataflow, dataflow_plan, worker_options
 from model_code.progress import duration
@@ -95,9 +95,8 @@ def parse(
 
 def is_one_machine(options: PipelineOptions) -> bool:
     """Whether all workers are processes of this machine, which share its disk."""
-    runner = (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2]
     known = ("directrunner", "fnapirunner", "prismrunner", "bundlebaseddirectrunner")
-    return runner.lower() in known
+    return dataflow.runner_of(options) in known
 
 
 class _Lenient:

@@ -15,10 +15,9 @@ from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
     PortableOptions,
-    StandardOptions,
 )
 
-from beam_jobs.dataflow import ONE_PROCESS, is_dataflow
+from beam_jobs.dataflow import ONE_PROCESS, is_dataflow, runner_of
 from beam_jobs.image_flags import ImageConfig
 from model_code.inference_settings import InferenceSettings
 
@@ -51,11 +50,10 @@ def fit(config: Any, options: PipelineOptions) -> Any:
 
 def tf_threads(options: PipelineOptions) -> int:
     """TensorFlow's threads of a worker process; 0 where it may use all cores of its machine."""
-    runner = _runner(options)
     if is_dataflow(options):
         # A process a core, unless they were told to be one.
         return 0 if _experiment(options, ONE_PROCESS) else 1
-    if runner in ("portablerunner", "flinkrunner", "sparkrunner"):
+    if runner_of(options) in ("portablerunner", "flinkrunner", "sparkrunner"):
         return _share(int(options.view_as(PortableOptions).sdk_worker_parallelism))
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
@@ -67,10 +65,6 @@ def _share(processes: int) -> int:
     """Of this machine's cores for each of some processes, 0 processes being one a core."""
     cores = os.cpu_count() or 1
     return 0 if processes == 1 else max(1, cores // (processes or cores))
-
-
-def _runner(options: PipelineOptions) -> str:
-    return (options.view_as(StandardOptions).runner or "").rpartition(".")[2].lower()
 
 
 def _experiment(options: PipelineOptions, name: str) -> bool:

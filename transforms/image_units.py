@@ -114,14 +114,13 @@ def plan_units(
         paths = [path for path in paths if webdataset.is_shard(path)]
     units = []
     for path in paths:
-        columns = mapping
+        unit = ImageUnit(format_, (path,), mapping, (), places)
         if format_ == "table":
-            columns = _downloaded_columns(path, mapping)
-            check_columns(path, "image_columns", columns, ("key",), ("image", "path"))
-        elif format_ == "tfrecord":
+            units += _parts_of_table(unit)
+            continue
+        if format_ == "tfrecord":
             _check_features(path, mapping)
-        unit = ImageUnit(format_, (path,), columns, (), places)
-        units += _parts_of_table(unit) if format_ == "table" else [unit]
+        units.append(unit)
     if not units:
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
@@ -130,9 +129,16 @@ def plan_units(
 
 
 def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
-    """Rows of a table that only names images, so that many workers open them."""
+    """A table that holds images; or rows of one that names them, so that many workers open them.
+
+    Raises:
+      PhraseLensError: it has not the columns.
+    """
     (path,) = unit.paths
-    if unit.mapping["image"] in columns_of(path):
+    names = columns_of(path)
+    unit = dataclasses.replace(unit, mapping=_downloaded_columns(names, unit.mapping))
+    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"))
+    if unit.mapping["image"] in names:
         return [unit]
     named = read_table(path, {"path": unit.mapping["path"]})
     rows = sum(batch.num_rows for batch in named if not isinstance(batch, BadRows))
@@ -150,9 +156,8 @@ def _format_of(path: str) -> str:
     return "table" if table_format(path) else "files"
 
 
-def _downloaded_columns(path: str, mapping: dict[str, str]) -> dict[str, str]:
+def _downloaded_columns(columns: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
     """The mapping, or for a table of img2dataset the columns that it has for the same."""
-    columns = columns_of(path)
     if mapping["image"] in columns or not {"key", "jpg", "status"} <= set(columns):
         return mapping
     return mapping | {"image": "jpg", "status": "status"}
@@ -236,9 +241,11 @@ def _rows_of_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
             continue
         if unit.stop is not None and row >= unit.stop:
             return
-        end = row + batch.num_rows if unit.stop is None else unit.stop
-        yield batch.slice(max(unit.first - row, 0)).slice(0, max(end - max(row, unit.first), 0))
-        row += batch.num_rows
+        end = row + batch.num_rows
+        first, stop = max(unit.first, row), end if unit.stop is None else min(unit.stop, end)
+        if first < stop:
+            yield batch.slice(first - row, stop - first)
+        row = end
 
 
 def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:

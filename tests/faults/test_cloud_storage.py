@@ -38,11 +38,13 @@ def faulty(log, *flags: str):
     def requests() -> list[str]:
         return log.read_text().splitlines()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-        yield requests
-    server.terminate()
-    server.wait()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+            yield requests
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture(scope="module")
