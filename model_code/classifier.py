@@ -100,14 +100,16 @@ class Classified:
 OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
 EMBEDDINGS = tuple(field.name for field in dataclasses.fields(ImageEmbeddings))
 
+# Its signatures that the third, serving_default, is made of.
+HALVES = ("embed", "classify_embeddings")
 
-class _ImageClassifier(tf.Module):
+
+class _ImageClassifier:
     """The parts in a row; see `export` for the folders."""
 
     def __init__(self, folders: Mapping[str, str], top_labels: int):
         import tensorflow_transform as tft
 
-        super().__init__()
         self.embedder = ImageEmbedder(folders["generator"], folders["pixel_embedder"])
         index = folders["index"]
         vectors = load_array(os.path.join(index, "query_vectors.npy"))
@@ -133,22 +135,24 @@ class _ImageClassifier(tf.Module):
         self.top_labels = min(top_labels, len(labels))
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """All in one for who serves; its two halves for who has the embeddings already."""
+        """All in one for who serves; its two halves for who has the embeddings already.
+
+        The one calls the other two: networks of hundreds of layers are traced once.
+        """
         specs = [
             tf.TensorSpec([None, width], tf.float32, name)
             for name, width in zip(EMBEDDINGS, self.widths, strict=True)
         ]
+        images = tf.TensorSpec([None], tf.string, "images")
+        embed = tf.function(self.embed, autograph=False).get_concrete_function(images)
+        classify_embeddings = tf.function(self.classify_embeddings).get_concrete_function(*specs)
+        classify = tf.function(lambda images: classify_embeddings(**embed(images=images)))
         return {
-            "serving_default": self.classify,
-            "embed": self.embed,
-            "classify_embeddings": tf.function(self.classify_embeddings, input_signature=specs),
+            "serving_default": classify.get_concrete_function(images),
+            "embed": embed,
+            "classify_embeddings": classify_embeddings,
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
-    def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.classify_embeddings(*self.embedder.graph(images))
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "images")])
     def embed(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(zip(EMBEDDINGS, self.embedder.graph(images), strict=True))
 
@@ -193,16 +197,22 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
       Numbers of labels, phrases, num_phrases and top_labels in the model, and how its phrases
       are chosen ("phrase_settings").
     """
-    module = _ImageClassifier(folders, top_labels)
-    tf.saved_model.save(module, os.path.join(output, "saved_model"), module.signatures())
+    model = _ImageClassifier(folders, top_labels)
+    signatures = model.signatures()
+    # What the graphs read, and nothing of the layers around it: to walk Keras' objects takes
+    # longer than all else.
+    module = tf.Module()
+    module.transform = model.transform
+    module.weights = [v for name in HALVES for v in signatures[name].variables]
+    tf.saved_model.save(module, os.path.join(output, "saved_model"), signatures)
     return {
-        "labels": module.labels.shape[0],
-        "phrases": module.phrases.shape[0],
-        "num_phrases": module.num_phrases,
-        "top_labels": module.top_labels,
-        "query_width": module.widths[0],
-        "pixel_width": module.widths[1],
-        "phrase_settings": dataclasses.asdict(module.phrase_settings),
+        "labels": model.labels.shape[0],
+        "phrases": model.phrases.shape[0],
+        "num_phrases": model.num_phrases,
+        "top_labels": model.top_labels,
+        "query_width": model.widths[0],
+        "pixel_width": model.widths[1],
+        "phrase_settings": dataclasses.asdict(model.phrase_settings),
     }
 
 
@@ -231,9 +241,7 @@ class Classifier:
         # The signatures are weak references into the module that was loaded.
         self._module = saved_models.load(os.path.join(folder, "saved_model"))
         signatures = self._module.signatures
-        self._embed, self._classify = (
-            signatures.get(name) for name in ("embed", "classify_embeddings")
-        )
+        self._embed, self._classify = (signatures.get(name) for name in HALVES)
         known = set(self._classify.structured_outputs if self._classify else ())
         if self._embed is None or not known >= set(OUTPUTS):
             raise PhraseLensError(

@@ -1,5 +1,7 @@
 """CPU, GPU or TPU: what a process computes on, chosen before TensorFlow starts."""
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,35 +12,37 @@ import tensorflow as tf
 from schemas.errors import PhraseLensError
 
 
+@dataclasses.dataclass(frozen=True)
 class Device:
     """What networks run on.
 
-    Args:
+    Attributes:
       name: for `tf.device`.
       strategy: of TPUs, or None.
     """
 
-    def __init__(self, name: str, strategy: Any = None):
-        self.name, self._strategy = name, strategy
+    name: str
+    strategy: Any = None
 
     def scope(self) -> Any:
         """The context in which networks are loaded."""
-        return self._strategy.scope() if self._strategy else tf.device(self.name)
+        return self.strategy.scope() if self.strategy else tf.device(self.name)
 
     def compiled(self, function: Callable, signature: tf.TensorSpec) -> Callable:
         """`function` of one tensor as a graph on the device.
 
         A TPU compiles a program for each shape: give it batches of one size.
         """
-        if self._strategy is None:
-            graph = tf.function(function, input_signature=[signature])
+        if self.strategy is None:
+            # AutoGraph takes as long to read Keras' code as Keras takes to build the graph.
+            graph = tf.function(function, input_signature=[signature], autograph=False)
 
             def on_device(tensor):
                 with tf.device(self.name):
                     return graph(tensor)
 
             return on_device
-        strategy = self._strategy
+        strategy = self.strategy
 
         @tf.function
         def on_tpu(tensor):
@@ -78,6 +82,7 @@ def open_device(kind: str, threads: int = 0) -> Device:
     return Device("/GPU:0")
 
 
+@functools.cache  # To start a TPU again deletes what it holds.
 def _open_tpu() -> Device:
     name = os.environ.get("TPU_NAME", "local")
     try:

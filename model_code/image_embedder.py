@@ -1,8 +1,10 @@
 """Image bytes to query-space and pixel embeddings, with as little work as the models allow."""
 
 import dataclasses
+import functools
 import json
 import os
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +34,48 @@ class ImageEmbeddings:
 Pixels = tuple[np.ndarray, ...]  # of n images: [n, S, S, 3] uint8 for each size S that is read
 
 
-class ImageEmbedder(tf.Module):
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a network is known by, and a folder that has it."""
+
+    backbone_fingerprint: str
+    image_size: int
+    preprocessing: str
+    precision: str
+    folder: str = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, folder: str, config: dict, precision: str) -> "_Source":
+        named = {name: config[name] for name in ("backbone_fingerprint", "preprocessing")}
+        return cls(image_size=config["image_size"], precision=precision, folder=folder, **named)
+
+
+class _Network:
+    """A backbone.
+
+    Attributes:
+      image_size: S.
+    """
+
+    def __init__(self, source: _Source, device: devices.Device):
+        self.image_size, self._preprocessing = source.image_size, source.preprocessing
+        with device.scope():
+            model = backbones.load(os.path.join(source.folder, "backbone.keras"))
+            self._model = devices.with_precision(model, source.precision)
+
+    def features(self, pixels: tf.Tensor) -> tf.Tensor:
+        """[B, S, S, 3] uint8 → [B, features] float32."""
+        inputs = image_ops.preprocess(self._preprocessing, pixels)
+        return tf.cast(self._model(inputs, training=False), tf.float32)
+
+
+# To load a network takes seconds. The stages of a process share those that an embedder has: two,
+# or one where both models have the same weights.
+_load_network = functools.lru_cache(maxsize=2)(_Network)
+_loading = threading.Lock()
+
+
+class ImageEmbedder:
     """The image networks of a text generator and a pixel embedder, as one function of bytes.
 
     An image is decoded once; resized once when both read one size; and goes through one
@@ -58,10 +101,9 @@ class ImageEmbedder(tf.Module):
         pixel_folder: str | None = None,
         settings: EmbeddingSettings = DEFAULT,
     ):
-        super().__init__()
         device = devices.open_device(settings.device, settings.tf_threads)
-        with device.scope():
-            self._load(generator_folder, pixel_folder, settings.precision)
+        with device.scope(), _loading:
+            self._load(generator_folder, pixel_folder, settings.precision, device)
         self._batch = BatchLimit(settings.batch_size)
         self._decode_batch = BatchLimit(settings.batch_size, settings.batch_bytes)
         strings = tf.TensorSpec([None], tf.string)
@@ -72,23 +114,27 @@ class ImageEmbedder(tf.Module):
         pixels = tuple(tf.TensorSpec([None, s, s, 3], tf.uint8) for s in self._sizes)
         self._networks = device.compiled(self._embed, pixels)
 
-    def _load(self, generator_folder: str, pixel_folder: str | None, precision: str) -> None:
+    def _load(
+        self,
+        generator_folder: str,
+        pixel_folder: str | None,
+        precision: str,
+        device: devices.Device,
+    ) -> None:
         with storage.local_copy(generator_folder) as folder:
             self.generator_config = _read_config(folder)
-            self._generator = _backbone(folder, precision)
+            source = _Source.of(folder, self.generator_config, precision)
+            self._generator = _load_network(source, device)
             self._head = backbones.load(os.path.join(folder, "head.keras"))
         self.pixel_config: dict | None = None
-        self._pixel = None
+        self._pixel: _Network | None = None
         if pixel_folder is not None:
             with storage.local_copy(pixel_folder) as folder:
                 self.pixel_config = _read_config(folder)
-                same = ("backbone_fingerprint", "image_size", "preprocessing")
-                if all(self.pixel_config[k] == self.generator_config[k] for k in same):
-                    self._pixel = self._generator
-                else:
-                    self._pixel = _backbone(folder, precision)
-        configs = (self.generator_config, self.pixel_config)
-        self._sizes = tuple(sorted({config["image_size"] for config in configs if config}))
+                source = _Source.of(folder, self.pixel_config, precision)
+                self._pixel = _load_network(source, device)
+        networks = (self._generator, self._pixel)
+        self._sizes = tuple(sorted({network.image_size for network in networks if network}))
 
     def embed(self, images: Sequence[bytes]) -> ImageEmbeddings:
         """Embeds images.
@@ -142,23 +188,19 @@ class ImageEmbedder(tf.Module):
 
     def _embed(self, pixels: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
         of_size = dict(zip(self._sizes, pixels, strict=True))
-        features = _features(self._generator, self.generator_config, of_size)
+        features = self._generator.features(of_size[self._generator.image_size])
         query_embs = self._head(features, training=False)
-        if self.pixel_config is None:
+        if self._pixel is None:
             return query_embs, query_embs[:, :0]
         if self._pixel is self._generator:
             return query_embs, features
-        return query_embs, _features(self._pixel, self.pixel_config, of_size)
+        return query_embs, self._pixel.features(of_size[self._pixel.image_size])
 
     def _none(self) -> tuple[np.ndarray, np.ndarray]:
         width = self.pixel_config["width"] if self.pixel_config else 0
         return np.zeros((0, self.generator_config["width"]), np.float32), np.zeros(
             (0, width), np.float32
         )
-
-
-def _backbone(folder: str, precision: str):
-    return devices.with_precision(backbones.load(os.path.join(folder, "backbone.keras")), precision)
 
 
 def _joined(parts: Sequence[Sequence]) -> tuple[np.ndarray, ...]:
@@ -171,11 +213,6 @@ def _filled(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) == count:
         return rows
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
-
-
-def _features(model, config: dict, pixels: dict[int, tf.Tensor]) -> tf.Tensor:
-    inputs = image_ops.preprocess(config["preprocessing"], pixels[config["image_size"]])
-    return tf.cast(model(inputs, training=False), tf.float32)
 
 
 def _read_config(folder: str) -> dict:

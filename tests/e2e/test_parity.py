@@ -156,8 +156,8 @@ def test_serving_chooses_and_explains_as_training_does(
         name: Dataset(tiny_run.dataset(stage)).folder(table)
         for name, (stage, table) in parts.items()
     }
-    module = classifier._ImageClassifier(folders | {"metadata": str(tmp_path / "metadata")}, 3)
-    served = module.classify(tf.constant(list(images.values())))
+    model = classifier._ImageClassifier(folders | {"metadata": str(tmp_path / "metadata")}, 3)
+    served = model.signatures()["serving_default"](images=tf.constant(list(images.values())))
 
     query_embs, pixel_embs = (arrow_to_vectors(features[f"{n}_emb"]) for n in ("query", "pixel"))
     chosen = PhraseChooser(index, settings).choose(query_embs)
@@ -190,6 +190,26 @@ def _texts_without(index, chosen, left_out: int, settings: PhraseSettings) -> np
     weights /= weights.sum(axis=1, keepdims=True)
     means = (weights[:, :, None] * index.text_embs[chosen.rows[:, rest]]).sum(axis=1)
     return means.astype(np.float32)
+
+
+def test_the_exported_model_has_each_network_once(tiny_run):
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    from model_code.image_embedder import ImageEmbedder
+
+    names = ("train_text_generator", "train_pixel_embedder")
+    folders = [Dataset(tiny_run.dataset(name)).folder("model") for name in names]
+    embed = tf.function(ImageEmbedder(*folders).graph)
+    graph = embed.get_concrete_function(tf.TensorSpec([None], tf.string)).graph
+    expected = sum(op.type == "Conv2D" for op in graph.get_operations())
+
+    exported = Dataset(tiny_run.dataset("export_model")).folder("model")
+    with open(os.path.join(exported, "saved_model", "saved_model.pb"), "rb") as file:
+        library = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
+    functions = library.library.function
+    found = sum(node.op == "Conv2D" for function in functions for node in function.node_def)
+    assert found == expected > 0
 
 
 def test_predictions_are_what_the_model_says(tiny_run, images, classified):

@@ -91,6 +91,21 @@ def test_equal_networks_run_once(work):
     assert 2 * convolutions(shared) == convolutions(apart)
 
 
+def test_embedders_of_a_process_share_networks(work):
+    def networks(pixel_name, precision="float32"):
+        settings = EmbeddingSettings(precision=precision)
+        embedder = ImageEmbedder(folder(work, "generator"), folder(work, pixel_name), settings)
+        return embedder._generator, embedder._pixel
+
+    generator, same = networks("same")
+    assert same is generator
+    again, trained = networks("trained")
+    assert again is generator
+    assert trained is not generator
+    assert networks("trained") == (generator, trained)
+    assert networks("same", "mixed_bfloat16")[0] is not generator
+
+
 def test_an_image_has_the_same_numbers_in_any_company(work, files):
     embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batches_of(4))
     together = embedder.embed(files)
@@ -123,8 +138,10 @@ def test_a_bad_image_raises(work, files):
 
 def test_the_graph_goes_into_a_saved_model(work, files, tmp_path):
     embedder = ImageEmbedder(folder(work, "generator"), folder(work, "trained"), batches_of(9))
-    embedder.serve = tf.function(embedder.graph, input_signature=[tf.TensorSpec([None], tf.string)])
-    tf.saved_model.save(embedder, tmp_path)
+    module = tf.Module()
+    graph = tf.function(embedder.graph, input_signature=[tf.TensorSpec([None], tf.string)])
+    module.serve, module.weights = graph, graph.get_concrete_function().variables
+    tf.saved_model.save(module, tmp_path)
     loaded = tf.saved_model.load(tmp_path)
     query_embs, pixel_embs = loaded.serve(tf.constant(files))
     found = embedder.embed(files)
