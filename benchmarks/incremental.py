@@ -3,7 +3,8 @@
 Draws a collection, trains the models shortly on a few of its images, and then measures two runs of
 `reprocess` with these models in use: the first finds nothing to reuse, the second finds the first
 one's rows. Networks are MobileNet at 224 px, with random weights unless --weights gives others:
-what they cost does not depend on that.
+what they cost does not depend on that. Batches and shards suit one machine without a GPU: a
+shard's last batch is filled up, which few new images in many shards of large batches pay for.
 
   ./run.sh bench incremental --workdir /tmp/incremental
 """
@@ -39,6 +40,8 @@ class Config:
     backbone: str = flag("Both image networks.", default="mobilenet")
     network_size: int = flag("Side of the images that they see, in pixels.", default=224)
     weights: str = flag("Their weights; see train_text_generator.", default="")
+    batch_size: int = flag("Images that go through the networks at once.", default=8)
+    num_shards: int = flag("Shards of every dataset; one machine needs no more.", default=1)
 
 
 def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
@@ -68,11 +71,17 @@ def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
 
 
 def settings(config: Config) -> str:
-    """--set of all runs: short training, real networks."""
+    """--set of all runs: short training, real networks, small batches."""
     network = {"backbone": config.backbone, "image_size": str(config.network_size)}
     weights = {"weights": config.weights} if config.weights else {}
+    batches = {"batch_size": str(config.batch_size)}
     flags = {
-        "mine_pairs": {"min_users": "1", "one_person_pairs": "true"},
+        "mine_pairs": {
+            "min_users": "1",
+            "one_person_pairs": "true",
+            "num_shards": str(config.num_shards),
+        },
+        **dict.fromkeys(("embed_phrases", "embed_images", "classify_images"), batches),
         "prepare_pairs": network,
         "train_text_generator": {"epochs": "1", "batch_size": "32"} | weights,
         "train_text_embedder": {"epochs": "1", "max_steps_per_epoch": "10", "buckets": "16384"},

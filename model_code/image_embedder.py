@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from model_code import backbones, devices, image_ops
 from model_code.batches import BatchLimit, run_in_batches
+from model_code.folding import fold_batch_norm
 from model_code.inference_settings import EmbeddingSettings
 from schemas import storage
 
@@ -61,7 +62,7 @@ class _Network:
         self.image_size, self._preprocessing = source.image_size, source.preprocessing
         with device.scope():
             model = backbones.load(os.path.join(source.folder, "backbone.keras"))
-            self._model = devices.with_precision(model, source.precision)
+            self._model = devices.with_precision(fold_batch_norm(model), source.precision)
 
     def features(self, pixels: tf.Tensor) -> tf.Tensor:
         """[B, S, S, 3] uint8 → [B, features] float32."""

@@ -40,13 +40,13 @@ def band_keys(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = _KEYS_PER_STRIP * _VALUES_PER_KEY
     directions = rng.standard_normal((_STRIPS, cells, width)).astype(np.float32)
     offsets = rng.uniform(0, _STEP, (_STRIPS, 1, width))
-    keys, useful = [], []
+    keys, useful, detailed = [], [], ~is_flat(pixels)[:, None]
     for (left, right), (top, bottom) in itertools.product(_CUTS, _CUTS):
         strips = _strips(pixels, (left, 1 - right), (top, 1 - bottom))
         steps = np.floor((strips @ directions + offsets) / _STEP).astype(np.int64)
         keys.append(_hash_steps(steps))
         detail = strips[:, :, : 2 * _CELLS].std(2) >= _FLAT_STRIP
-        useful.append(detail.repeat(_KEYS_PER_STRIP, axis=0).T & ~is_flat(pixels)[:, None])
+        useful.append(detail.repeat(_KEYS_PER_STRIP, axis=0).T & detailed)
     return np.stack(keys, 1), np.stack(useful, 1)
 
 

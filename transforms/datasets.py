@@ -5,6 +5,7 @@ per shard of its ids, so that Beam moves blocks and never single rows.
 """
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -119,7 +120,7 @@ def split_by_hash(
         yield from blocks
         return
     data = b"".join(block for _, block in blocks)
-    path = storage.join(spill, f"{fingerprint.hash64(data) & (2**64 - 1):016x}.arrow")
+    path = storage.join(spill, f"{hashlib.sha256(data).hexdigest()[:32]}.arrow")
     storage.write_bytes(path, data)
     start = 0
     for shard, block in blocks:
