@@ -4,7 +4,8 @@ Draws photos (or takes those of --mined), and runs embed_images and raw loops ov
 in one process: from the shards of images to vectors, networks loaded, decoding included, batches
 of one size. The raw loops know nothing of Beam, phrases, dead letters or manifests and keep the
 vectors in memory; the fastest of them is what counts: tf.data that decodes in parallel and ahead,
-threads with Pillow, and one graph from bytes to vectors.
+threads with Pillow, and one graph from bytes to vectors. All have networks with folded batch
+normalisation; a last loop, one graph with the networks as they were trained, says what that gives.
 
   ./run.sh bench embed --workdir work/embed --weights mobilenet_v1_1.0_224.weights.h5
 """
@@ -185,14 +186,16 @@ class Raw:
     whole: Callable
 
     @classmethod
-    def load(cls, generator: str) -> "Raw":
+    def load(cls, generator: str, folded: bool) -> "Raw":
         import tensorflow as tf
 
         from model_code import backbones, image_ops
+        from model_code.folding import fold_batch_norm
 
         folder = Dataset(generator).folder("model")
         config = json.loads(Path(folder, "config.json").read_text())
         network = backbones.load(os.path.join(folder, "backbone.keras"))
+        network = fold_batch_norm(network) if folded else network
         head = backbones.load(os.path.join(folder, "head.keras"))
         size = config["image_size"]
 
@@ -245,12 +248,19 @@ def one_graph_loop(raw: Raw, images: list[bytes], batch_size: int) -> Iterator:
         yield raw.whole(tf.constant(images[start : start + batch_size]))
 
 
-LOOPS = {"tf.data": tf_data_loop, "threads": threads_loop, "one graph": one_graph_loop}
+# Loops, and whether batch normalisation is folded.
+LOOPS = {
+    "tf.data": (tf_data_loop, True),
+    "threads": (threads_loop, True),
+    "one graph": (one_graph_loop, True),
+    "not folded": (one_graph_loop, False),
+}
 
 
-def run_raw(loop: Callable, generator: str, paths: Iterable[str], batch_size: int) -> int:
+def run_raw(name: str, generator: str, paths: Iterable[str], batch_size: int) -> int:
     """Loads the networks and embeds all images of some shards; returns how many."""
-    raw = Raw.load(generator)
+    loop, folded = LOOPS[name]
+    raw = Raw.load(generator, folded)
     rows = 0
     for path in paths:
         images = pq.read_table(path, columns=["image"])["image"].to_pylist()
@@ -315,8 +325,7 @@ def measure(config: Config) -> tuple[list[Timed], dict[str, list[Timed]]]:
         return Dataset(output).manifest.tables["features"].rows
 
     def raw(name: str) -> Timed:
-        loop = LOOPS[name]
-        return timed(lambda: run_raw(loop, networks["generator"], paths, config.batch_size))
+        return timed(lambda: run_raw(name, networks["generator"], paths, config.batch_size))
 
     raw("one graph")
     jobs, loops = [], {name: [] for name in LOOPS}
@@ -330,13 +339,13 @@ def measure(config: Config) -> tuple[list[Timed], dict[str, list[Timed]]]:
 def line(name: str, runs: list[Timed], best: float) -> str:
     rate = statistics.median(run.rate for run in runs)
     cpu = statistics.median(run.cpu_ms for run in runs)
-    return f"{name:14} {rate:9.1f} {cpu:13.1f} {rate / best:7.2f}"
+    return f"{name:15} {rate:9.1f} {cpu:13.1f} {rate / best:7.2f}"
 
 
 def work(config: Config) -> None:
     jobs, loops = measure(config)
     best = max(statistics.median(run.rate for run in runs) for runs in loops.values())
-    print(f"\n{'':14} {'images/s':>9} {'CPU ms/image':>13} {'ratio':>7}")
+    print(f"\n{'':15} {'images/s':>9} {'CPU ms/image':>13} {'ratio':>7}")
     print(line("embed_images", jobs, best))
     for name, runs in loops.items():
         print(line(f"raw: {name}", runs, best))

@@ -34,7 +34,7 @@ def test_every_image_is_embedded_or_counted(tmp_path, capsys):
     broken = {f"{number:032x}" for number in range(96, 1000, 97)}
     assert set(letters["key"].to_pylist()) == broken
     generator = Dataset(str(tmp_path / "networks" / "generator"))
-    raw = embed.Raw.load(generator.root)
+    raw = embed.Raw.load(generator.root, True)
     rows = features.take(list(range(0, 990, 45)))
     images = [scale.tiny_image(int(key, 16)) for key in rows["image_id"].to_pylist()]
     ((query_embs, pixel_embs),) = embed.one_graph_loop(raw, images, len(images))
@@ -44,15 +44,16 @@ def test_every_image_is_embedded_or_counted(tmp_path, capsys):
 
 def test_all_raw_loops_compute_the_same(tmp_path):
     roots = embed.write_networks(str(tmp_path), "small_resnet", image_size=32, small_width=4)
-    raw = embed.Raw.load(roots["generator"])
+    raws = {folded: embed.Raw.load(roots["generator"], folded) for folded in (True, False)}
     images = [embed.photo(seed, (48, 32)) for seed in range(7)]
     found = {
-        name: [np.concatenate(parts) for parts in zip(*loop(raw, images, 3), strict=True)]
-        for name, loop in embed.LOOPS.items()
+        name: [np.concatenate(parts) for parts in zip(*loop(raws[folded], images, 3), strict=True)]
+        for name, (loop, folded) in embed.LOOPS.items()
     }
     assert found["tf.data"][0].shape == (7, embed.WIDTH)
-    for one, other in zip(found["tf.data"], found["one graph"], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    for name in ("one graph", "not folded"):
+        for one, other in zip(found["tf.data"], found[name], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
     # Pillow rounds otherwise when it resizes.
     cosines = (found["threads"][0] * found["tf.data"][0]).sum(1)
     assert cosines.min() > 0.99
