@@ -100,6 +100,10 @@ class Classified:
 OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
 EMBEDDINGS = tuple(field.name for field in dataclasses.fields(ImageEmbeddings))
 
+# Images that are classified at once by their embeddings, however few the networks take: that is
+# little work for an image, and a call costs more.
+EMBEDDINGS_AT_ONCE = 64
+
 # Its signatures that the third, serving_default, is made of.
 HALVES = ("embed", "classify_embeddings")
 
@@ -236,6 +240,7 @@ class Classifier:
     def __init__(self, folder: str, settings: InferenceSettings = DEFAULT):
         self._device = devices.open_device(settings.device, settings.tf_threads)
         self._batch = BatchLimit(settings.batch_size, settings.batch_bytes)
+        self._embeddings_batch = BatchLimit(EMBEDDINGS_AT_ONCE)
         # What batches are filled up with: one black pixel, the cheapest there is to decode.
         self._filler = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8)).numpy()
         # The signatures are weak references into the module that was loaded.
@@ -289,7 +294,7 @@ class Classifier:
             }
             return self._run(self._classify, end - start, **inputs)
 
-        found = run_in_batches(run, [0] * rows, self._batch, filled=True)
+        found = run_in_batches(run, [0] * rows, self._embeddings_batch, filled=True)
         parts = {name: [one[name] for one in found] for name in OUTPUTS}
         return Classified(
             _texts(parts["labels"]),
