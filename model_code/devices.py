@@ -34,7 +34,7 @@ class Device:
         A TPU compiles a program for each shape: give it batches of one size.
         """
         if self.strategy is None:
-            # AutoGraph takes as long to read Keras' code as Keras takes to build the graph.
+            # Networks branch on no tensor: AutoGraph would only read Keras' code.
             graph = tf.function(function, input_signature=[signature], autograph=False)
 
             def on_device(tensor):

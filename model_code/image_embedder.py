@@ -47,8 +47,13 @@ class _Source:
 
     @classmethod
     def of(cls, folder: str, config: dict, precision: str) -> "_Source":
-        named = {name: config[name] for name in ("backbone_fingerprint", "preprocessing")}
-        return cls(image_size=config["image_size"], precision=precision, folder=folder, **named)
+        return cls(
+            config["backbone_fingerprint"],
+            config["image_size"],
+            config["preprocessing"],
+            precision,
+            folder,
+        )
 
 
 class _Network:
@@ -103,7 +108,7 @@ class ImageEmbedder:
         settings: EmbeddingSettings = DEFAULT,
     ):
         device = devices.open_device(settings.device, settings.tf_threads)
-        with device.scope(), _loading:
+        with _loading:
             self._load(generator_folder, pixel_folder, settings.precision, device)
         self._batch = BatchLimit(settings.batch_size)
         self._decode_batch = BatchLimit(settings.batch_size, settings.batch_bytes)
@@ -126,7 +131,8 @@ class ImageEmbedder:
             self.generator_config = _read_config(folder)
             source = _Source.of(folder, self.generator_config, precision)
             self._generator = _load_network(source, device)
-            self._head = backbones.load(os.path.join(folder, "head.keras"))
+            with device.scope():
+                self._head = backbones.load(os.path.join(folder, "head.keras"))
         self.pixel_config: dict | None = None
         self._pixel: _Network | None = None
         if pixel_folder is not None:
