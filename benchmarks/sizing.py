@@ -144,15 +144,15 @@ def shuffled(*flags: str) -> int:
     from transforms import datasets
 
     total = 0
-    to_block = datasets.to_block
+    serialise = datasets.serialise
 
-    def counting(table) -> bytes:
+    def counting(table):
         nonlocal total
-        block = to_block(table)
-        total += len(block)
+        block = serialise(table)
+        total += block.size
         return block
 
-    with mock.patch.object(datasets, "to_block", counting):
+    with mock.patch.object(datasets, "serialise", counting):
         if mine_pairs.run([*flags, "--min_users=1", "--one_person_pairs", "--max_dead_fraction=1"]):
             raise PhraseLensError("mine_pairs", "to succeed", "See what it said above.")
     return total

@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import fingerprint, manifest, storage
@@ -48,12 +49,17 @@ class Spilled:
 Block = bytes | Spilled
 
 
-def to_block(table: pa.Table) -> bytes:
-    """Serialises a table (Arrow IPC stream)."""
+def serialise(table: pa.Table) -> pa.Buffer:
+    """A table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue()
+
+
+def to_block(table: pa.Table) -> bytes:
+    """A table as Beam moves it: `serialise` as bytes."""
+    return serialise(table).to_pybytes()
 
 
 class TableCoder(beam.coders.Coder):
@@ -85,8 +91,8 @@ def par_do(fn: beam.DoFn | Callable, *args: Any, tags: Sequence[str]) -> beam.Pa
 def from_blocks(blocks: Iterable[Block], schema: pa.Schema) -> pa.Table:
     """Reads blocks back into one table of `schema`; an empty one when there are none."""
     data = (block.read() if isinstance(block, Spilled) else block for block in blocks)
-    tables = [pa.ipc.open_stream(block).read_all() for block in data]
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    tables = [pa.ipc.open_stream(block).read_all() for block in data] or [schema.empty_table()]
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def split_by_hash(
@@ -109,23 +115,32 @@ def split_by_hash(
     shards = (hashes.view(np.uint64) % np.uint64(num_shards)).astype(np.int64)
     order = np.argsort(shards, kind="stable")
     bounds = np.searchsorted(shards[order], np.arange(num_shards + 1)).tolist()
-    table = table.take(pa.array(order))
+    table = _in_order(table, order)
     parts = [(shard, *bounds[shard : shard + 2]) for shard in range(num_shards)]
     blocks = [
-        (shard, to_block(table.slice(start, stop - start)))
+        (shard, serialise(table.slice(start, stop - start)))
         for shard, start, stop in parts
         if stop > start
     ]
-    if spill is None or sum(len(block) for _, block in blocks) < SPILL_BYTES:
-        yield from blocks
+    if spill is None or sum(block.size for _, block in blocks) < SPILL_BYTES:
+        yield from ((shard, block.to_pybytes()) for shard, block in blocks)
         return
-    data = b"".join(block for _, block in blocks)
-    path = storage.join(spill, f"{hashlib.sha256(data).hexdigest()[:32]}.arrow")
-    storage.write_bytes(path, data)
+    digest = hashlib.sha256()
+    for _, block in blocks:
+        digest.update(block)
+    path = storage.join(spill, f"{digest.hexdigest()[:32]}.arrow")
+    with storage.open_output(path) as file:
+        for _, block in blocks:
+            file.write(block)
     start = 0
     for shard, block in blocks:
-        yield shard, Spilled(path, start, len(block))
-        start += len(block)
+        yield shard, Spilled(path, start, block.size)
+        start += block.size
+
+
+def _in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
+    """`table.take(order)`, without a copy where the rows lie in that order already."""
+    return table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))
 
 
 def split_by_shard(
@@ -200,7 +215,8 @@ def write_sorted(
     stage: Stage, table: pa.Table, name: str, index: int, num_shards: int, keys: list[str]
 ) -> tuple[str, manifest.Shard]:
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
-    table = table.sort_by([(key, "ascending") for key in keys])
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
+    table = _in_order(table, order.to_numpy())
     path = stage.shard_path(name, index, num_shards, "parquet")
     return name, manifest.write_parquet(stage.output, path, index, table)
 

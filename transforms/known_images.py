@@ -8,6 +8,7 @@ very bytes, it lies in its table `images`, or, when it is a copy that another on
 from collections.abc import Iterator
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,13 +44,16 @@ def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
     Returns:
       Rows of SOURCES, one for each source.
     """
+    data = copies["image"]
+    # Most images lie elsewhere: their bytes are not moved.
+    copies = copies.drop_columns(["image"]).append_column("row", pa.array(np.arange(len(data))))
     copies = copies.sort_by([("source", "ascending"), ("key", "ascending")])
     copies = first_of_each(copies, "source")
     written = pc.is_in(copies["source"], value_set=images["source"].combine_chunks())
     elsewhere = pc.or_(copies["original"], written)
-    image = pc.if_else(elsewhere, pa.scalar(None, pa.binary()), copies["image"])
+    rows = pc.if_else(elsewhere, pa.scalar(None, pa.int64()), copies["row"])
     columns = {name: copies[name] for name in SOURCES.names if name not in ("written", "image")}
-    columns |= {"written": written, "image": image}
+    columns |= {"written": written, "image": data.take(rows)}
     return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -100,10 +101,15 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
     """
     rows: dict[str, dict] = {}
     # Equal content may arrive as different files; the first in this order is kept.
-    order = [(name, "ascending") for name in ("image_id", "key", "image")]
+    by = [(name, "ascending") for name in ("image_id", "key", "image")]
+    order = pc.sort_indices(copies, sort_keys=by)
     near = pc.sum(pc.not_equal(copies["image_id"], copies["representative"])).as_py() or 0
     keys: dict[str, set] = {}
-    for row in copies.drop_columns(["signature"]).sort_by(order).to_pylist():
+    # Bytes of images stay where they are until it is known which are kept.
+    listed = copies.drop_columns(["signature", "image"]).append_column(
+        "row", pa.array(np.arange(len(copies)))
+    )
+    for row in listed.take(order).to_pylist():
         keys.setdefault(row["representative"], set()).add(row["key"])
         if row["image_id"] == row["representative"]:
             rows.setdefault(row["image_id"], row | {"labels": set(), "splits": set()})
@@ -118,6 +124,10 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
         row["split"] = given[0] if given else split_of(row["image_id"], shares)
         row["keys"], row["labels"] = sorted(keys[row["image_id"]]), sorted(row["labels"])
     images = pa.Table.from_pylist(list(rows.values()), tables.IMAGES)
+    data = copies["image"].take(pa.array([row["row"] for row in rows.values()], pa.int64()))
+    images = images.set_column(
+        images.schema.get_field_index("image"), tables.IMAGES.field("image"), data
+    )
     counts = {
         "unique_images.in": copies.num_rows,
         "unique_images.out": images.num_rows,
