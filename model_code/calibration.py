@@ -134,15 +134,14 @@ class _Softmax:
         ]
         return (top + np.log(total)).sum(), mean.sum(1), np.diag(squares) - mean @ mean.T
 
-    def least(self, first: float, scale: float | None = None) -> tuple[float, np.ndarray]:
+    def least(self, factors: np.ndarray, scaled: bool = False) -> tuple[float, np.ndarray]:
         """The least cross-entropy and its (a, b), by Newton's method with halved steps.
 
         Args:
-          first: where a begins.
-          scale: s; None to find it too.
+          factors: (a, b) to begin with.
+          scaled: keep s = b / a.
         """
-        basis = np.eye(2) if scale is None else np.array([[1.0, scale]])
-        factors = first * np.array([1.0, 1.0 if scale is None else scale])
+        basis = factors[None] / factors[0] if scaled else np.eye(2)
         loss, gradient, hessian = self.at(factors)
         for _ in range(_STEPS):
             curvature = basis @ hessian @ basis.T + 1e-9 * np.eye(len(basis))
@@ -190,8 +189,8 @@ def best_temperature(
     clicks: Clicks, tail: np.ndarray, calibration: Calibration
 ) -> tuple[float, float]:
     """The least `cross_entropy` over all temperatures, and the temperature."""
-    softmax = _softmax(clicks, tail, calibration)
-    loss, factors = softmax.least(1 / clicks.temperature, calibration.scale)
+    first = np.array([1.0, calibration.scale]) / clicks.temperature
+    loss, factors = _softmax(clicks, tail, calibration).least(first, scaled=True)
     return loss, float(1 / factors[0])
 
 
@@ -212,12 +211,15 @@ def fit_tail(
       centrings: the values of λ; a single one is kept.
     """
     found: dict[float, tuple[float, float]] = {}
+    factors = np.full(2, 1 / clicks.temperature)
 
     def least(values: Sequence[float]) -> float:
+        nonlocal factors
         for value in values:
             softmax = _softmax(clicks, tail, dataclasses.replace(calibration, centring=value))
-            loss, (head, other) = softmax.least(1 / clicks.temperature)
-            scale = other / max(head, 1e-9)
+            # Those of the λ before are near.
+            loss, factors = softmax.least(factors)
+            scale = factors[1] / max(factors[0], 1e-9)
             found[value] = loss, float(np.clip(scale, _SCALE_UNIT, _MAX_SCALE))
         return min(found, key=lambda value: (found[value][0], value))
 
