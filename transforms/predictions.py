@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -17,12 +17,15 @@ from transforms.datasets import Output
 from transforms.earlier import Earlier, first_of_each
 from transforms.features import embeddings_of
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
-from transforms.images import clean_images, source_of
-from transforms.inference import pixel_bytes
+from transforms.images import CLEAN_IMAGES, clean_images, source_of
+from transforms.inference import full_batches, pixel_bytes
 from transforms.models import ModelFolder, load
 from transforms.phrases import inference_failed
 from transforms.rows import checked_file
 from transforms.shards import run_or_bisect
+
+KEYS = pa.schema([("key", pa.string())])
+PREDICTED_AT_ONCE = 1024  # images whose predictions are Python objects at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,8 @@ class ClassifyImages:
 
     Beside them it writes what the networks made of the images, the table `embeddings`: a later
     run finds it by the hash of an image's bytes, and neither decodes nor embeds the image again.
+    What no earlier run knows waits until a batch of the networks is full: a few new images among
+    many known ones must not cost a batch each.
 
     Attributes:
       earlier: paths of such tables, made with the same limits.
@@ -91,22 +96,44 @@ class ClassifyImages:
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
         classifier, earlier = loaded
+        outputs: list[Output] = []
 
-        def classify(batch: pa.Table) -> Output:
-            return self._classify(batch, classifier, earlier, progress)
+        def unknown() -> Iterator[pa.RecordBatch]:
+            for unit in units:
+                batches = read_unit(unit)
+                for output in checked_file(
+                    batches,
+                    "images",
+                    lambda batch: self._read(batch, earlier),
+                    self.stage,
+                    unit.files,
+                ):
+                    clean = output.tables.pop("clean", CLEAN_IMAGES.empty_table())
+                    outputs.append(output)
+                    progress.add(output.counts.get("images.in", 0) - clean.num_rows)
+                    yield from clean.to_batches()
 
-        outputs = [
-            output
-            for unit in units
-            for output in checked_file(read_unit(unit), "images", classify, self.stage, unit.files)
-        ]
-        embeddings = self._joined(outputs, "embeddings", self.networks.schema)
+        embedded = []
+        for batch in full_batches(unknown(), self.inference.batch_size):
+            embedded.append(self._embed(batch, classifier))
+            progress.add(batch.num_rows)
+        outputs += embedded
         counts: Counter[str] = Counter()
         for output in outputs:
             counts.update(output.counts)
+        keys = self._joined(outputs, "keys", KEYS)
+        embeddings = self._joined(outputs, "embeddings", self.networks.schema)
+        predictions = [
+            self._predictions(
+                keys.slice(start, PREDICTED_AT_ONCE),
+                embeddings.slice(start, PREDICTED_AT_ONCE),
+                classifier,
+            )
+            for start in range(0, keys.num_rows, PREDICTED_AT_ONCE)
+        ]
         return Output(
             {
-                "predictions": self._joined(outputs, "predictions", tables.PREDICTIONS),
+                "predictions": pa.concat_tables([tables.PREDICTIONS.empty_table(), *predictions]),
                 "embeddings": first_of_each(embeddings, "source"),
             },
             tuple(table for output in outputs for table in output.dead),
@@ -117,29 +144,25 @@ class ClassifyImages:
         found = [o.tables[name] for o in outputs if name in o.tables]
         return pa.concat_tables([schema.empty_table(), *found])
 
-    def _classify(self, batch: pa.Table, classifier, earlier: Earlier, progress) -> Output:
-        progress.add(batch.num_rows)
+    def _read(self, batch: pa.Table, earlier: Earlier) -> Output:
+        """Tables `keys` and `embeddings` of images that an earlier run knows, `clean` of others."""
         rows = zip(batch["key"].to_pylist(), batch["image"].to_pylist(), strict=True)
         # Without a key a row dies, whatever is known of its image.
         sources = pa.array([source_of(data or b"") if key else "" for key, data in rows])
         known, found = earlier.take(sources)
-        output = self._embed(batch.filter(pa.array(~known)), classifier)
-        keys, embeddings = output.tables["keys"], [output.tables["embeddings"]]
+        cleaned = clean_images(batch.filter(pa.array(~known)), self.stage, self.limits)
+        # What becomes of clean images is counted where they are embedded.
+        counts = {name: n for name, n in cleaned.counts.items() if name != "images.out"}
+        output = Output(dict(cleaned.tables), cleaned.dead, counts)
         if found is not None:
-            keys = pa.concat_tables([keys, batch.filter(pa.array(known)).select(["key"])])
-            embeddings.append(self._embeddings(found))
+            output.tables["keys"] = batch.filter(pa.array(known)).select(KEYS.names)
+            output.tables["embeddings"] = self._embeddings(found)
             for name in ("images.in", "images.out", "reused.rows"):
-                output.counts[name] = output.counts.get(name, 0) + found.num_rows
-        table = pa.concat_tables(embeddings)
-        if not table.num_rows:
-            return Output({}, output.dead, output.counts)
-        predictions = self._predictions(keys, table, classifier)
-        return Output({"predictions": predictions, "embeddings": table}, output.dead, output.counts)
+                counts[name] = counts.get(name, 0) + found.num_rows
+        return output
 
-    def _embed(self, batch: pa.Table, classifier) -> Output:
-        """Tables `keys` and `embeddings` of images that no earlier run knows."""
-        cleaned = clean_images(batch, self.stage, self.limits)
-        clean = cleaned.tables["clean"]
+    def _embed(self, clean: pa.Table, classifier) -> Output:
+        """Tables `keys` and `embeddings` of clean images."""
         images, names = clean["image"].to_pylist(), clean["key"].to_pylist()
         sizes = pixel_bytes(clean)
 
@@ -147,22 +170,23 @@ class ClassifyImages:
             return classifier.embed([images[p] for p in places], [sizes[p] for p in places])
 
         good, bad = run_or_bisect(embed, range(len(images)))
-        keys, parts = [clean.select(["key"]).slice(0, 0)], [self.networks.schema.empty_table()]
+        keys, parts = [KEYS.empty_table()], [self.networks.schema.empty_table()]
         for start, embs in good:
             rows = clean.slice(start, len(embs.query_embs))
-            keys.append(rows.select(["key"]))
+            keys.append(rows.select(KEYS.names))
             columns = [rows["source"], rows["image_id"]]
             for name, values in (("query_emb", embs.query_embs), ("pixel_emb", embs.pixel_embs)):
                 columns.append(vectors_to_arrow(values, self.networks.schema.field(name).type))
             names_of = ["source", "image_id", "query_emb", "pixel_emb"]
             parts.append(self._embeddings(pa.table(columns, names_of)))
-        counts = cleaned.counts | {
+        counts = {
             "images.out": len(images) - len(bad),
             "images.dropped_inference_failed": len(bad),
         }
-        dead = (*cleaned.dead, inference_failed(self.stage, bad, names, images))
         return Output(
-            {"keys": pa.concat_tables(keys), "embeddings": pa.concat_tables(parts)}, dead, counts
+            {"keys": pa.concat_tables(keys), "embeddings": pa.concat_tables(parts)},
+            (inference_failed(self.stage, bad, names, images),),
+            counts,
         )
 
     def _embeddings(self, rows: pa.Table) -> pa.Table:

@@ -4,10 +4,18 @@ import io
 import tarfile
 import types
 
+import numpy as np
+import pyarrow as pa
+
+from model_code.classifier import Classified
+from model_code.image_embedder import ImageEmbeddings
+from model_code.inference_settings import InferenceSettings
 from model_code.progress import Progress
+from tests.image_files import encode, photo
 from transforms.clean_image import ImageLimits
 from transforms.datasets import Output, check_counters, dead_share
 from transforms.image_units import IMAGE_FIELDS, plan_units
+from transforms.images import source_of
 from transforms.predictions import ClassifyImages, Networks
 
 
@@ -22,15 +30,16 @@ def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(whole.getvalue())
     (tmp_path / "b.tar").write_bytes(whole.getvalue()[: 20 * 3584 + 700])
 
-    def classify(self, batch, *_):
+    def read(self, batch, *_):
         return Output(counts={"images.in": batch.num_rows, "images.out": batch.num_rows})
 
-    monkeypatch.setattr(ClassifyImages, "_classify", classify)
+    monkeypatch.setattr(ClassifyImages, "_read", read)
     mapping = {field: field for field in IMAGE_FIELDS}
     units, _ = plan_units("images", [str(tmp_path)], "auto", mapping, "stem")
     stage = types.SimpleNamespace(name="classify_images", run_id="run")
     networks = Networks("g", "p", 4, 4)
-    worker = ClassifyImages(stage, None, networks, (), ImageLimits(), None, None)
+    settings = InferenceSettings()
+    worker = ClassifyImages(stage, None, networks, (), ImageLimits(), settings, None)
     found = worker.process(units, (None, None), Progress("read", None, "images"))
     assert (found.counts["images.in"], found.counts["images.out"]) == (120, 120)
     assert found.counts["images_files.in"] == 2
@@ -39,3 +48,62 @@ def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
     check_counters(found.counts, 0.5)
     (letters,) = found.dead
     assert letters["key"].to_pylist() == [str(tmp_path / "b.tar")]
+
+
+class _Earlier:
+    """Knows every image but some."""
+
+    def __init__(self, unknown):
+        self._unknown = pa.array(unknown)
+
+    def take(self, sources):
+        known = ~np.isin(sources.to_numpy(zero_copy_only=False), self._unknown)
+        vectors = pa.array([[1.0] * 4] * known.sum(), pa.list_(pa.float32()))
+        taken = sources.filter(pa.array(known))
+        return known, pa.table(
+            {"source": taken, "image_id": taken, "query_emb": vectors, "pixel_emb": vectors}
+        )
+
+
+class _Classifier:
+    def __init__(self):
+        self.batches = []
+
+    def embed(self, images, sizes):
+        self.batches.append(len(images))
+        vectors = np.full((len(images), 4), 2, np.float32)
+        return ImageEmbeddings(vectors, vectors)
+
+    def classify_embeddings(self, embs):
+        first = [str(row[0]) for row in embs.query_embs]
+        numbers = np.zeros((len(first), 1), np.float32)
+        one = [[name] for name in first]
+        return Classified(one, numbers, one, numbers, numbers[:, :, None])
+
+
+def test_a_few_new_images_among_many_known_ones_share_batches(tmp_path):
+    """One of 20 is new: of each 64 that are read at once, some three."""
+    new = []
+    for number in range(200):
+        data = encode(photo(number), "PNG")
+        (tmp_path / f"{number:03}.png").write_bytes(data)
+        if number % 20 == 7:
+            new.append(source_of(data))
+    mapping = {field: field for field in IMAGE_FIELDS}
+    units, _ = plan_units("images", [str(tmp_path)], "auto", mapping, "stem")
+    assert len(units) > 1
+    stage = types.SimpleNamespace(name="classify_images", run_id="run")
+    settings = InferenceSettings(batch_size=4)
+    networks, model = Networks("g", "p", 4, 4), types.SimpleNamespace(fingerprint="m")
+    worker = ClassifyImages(stage, model, networks, (), ImageLimits(), settings, None)
+    classifier = _Classifier()
+    found = worker.process(units, (classifier, _Earlier(new)), Progress("", None, "images"))
+    assert classifier.batches == [4, 4, 2]
+    rows = zip(
+        *(found.tables["predictions"][c].to_pylist() for c in ("key", "labels")), strict=True
+    )
+    assert dict(rows) == {
+        f"{number:03}": ["2.0" if number % 20 == 7 else "1.0"] for number in range(200)
+    }
+    assert found.counts["reused.rows"] == 190
+    assert found.counts["images.in"] == found.counts["images.out"] == 200
