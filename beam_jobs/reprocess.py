@@ -15,14 +15,18 @@ the new one is in use if one was. Give it the date of the snapshot in use and a 
 2026-01-31T1200, so that the next date is a later one. Stages run in one process.
 """
 
+import atexit
+import contextlib
 import dataclasses
+import gc
 import importlib
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from beam_jobs import pipeline, reprocess_plan, reprocess_steps
+from beam_jobs import pipeline, reprocess_steps
 from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
@@ -53,15 +57,22 @@ class Done:
     reused: int
 
 
-def run_step(step: Step, argv: Sequence[str], output: str) -> Done:
-    """Runs a stage in this process.
+def run_step(
+    step: Step, argv: Sequence[str], output: str, meanwhile: Callable[[], None] | None = None
+) -> Done:
+    """Runs a stage in this process, or beside it where there is something to do meanwhile.
 
     Raises:
       StageError: it failed; it has said why.
     """
     before = {run.run_id for run in run_folders.runs(output) if run.committed} if output else set()
     start = time.monotonic()
-    status = importlib.import_module(step.module).run(list(argv))
+    if meanwhile:
+        with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
+            meanwhile()
+        status = beside.returncode if beside.returncode >= 0 else 1
+    else:
+        status = importlib.import_module(step.module).run(list(argv))
     seconds = time.monotonic() - start
     if status:
         raise StageError(step.name, status)
@@ -90,6 +101,35 @@ class StageError(Exception):
         super().__init__(stage, status)
 
 
+def loading(
+    config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
+) -> Callable[[], None] | None:
+    """What loads the image networks into this process before a stage needs them.
+
+    Args:
+      config: of the run.
+      where, earlier: see `reprocess_steps.flags_of`.
+
+    Returns:
+      None where no stage needs them, or some are still to be trained.
+    """
+    steps = {step.name: step for step in reprocess_steps.steps_of(config)}
+    if "embed_images" not in steps or not {"text_generator", "pixel_embedder"} <= set(where):
+        return None
+    step = steps["embed_images"]
+    flags = reprocess_steps.flags_of(step, config, where, earlier)
+    argv = reprocess_steps.command_of(step, flags, config)
+
+    def load() -> None:
+        # What is wrong with the networks, the stage says that needs them.
+        with contextlib.suppress(Exception):
+            from beam_jobs.preload import preload
+
+            preload(argv, [step.module for step in steps.values()])
+
+    return load
+
+
 def reprocess(config: Config) -> Iterator[Done]:
     """Runs the stages, and commits the snapshot when the last of them is done.
 
@@ -98,9 +138,9 @@ def reprocess(config: Config) -> Iterator[Done]:
       StageError: a stage failed.
     """
     trained = reprocess_steps.retrained(config)
-    models = reprocess_steps.models_in_use(config)
-    earlier = reprocess_steps.earlier_runs(config, models)
-    where = {name: path for name, path in models.items() if name not in trained}
+    in_use = reprocess_steps.models_in_use(config)
+    earlier = reprocess_steps.earlier_runs(config, in_use)
+    where = {name: path for name, path in in_use.items() if name not in trained}
     runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
     steps = reprocess_steps.steps_of(config)
     for step in steps:
@@ -109,7 +149,9 @@ def reprocess(config: Config) -> Iterator[Done]:
         )
         print(f"\n{step.name} — {step.does}", flush=True)
         output = storage.join(config.workdir, step.output) if step.output else ""
-        done = run_step(step, argv, output)
+        # Mining has no use for networks.
+        meanwhile = loading(config, where, earlier) if step.name == "mine_pairs" else None
+        done = run_step(step, argv, output, meanwhile)
         if output:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)
@@ -141,6 +183,8 @@ def run(argv: Sequence[str] | None = None) -> int:
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
             return 0
         if config.dry_run:
+            from beam_jobs import reprocess_plan  # Beam takes a second to import
+
             print(reprocess_plan.text(reprocess_plan.plan(config)))
             return 0
         start = time.monotonic()
@@ -166,5 +210,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def collect_rarely() -> None:
+    """Looks for cycles of dead objects more rarely, and not at all when the process ends.
+
+    Beam and TensorFlow make millions of objects that live to the end: to go through them takes
+    seconds of a run.
+    """
+    gc.set_threshold(20_000, 20, 100)
+    atexit.register(gc.freeze)
+
+
 if __name__ == "__main__":
+    collect_rarely()
     sys.exit(run())

@@ -61,6 +61,12 @@ def tf_threads(options: PipelineOptions) -> int:
     return _share(direct.direct_num_workers)
 
 
+def in_this_process(options: PipelineOptions) -> bool:
+    """Whether the process that submits a job also does its work."""
+    direct = options.view_as(DirectOptions)
+    return runner_of(options) == "fnapirunner" and direct.direct_running_mode == "in_memory"
+
+
 def _share(processes: int) -> int:
     """Of this machine's cores for each of some processes, 0 processes being one a core."""
     cores = os.cpu_count() or 1
