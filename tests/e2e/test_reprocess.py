@@ -101,6 +101,8 @@ class Work:
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
+            # What another process decodes could not be counted; see test_preload.py.
+            patch.setattr(reprocess, "loading", lambda *_: None)
             _count(patch, images, "clean_safely", calls, lambda data, *_: {"clean": [data]})
             _count(patch, ImageEmbedder, "decode", calls, _decoded)
             _count(patch, Classifier, "embed", calls, lambda _, given, *__: {"classify": given})

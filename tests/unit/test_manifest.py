@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
@@ -264,3 +265,28 @@ def test_tables_that_are_not_there(committed):
         dataset.table("row")
     assert [s.index for s in dataset.shards("rows")] == [0, 1]
     assert sum(b.num_rows for b in dataset.batches("rows", ["id"], batch_size=1)) == 3
+
+
+def test_only_what_repeats_has_a_dictionary_and_images_are_not_compressed_again(root):
+    rows = pa.table(
+        {
+            "key": ["a", "a", "b"],
+            "words": [["x", "y"], ["x"], []],
+            "emb": pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2)),
+            "image": [b"\xff\xd8 1", b"\xff\xd8 2", b"\xff\xd8 3"],
+        }
+    )
+    shard = manifest.write_parquet(root, "rows.parquet", 0, rows)
+    file = pq.ParquetFile(f"{root}/{shard.path}")
+    assert file.read().equals(rows)
+    group = file.metadata.row_group(0)
+    found = {
+        column.path_in_schema: (column.compression, "RLE_DICTIONARY" in column.encodings)
+        for column in map(group.column, range(group.num_columns))
+    }
+    assert found == {
+        "key": ("ZSTD", True),
+        "words.list.element": ("ZSTD", True),
+        "emb.list.element": ("ZSTD", False),
+        "image": ("UNCOMPRESSED", False),
+    }
