@@ -149,8 +149,12 @@ class _ImageClassifier:
         ]
         images = tf.TensorSpec([None], tf.string, "images")
         embed = tf.function(self.embed, autograph=False).get_concrete_function(images)
-        classify_embeddings = tf.function(self.classify_embeddings).get_concrete_function(*specs)
-        classify = tf.function(lambda images: classify_embeddings(**embed(images=images)))
+        classify_embeddings = tf.function(
+            self.classify_embeddings, autograph=False
+        ).get_concrete_function(*specs)
+        classify = tf.function(
+            lambda images: classify_embeddings(**embed(images=images)), autograph=False
+        )
         return {
             "serving_default": classify.get_concrete_function(images),
             "embed": embed,

@@ -47,6 +47,7 @@ class PhraseChooser:
                 tf.TensorSpec([None, pool, width], tf.float32),
                 tf.TensorSpec([None, pool], tf.string),
             ],
+            autograph=False,  # the graph branches on no tensor
         )
 
     def _graph(self, scores, text_embs, phrases):

@@ -18,6 +18,11 @@ from transforms.inference import UnknownImages, embed_ahead, full_batches
 from transforms.models import Lazy, ModelFolder, load
 from transforms.phrases import inference_failed
 
+ROW = ["image_id", "split", "labels"]  # of an image, as its features have them
+CHOSEN_AT_ONCE = (
+    256  # images that phrases are chosen for: a call has its costs, and scores their size
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Widths:
@@ -65,7 +70,8 @@ class EmbedImages:
     def process(self, task: tuple[str, Sequence[str]], loaded, progress: Progress) -> Output:
         path, earlier_paths = task
         embedder, chooser = loaded
-        parts, dead = [], []
+        rows = [tables.IMAGES.empty_table().select(ROW)]
+        embs, dead = [], []
         earlier = Earlier(
             earlier_paths,
             "image_id",
@@ -79,15 +85,17 @@ class EmbedImages:
         batches = full_batches(unknown, self.inference.batch_size)
         for batch, embedded in embed_ahead(embedder, batches):
             progress.add(batch.num_rows)
-            for places, embs in embedded.good:
-                parts.append(self._features(batch.take(pa.array(places)), embs, chooser))
+            for places, found in embedded.good:
+                rows.append(batch.select(ROW).take(pa.array(places)))
+                embs.append(found)
             if embedded.bad:
                 names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
                 dead.append(inference_failed(self.stage, embedded.bad, names, images))
-        for rows, found in unknown.known:
-            progress.add(rows.num_rows)
-            parts.append(self._features(rows, embeddings_of(found), chooser))
-        features = pa.concat_tables([self.widths.schema.empty_table(), *parts])
+        for known, found in unknown.known:
+            progress.add(known.num_rows)
+            rows.append(known.select(ROW))
+            embs.append(embeddings_of(found))
+        features = self._features(pa.concat_tables(rows), embs, chooser)
         counts = {
             "images.in": unknown.rows,
             "images.out": features.num_rows,
@@ -96,20 +104,32 @@ class EmbedImages:
         }
         return Output({"features": features}, tuple(dead), counts)
 
-    def _features(self, batch: pa.Table, embs, chooser) -> pa.Table:
-        found = chooser.choose(embs.query_embs)
-        rows = batch.num_rows
+    def _features(self, rows: pa.Table, embs: Sequence, chooser) -> pa.Table:
+        """The features of a shard: phrases are chosen for many images at once."""
+        parts = [self.widths.schema.empty_table()]
+        if rows.num_rows:
+            query_embs = np.concatenate([part.query_embs for part in embs])
+            pixel_embs = np.concatenate([part.pixel_embs for part in embs])
+            for start in range(0, rows.num_rows, CHOSEN_AT_ONCE):
+                part = slice(start, start + CHOSEN_AT_ONCE)
+                images = rows.slice(start, CHOSEN_AT_ONCE)
+                parts.append(self._table(images, query_embs[part], pixel_embs[part], chooser))
+        return pa.concat_tables(parts)
+
+    def _table(
+        self, images: pa.Table, query_embs: np.ndarray, pixel_embs: np.ndarray, chooser
+    ) -> pa.Table:
+        found = chooser.choose(query_embs)
+        rows = images.num_rows
         columns = {
-            "image_id": batch["image_id"],
-            "split": batch["split"],
-            "labels": batch["labels"],
-            "query_emb": vectors_to_arrow(embs.query_embs, tables.vector(self.widths.query)),
+            **{name: images[name] for name in ROW},
+            "query_emb": vectors_to_arrow(query_embs, tables.vector(self.widths.query)),
             "phrase_ids": _lists(chooser.index.query_ids[found.rows], pa.int64()),
             "phrases": _lists(found.phrases, pa.string()),
             "phrase_scores": _lists(found.scores, pa.float32()),
             "phrase_probabilities": _lists(found.probabilities, pa.float32()),
             "text_emb": vectors_to_arrow(found.text_embs, tables.vector(self.widths.text)),
-            "pixel_emb": vectors_to_arrow(embs.pixel_embs, tables.vector(self.widths.pixel)),
+            "pixel_emb": vectors_to_arrow(pixel_embs, tables.vector(self.widths.pixel)),
             "generator_fingerprint": pa.array([self.generator.fingerprint] * rows),
             "phrases_fingerprint": pa.array([self.index.fingerprint] * rows),
             "pixel_fingerprint": pa.array([self.pixel_embedder.fingerprint] * rows),

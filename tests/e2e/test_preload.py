@@ -44,7 +44,9 @@ def test_a_stage_that_fails_beside_is_a_stage_that_failed(capfd):
     meanwhile = []
     step = Step("mine_pairs", "beam_jobs.mine_pairs", "", "", {})
     with pytest.raises(reprocess.StageError) as failed:
-        reprocess.run_step(step, ["--output=work/x", "--no_such_flag"], "", lambda: meanwhile.append("done"))
+        reprocess.run_step(
+            step, ["--output=work/x", "--no_such_flag"], "", lambda: meanwhile.append("done")
+        )
     assert (failed.value.stage, failed.value.status) == ("mine_pairs", 2)
     assert meanwhile == ["done"]
     assert "--no_such_flag" in capfd.readouterr().err
