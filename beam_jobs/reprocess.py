@@ -12,7 +12,8 @@ networks are the same; phrases, text features and labels are made of what is kno
 
 With --forget nothing of the images and people on that list stays: older snapshots are deleted, and
 the new one is in use if one was. Give it the date of the snapshot in use and a time, such as
-2026-01-31T1200, so that the next date is a later one. Stages run in one process.
+2026-01-31T1200, so that the next date is a later one. Stages run in one process, which loads the
+networks while another one mines.
 """
 
 import atexit

@@ -319,6 +319,9 @@ def measure(config: Config) -> tuple[list[Timed], dict[str, list[Timed]]]:
     argv += [f"--mined={mined}", f"--batch_size={config.batch_size}", f"--output={output}"]
 
     def job() -> int:
+        from model_code import image_embedder
+
+        image_embedder._load_network.cache_clear()  # the loops load theirs each time, too
         storage.remove_tree(output)
         if embed_images.run(argv):
             raise PhraseLensError("embed_images", "to succeed", "See what it said above.")

@@ -19,9 +19,8 @@ from transforms.models import Lazy, ModelFolder, load
 from transforms.phrases import inference_failed
 
 ROW = ["image_id", "split", "labels"]  # of an image, as its features have them
-CHOSEN_AT_ONCE = (
-    256  # images that phrases are chosen for: a call has its costs, and scores their size
-)
+# Images that phrases are chosen for: a call has its costs, and scores with all phrases their size.
+CHOSEN_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
