@@ -22,6 +22,7 @@ import dataclasses
 import gc
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ from schemas import config as config_lib
 from schemas import manifest, run_folders, snapshots, storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
+
+_AT_ONCE = 3  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +72,7 @@ def run_step(
     before = {run.run_id for run in run_folders.runs(output) if run.committed} if output else set()
     start = time.monotonic()
     if meanwhile:
-        with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
-            meanwhile()
-        status = beside.returncode if beside.returncode >= 0 else 1
+        status = _run_beside(step, argv, meanwhile)
     else:
         status = importlib.import_module(step.module).run(list(argv))
     seconds = time.monotonic() - start
@@ -83,6 +84,32 @@ def run_step(
     skipped = after.run_id in before
     images, reused = images_of(after)
     return Done(step.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
+
+
+def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) -> int:
+    """Runs a stage in a process of its own; returns its exit status."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
+            try:
+                # What is refused or done already ends at once.
+                beside.wait(_AT_ONCE)
+            except subprocess.TimeoutExpired:
+                meanwhile()
+                beside.wait()
+            finally:
+                beside.kill()  # where this process is told to end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if beside.returncode < 0:
+        name = signal.Signals(-beside.returncode).name
+        print(f"error: {step.name}: its process was ended: {name}", file=sys.stderr)
+        return 1
+    return beside.returncode
 
 
 def images_of(done: manifest.Manifest) -> tuple[int, int]:
@@ -112,21 +139,23 @@ def loading(
       where, earlier: see `reprocess_steps.flags_of`.
 
     Returns:
-      None where no stage needs them, or some are still to be trained.
+      None where no stage needs them, or something is to be trained before.
     """
     steps = {step.name: step for step in reprocess_steps.steps_of(config)}
-    if "embed_images" not in steps or not {"text_generator", "pixel_embedder"} <= set(where):
+    if not {"embed_phrases", "embed_images"} <= set(steps) or reprocess_steps.retrained(config):
         return None
-    step = steps["embed_images"]
-    flags = reprocess_steps.flags_of(step, config, where, earlier)
-    argv = reprocess_steps.command_of(step, flags, config)
+
+    def argv(name: str) -> list[str]:
+        flags = reprocess_steps.flags_of(steps[name], config, where, earlier)
+        return reprocess_steps.command_of(steps[name], flags, config)
 
     def load() -> None:
-        # What is wrong with the networks, the stage says that needs them.
-        with contextlib.suppress(Exception):
+        # What is wrong with the networks or their flags, the stage says that needs them.
+        with contextlib.suppress(Exception, SystemExit):
             from beam_jobs.preload import preload
 
-            preload(argv, [step.module for step in steps.values()])
+            modules = [step.module for step in steps.values()]
+            preload(argv("embed_phrases"), argv("embed_images"), modules)
 
     return load
 
@@ -153,6 +182,7 @@ def reprocess(config: Config) -> Iterator[Done]:
         # Mining has no use for networks.
         meanwhile = loading(config, where, earlier) if step.name == "mine_pairs" else None
         done = run_step(step, argv, output, meanwhile)
+        gc.collect()  # graphs and networks of a stage are cycles, and large
         if output:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)

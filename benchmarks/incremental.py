@@ -37,7 +37,7 @@ class Config:
     workdir: str = flag("Folder for data and results; what it holds is overwritten.")
     images: int = flag("Images of the first run.", default=10_000)
     added: float = flag("Share of images that each day adds.", default=0.01)
-    days: int = flag("Runs after the first, at most 30.", default=3)
+    days: int = flag("Runs after the first, 1 to 30.", default=3)
     image_size: int = flag("Side of the drawn images, in pixels.", default=256)
     backbone: str = flag("Both image networks.", default="mobilenet")
     network_size: int = flag("Side of the images that they see, in pixels.", default=224)
@@ -159,6 +159,9 @@ def table(full: dict, day: dict) -> str:
 
 def run(argv: Sequence[str] | None = None) -> int:
     config = config_lib.parse(Config, "./run.sh bench incremental", __doc__ or "", argv)
+    if not 1 <= config.days <= 30:
+        print(f"error: --days={config.days}: expected 1 to 30.", file=sys.stderr)
+        return 2
     samples, work, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
     for folder in (work, data, f"{config.workdir}/few"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,8 +177,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         done.append(reprocess(config, work, data, date_of(run)))
     full, *days = done
     days.sort(key=lambda day: day["seconds"])
-    print(f"\n{config.images:,} images, then {new:,} more a day; the median of {len(days)} days\n")
-    print(table(full, days[len(days) // 2]))
+    median = days[(len(days) - 1) // 2]
+    print(f"\n{config.images:,} images, then {new:,} more a day: the median of {len(days)} days\n")
+    print(table(full, median))
     shares = ", ".join(f"{day['seconds'] / full['seconds']:.2%}" for day in days)
     print(f"\nall days, of the time of the first run: {shares}")
     return 0

@@ -423,9 +423,11 @@ def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: s
         row_group_size=1024,
         # JPEG and PNG are compressed already.
         compression={name: "none" if name == "image" else "zstd" for name, _ in columns},
-        # No two numbers of a vector are equal, nor two images: a dictionary is larger and slower.
+        # Numbers of vectors hardly repeat, nor do images: a dictionary is larger and slower.
         use_dictionary=[
-            name for name, kind in columns if kind not in ("FLOAT", "DOUBLE") and name != "image"
+            name
+            for name, kind in columns
+            if name != "image" and not (".list." in name and kind in ("FLOAT", "DOUBLE"))
         ],
     )
     return write_shard(dataset, path, index, table.num_rows, buffer.getvalue(), group)

@@ -92,7 +92,7 @@ def from_blocks(blocks: Iterable[Block], schema: pa.Schema) -> pa.Table:
     """Reads blocks back into one table of `schema`; an empty one when there are none."""
     data = (block.read() if isinstance(block, Spilled) else block for block in blocks)
     tables = [pa.ipc.open_stream(block).read_all() for block in data] or [schema.empty_table()]
-    return pa.concat_tables(tables).combine_chunks()
+    return pa.concat_tables(tables).cast(schema).combine_chunks()
 
 
 def split_by_hash(
@@ -216,7 +216,8 @@ def write_sorted(
 ) -> tuple[str, manifest.Shard]:
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
-    table = _in_order(table, order.to_numpy())
+    # Where chunks begin must not show in the file.
+    table = _in_order(table, order.to_numpy()).combine_chunks()
     path = stage.shard_path(name, index, num_shards, "parquet")
     return name, manifest.write_parquet(stage.output, path, index, table)
 

@@ -272,6 +272,7 @@ def test_only_what_repeats_has_a_dictionary_and_images_are_not_compressed_again(
         {
             "key": ["a", "a", "b"],
             "words": [["x", "y"], ["x"], []],
+            "weight": [0.5, 0.5, 1.5],
             "emb": pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2)),
             "image": [b"\xff\xd8 1", b"\xff\xd8 2", b"\xff\xd8 3"],
         }
@@ -287,6 +288,7 @@ def test_only_what_repeats_has_a_dictionary_and_images_are_not_compressed_again(
     assert found == {
         "key": ("ZSTD", True),
         "words.list.element": ("ZSTD", True),
+        "weight": ("ZSTD", True),
         "emb.list.element": ("ZSTD", False),
         "image": ("UNCOMPRESSED", False),
     }

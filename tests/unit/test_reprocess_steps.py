@@ -84,6 +84,13 @@ def test_models_in_use_are_those_of_the_promoted_snapshot(config):
     assert flags["output"] == f"{work}/model"
 
 
+def test_networks_are_loaded_ahead_unless_something_is_trained_before(config):
+    where = dict.fromkeys(reprocess_steps.MODELS, "somewhere")
+    assert reprocess.loading(config, where, {})
+    retrained = dataclasses.replace(config, retrain=("text_embedder",))
+    assert reprocess.loading(retrained, where, {}) is None
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
