@@ -32,7 +32,7 @@ class Config:
     hours: float = flag("Hours in which all has to be done.", default=24.0)
     cores: int = flag("Cores of a worker.", default=4)
     image_bytes: float = flag("Of an image as it is kept. [drawn photos]", default=30_800.0)
-    embed_ms: float = flag("Core milliseconds to embed an image. [bench embed]", default=19.5)
+    embed_ms: float = flag("Core milliseconds to embed an image. [bench embed]", default=14.4)
     feature_bytes: float = flag("Of an image's features. [4 bytes a number]", default=5_152.0)
     clean_ms: float = flag("Core milliseconds to check an image in mining.", default=5.7)
     event_us: float = flag("Core microseconds to mine an event. [bench mining]", default=4.67)
