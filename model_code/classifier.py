@@ -211,7 +211,7 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
     # longer than all else.
     module = tf.Module()
     module.transform = model.transform
-    module.weights = [v for name in HALVES for v in signatures[name].variables]
+    module.weights = [v for name in HALVES for v in _variables(signatures[name])]
     tf.saved_model.save(module, os.path.join(output, "saved_model"), signatures)
     return {
         "labels": model.labels.shape[0],
@@ -222,6 +222,15 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
         "pixel_width": model.widths[1],
         "phrase_settings": dataclasses.asdict(model.phrase_settings),
     }
+
+
+def _variables(function: tf.types.experimental.ConcreteFunction) -> list[tf.Variable]:
+    """Those that a graph reads, in the order in which it was traced.
+
+    `function.variables` has the order of a set, by addresses in memory: files would differ.
+    """
+    places = {id(handle): place for place, handle in enumerate(function.captured_inputs)}
+    return sorted(function.variables, key=lambda variable: places[id(variable.handle)])
 
 
 DEFAULT = InferenceSettings()

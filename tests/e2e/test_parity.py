@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from beam_jobs import classify_images, embed_images, pipeline
+from model_code import export_model
 from model_code.phrase_settings import PhraseSettings
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
+from tests import work_folder
 from tests.work_folder import STEPS, TinyRun
 
 IMAGES = 64
@@ -266,3 +268,14 @@ def test_one_bad_image_of_32_kills_one_row(tiny_run, images, tmp_path):
     for row in before:
         if row["image_id"] in predicted:
             assert predicted[row["image_id"]]["labels"] == row["labels"]
+
+
+def test_what_is_exported_twice_is_the_same(tiny_run, tmp_path):
+    """In one process, where objects lie elsewhere in memory the second time."""
+    found = []
+    for name in ("first", "second"):
+        output = str(tmp_path / name)
+        command = work_folder.command_into("export_model", tiny_run.config, output)
+        assert export_model.run(command[3:]) == 0
+        found.append(work_folder.rows_of(output))
+    assert found[0] == found[1]
