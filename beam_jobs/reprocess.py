@@ -130,31 +130,32 @@ class StageError(Exception):
 
 
 def loading(
-    config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
+    steps: Sequence[Step], config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
 ) -> Callable[[], None] | None:
     """What loads the image networks into this process before a stage needs them.
 
     Args:
+      steps: the stages of the run.
       config: of the run.
       where, earlier: see `reprocess_steps.flags_of`.
 
     Returns:
       None where no stage needs them, or something is to be trained before.
     """
-    steps = {step.name: step for step in reprocess_steps.steps_of(config)}
-    if not {"embed_phrases", "embed_images"} <= set(steps) or reprocess_steps.retrained(config):
+    named = {step.name: step for step in steps}
+    if not {"embed_phrases", "embed_images"} <= set(named) or reprocess_steps.retrained(config):
         return None
 
     def argv(name: str) -> list[str]:
-        flags = reprocess_steps.flags_of(steps[name], config, where, earlier)
-        return reprocess_steps.command_of(steps[name], flags, config)
+        flags = reprocess_steps.flags_of(named[name], config, where, earlier)
+        return reprocess_steps.command_of(named[name], flags, config)
 
     def load() -> None:
         # What is wrong with the networks or their flags, the stage says that needs them.
         with contextlib.suppress(Exception, SystemExit):
             from beam_jobs.preload import preload
 
-            modules = [step.module for step in steps.values()]
+            modules = [step.module for step in steps]
             preload(argv("embed_phrases"), argv("embed_images"), modules)
 
     return load
@@ -180,7 +181,8 @@ def reprocess(config: Config) -> Iterator[Done]:
         print(f"\n{step.name} — {step.does}", flush=True)
         output = storage.join(config.workdir, step.output) if step.output else ""
         # Mining has no use for networks.
-        meanwhile = loading(config, where, earlier) if step.name == "mine_pairs" else None
+        mines = step.name == "mine_pairs"
+        meanwhile = loading(steps, config, where, earlier) if mines else None
         done = run_step(step, argv, output, meanwhile)
         gc.collect()  # graphs and networks of a stage are cycles, and large
         if output:

@@ -27,6 +27,7 @@ from beam_jobs.reprocess_steps import MODELS
 from schemas import config as config_lib
 from schemas import storage
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
 TRAINING_IMAGES = 600
@@ -157,24 +158,22 @@ def table(full: dict, day: dict) -> str:
     return "\n".join(lines)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    config = config_lib.parse(Config, "./run.sh bench incremental", __doc__ or "", argv)
+def work(config: Config) -> None:
     if not 1 <= config.days <= 30:
-        print(f"error: --days={config.days}: expected 1 to 30.", file=sys.stderr)
-        return 2
-    samples, work, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
-    for folder in (work, data, f"{config.workdir}/few"):
+        raise PhraseLensError(f"--days={config.days}", "1 to 30", "Give another number.")
+    samples, made, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
+    for folder in (made, data, f"{config.workdir}/few"):
         shutil.rmtree(folder, ignore_errors=True)
     new = round(config.images * config.added)
     drawn = [f"--output={samples}", f"--images={config.images + config.days * new}"]
     drawn += [f"--image_size={config.image_size}", "--events_per_image=12", "--workers=2"]
     run_command("samples.make_samples", *drawn)
-    train(config, samples, work)
+    train(config, samples, made)
     known, done = 0, []
     for run, added in enumerate([config.images] + [new] * config.days):
         unpack(samples, data, known, known + added, date_of(run))
         known += added
-        done.append(reprocess(config, work, data, date_of(run)))
+        done.append(reprocess(config, made, data, date_of(run)))
     full, *days = done
     days.sort(key=lambda day: day["seconds"])
     median = days[(len(days) - 1) // 2]
@@ -182,7 +181,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     print(table(full, median))
     shares = ", ".join(f"{day['seconds'] / full['seconds']:.2%}" for day in days)
     print(f"\nall days, of the time of the first run: {shares}")
-    return 0
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    return config_lib.main(Config, "./run.sh bench incremental", __doc__, argv, work)
 
 
 if __name__ == "__main__":

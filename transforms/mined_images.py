@@ -3,7 +3,6 @@
 import dataclasses
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -106,13 +105,12 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
     near = pc.sum(pc.not_equal(copies["image_id"], copies["representative"])).as_py() or 0
     keys: dict[str, set] = {}
     # Bytes of images stay where they are until it is known which are kept.
-    listed = copies.drop_columns(["signature", "image"]).append_column(
-        "row", pa.array(np.arange(len(copies)))
-    )
-    for row in listed.take(order).to_pylist():
+    listed = copies.drop_columns(["signature", "image"]).take(order)
+    for place, row in zip(order.to_pylist(), listed.to_pylist(), strict=True):
         keys.setdefault(row["representative"], set()).add(row["key"])
         if row["image_id"] == row["representative"]:
-            rows.setdefault(row["image_id"], row | {"labels": set(), "splits": set()})
+            new = {"place": place, "labels": set(), "splits": set()}
+            rows.setdefault(row["image_id"], row | new)
     for row in attributes.to_pylist():
         found = rows[row["image_id"]]
         if row["label"]:
@@ -124,7 +122,7 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
         row["split"] = given[0] if given else split_of(row["image_id"], shares)
         row["keys"], row["labels"] = sorted(keys[row["image_id"]]), sorted(row["labels"])
     images = pa.Table.from_pylist(list(rows.values()), tables.IMAGES)
-    data = copies["image"].take(pa.array([row["row"] for row in rows.values()], pa.int64()))
+    data = copies["image"].take(pa.array([row["place"] for row in rows.values()], pa.int64()))
     images = images.set_column(
         images.schema.get_field_index("image"), tables.IMAGES.field("image"), data
     )

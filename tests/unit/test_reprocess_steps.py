@@ -86,9 +86,11 @@ def test_models_in_use_are_those_of_the_promoted_snapshot(config):
 
 def test_networks_are_loaded_ahead_unless_something_is_trained_before(config):
     where = dict.fromkeys(reprocess_steps.MODELS, "somewhere")
-    assert reprocess.loading(config, where, {})
+    steps = reprocess_steps.steps_of(config)
+    assert reprocess.loading(steps, config, where, {})
     retrained = dataclasses.replace(config, retrain=("text_embedder",))
-    assert reprocess.loading(retrained, where, {}) is None
+    steps = reprocess_steps.steps_of(retrained)
+    assert reprocess.loading(steps, retrained, where, {}) is None
 
 
 @pytest.mark.parametrize(
