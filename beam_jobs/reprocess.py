@@ -88,23 +88,24 @@ def run_step(
 
 def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) -> int:
     """Runs a stage in a process of its own; returns its exit status."""
+    with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
 
-    def stop(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        def stop(number: int, _: object) -> None:
+            # No exception: what runs meanwhile could catch it.
+            beside.kill()
+            signal.signal(number, before)
+            signal.raise_signal(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
-            try:
-                # What is refused or done already ends at once.
-                beside.wait(_AT_ONCE)
-            except subprocess.TimeoutExpired:
-                meanwhile()
-                beside.wait()
-            finally:
-                beside.kill()  # where this process is told to end
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            # What is refused or done already ends at once.
+            beside.wait(_AT_ONCE)
+        except subprocess.TimeoutExpired:
+            meanwhile()
+            beside.wait()
+        finally:
+            beside.kill()  # where this process is interrupted
+            signal.signal(signal.SIGTERM, before)
     if beside.returncode < 0:
         name = signal.Signals(-beside.returncode).name
         print(f"error: {step.name}: its process was ended: {name}", file=sys.stderr)

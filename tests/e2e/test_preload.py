@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from model_code import image_embedder
 from schemas import config as config_lib
 from tests import work_folder
 
+REPOSITORY = Path(__file__).parents[2]
 LOADED = image_embedder._load_network
 
 
@@ -100,11 +105,36 @@ def test_a_process_that_is_killed_is_named(beside, capsys):
     assert "mine_pairs: its process was ended: SIGKILL" in capsys.readouterr().err
 
 
-def test_a_run_that_is_told_to_end_takes_the_stage_beside_it_along(beside, tmp_path):
-    pid = tmp_path / "pid"
-    lines = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    with pytest.raises(SystemExit) as ended:
-        beside(lines, lambda: os.kill(os.getpid(), 15))
-    assert ended.value.code == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+A_RUN = """
+import contextlib, os
+from beam_jobs import reprocess
+from beam_jobs.pipeline import Step
+
+def meanwhile():
+    with contextlib.suppress(Exception, SystemExit):
+        {meanwhile}
+
+reprocess._AT_ONCE = 1
+reprocess.run_step(Step("mine_pairs", "a_stage", "", "", {{}}), [], "", meanwhile)
+"""
+A_STAGE = """
+import os, time
+time.sleep(2)
+{stage}
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "meanwhile"),
+    [("", "os.kill(os.getpid(), 15)"), ("os.kill(os.getppid(), 15)", "pass")],
+    ids=["while it loads", "while it waits"],
+)
+def test_a_run_that_is_told_to_end_takes_the_stage_beside_it_along(tmp_path, stage, meanwhile):
+    (tmp_path / "a_run.py").write_text(A_RUN.format(meanwhile=meanwhile))
+    (tmp_path / "a_stage.py").write_text(A_STAGE.format(stage=stage))
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    command = [sys.executable, "-m", "a_run"]
+    # Its output ends when both processes have ended.
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=30)
+    assert run.returncode == -signal.SIGTERM, run.stderr
