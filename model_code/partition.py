@@ -14,6 +14,9 @@ from schemas.fingerprint import mix
 EXACT_PARTITION_MAX = 1 << 18
 SAMPLE_SIZE = 1 << 14
 _CHUNK = 1 << 16
+# Of these, or fewer, BLAS makes a tile of a product. Rows left over of the last tile are computed
+# another way, with other last bits: then an image's numbers would depend on its company.
+_TILE = 16
 
 
 def exact(query_embs: np.ndarray, vectors: np.ndarray, temperature: float) -> np.ndarray:
@@ -29,9 +32,16 @@ def exact(query_embs: np.ndarray, vectors: np.ndarray, temperature: float) -> np
     """
     total = np.full(len(query_embs), -np.inf)
     for start in range(0, len(vectors), _CHUNK):
-        logits = query_embs @ vectors[start : start + _CHUNK].T / np.float32(temperature)
+        logits = _logits(query_embs, vectors[start : start + _CHUNK], temperature)
         total = np.logaddexp(total, log_sum_exp(logits))
     return total
+
+
+def _logits(query_embs: np.ndarray, vectors: np.ndarray, temperature: float) -> np.ndarray:
+    """x · v_k / τ, [n, K] float32: of an image the same bits whatever the others are."""
+    rows = len(query_embs)
+    whole = np.pad(query_embs, ((0, -rows % _TILE), (0, 0)))
+    return (whole @ vectors.T)[:rows] / np.float32(temperature)
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
@@ -82,7 +92,7 @@ def estimate(
     """
     found = rows >= 0
     head = log_sum_exp(np.where(found, scores / np.float64(temperature), -np.inf))
-    logits = query_embs @ sample.T / np.float32(temperature)
+    logits = _logits(query_embs, sample, temperature)
     place = np.minimum(np.searchsorted(sampled, rows), len(sampled) - 1)
     image, column = np.nonzero(found & (sampled[place] == rows))
     logits[image, place[image, column]] = -np.inf

@@ -1,6 +1,5 @@
 """Next to nothing comes in: a clear error, or a dataset with empty shards left out."""
 
-import numpy as np
 import pytest
 
 from beam_jobs import mine_pairs
@@ -61,9 +60,5 @@ def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
     assert mined[1] == mined[31]
     files = {shards: len(found.shards("features")) for shards, found in features.items()}
     rows = {n: found.table("features").sort_by("image_id") for n, found in features.items()}
-    for column in ("image_id", "split", "phrases"):
-        assert rows[1][column].to_pylist() == rows[31][column].to_pylist()
-    for column in ("query_emb", "text_emb", "pixel_emb", "phrase_probabilities"):
-        values = [np.array(rows[n][column].to_pylist()) for n in (1, 31)]
-        np.testing.assert_allclose(*values, atol=1e-6)
+    assert rows[1].equals(rows[31])
     figure(f"2 images in 31 shards, of which {files[31]} exist: the rows of {files[1]} shard")

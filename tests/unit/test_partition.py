@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from model_code import partition, phrase_index
 from model_code.phrase_index import PhraseIndex
@@ -22,6 +23,24 @@ def test_exact_is_the_whole_softmax(temperature, monkeypatch):
     asked = images(vectors, 40)
     found = partition.exact(asked, vectors, temperature)
     np.testing.assert_allclose(found, oracle(asked, vectors, temperature), atol=1e-4)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 255), min_size=1, max_size=40))
+def test_an_image_has_the_same_sum_in_any_company(seed, chosen):
+    vectors = draw(1200, 64, seed)
+    asked = images(vectors, 256, seed)
+    rows, scores = scan(vectors, asked, 10)
+    sampled = np.arange(0, 1200, 3)
+    args = 1200, sampled, vectors[sampled], 0.1
+    # As PhraseIndex.search calls them.
+    with threadpool_limits(1):
+        whole = partition.exact(asked, vectors, 0.1)
+        estimates = partition.estimate(asked, rows, scores, *args)
+        for at in (chosen, chosen[:1]):
+            assert (partition.exact(asked[at], vectors, 0.1) == whole[at]).all()
+            found = partition.estimate(asked[at], rows[at], scores[at], *args)
+            assert (found == estimates[at]).all()
 
 
 @settings(max_examples=30)
