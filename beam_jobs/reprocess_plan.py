@@ -76,7 +76,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     units, _ = plan_units(*args, Places.of(config))
     images, new, seen = 0, 0, set()
     for unit in units:
-        for batch in read_unit(unit):
+        for batch in read_unit(unit, forgotten):
             if not isinstance(batch, pa.Table):
                 images += len(batch.details)
                 new += len(batch.details)

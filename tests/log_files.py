@@ -133,5 +133,7 @@ TAR = tar(
         "000000000.json": b'{"caption": "from json"}',
         "d/1.json": json.dumps({"caption": "blue \ud83d\ude00"}).encode(),
         "000000002.jpg": b"jpeg",
+        "000000003.json": b"[1]",
+        "000000004.json": b'{"caption": null}',
     }
 )

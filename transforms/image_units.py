@@ -188,12 +188,23 @@ def _key_of(path: str, key: str) -> str:
     return {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key]
 
 
-def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    """Reads a unit's images: tables of RAW_IMAGES of at most BATCH_IMAGES rows, and bad rows."""
+def read_unit(
+    unit: ImageUnit, forgotten: frozenset[str] = frozenset()
+) -> Iterator[pa.Table | BadRows]:
+    """Reads a unit's images.
+
+    Args:
+      unit: what to read.
+      forgotten: keys of images that no file is opened and no URL is fetched for: their rows
+        have no image.
+
+    Yields:
+      Tables of RAW_IMAGES of at most BATCH_IMAGES rows, and bad rows.
+    """
     if unit.format == "files":
-        yield from _read_files(unit)
+        yield from _read_files(unit, forgotten)
     elif unit.format == "table":
-        yield from _read_image_table(unit)
+        yield from _read_image_table(unit, forgotten)
     elif unit.format == "webdataset":
         for batch in webdataset.read_images(unit.paths[0], BATCH_IMAGES):
             if isinstance(batch, BadRows):
@@ -204,11 +215,12 @@ def read_unit(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         yield from _read_tfrecord(unit)
 
 
-def _read_files(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    rows = []
+def _read_files(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table | BadRows]:
+    rows: list[tuple] = []
     for path, key in zip(unit.paths, unit.keys, strict=True):
         try:
-            rows.append((_valid(key), unit.places.read_file(path, unit.bases)))
+            image = None if key in forgotten else unit.places.read_file(path, unit.bases)
+            rows.append((_valid(key), image))
         except ImageError as error:
             yield BadRows(error.reason, _valid(key) or path, [f"{path}: {error.detail}"])
         except (OSError, UnicodeError) as error:
@@ -248,7 +260,7 @@ def _rows_of_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         row = end
 
 
-def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
+def _read_image_table(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table | BadRows]:
     """Takes the bytes of a row where there are any, else the file that its path names."""
     (table_path,) = unit.paths
     for batch in _rows_of_table(unit):
@@ -266,7 +278,7 @@ def _read_image_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
         rows = []
         for key, path, image in zip(keys, paths, images, strict=True):
             try:
-                if path and not image:
+                if path and not image and key not in forgotten:
                     image = unit.places.read(path, os.path.dirname(table_path))
                 rows.append((key, image))
             except ImageError as error:

@@ -131,6 +131,7 @@ class _ReadImagesFn(beam.DoFn):
             limits=self._limits,
             forgotten=self._forgotten,
         )
-        for output in checked_file(read_unit(unit), "images", clean, self._stage, unit.files):
+        batches = read_unit(unit, self._forgotten)
+        for output in checked_file(batches, "images", clean, self._stage, unit.files):
             self._progress.add(output.counts.get("images.in", 0))
             yield from output.tagged()

@@ -125,7 +125,7 @@ class ReadChangedImages(beam.PTransform):
     ):
         super().__init__()
         self._earlier, self._num_shards, self._spill = earlier, num_shards, spill
-        self._stage, self._total = stage, total
+        self._stage, self._total, self._forgotten = stage, total, forgotten
         self._args = stage, limits, forgotten
 
     def _clean(self, shard):
@@ -147,7 +147,7 @@ class ReadChangedImages(beam.PTransform):
             | "KnownShards" >> beam.Create(paths)
             | "ReadKnown" >> beam.FlatMap(known_sources).with_output_types(pa.Table)
         )
-        fn = _ReadRawFn(self._stage, self._total)
+        fn = _ReadRawFn(self._stage, self._total, self._forgotten)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
         cleaned = (
             {"raw": read.raw, "known": known}
@@ -162,14 +162,14 @@ class ReadChangedImages(beam.PTransform):
 
 
 class _ReadRawFn(beam.DoFn):
-    def __init__(self, stage, total):
-        self._stage, self._total = stage, total
+    def __init__(self, stage, total, forgotten):
+        self._stage, self._total, self._forgotten = stage, total, forgotten
 
     def setup(self):
         self._progress = Progress("read images", self._total, "images")
 
     def process(self, unit):
-        outputs = checked_file(read_unit(unit), "images", name_sources, self._stage, unit.files)
-        for output in outputs:
+        batches = read_unit(unit, self._forgotten)
+        for output in checked_file(batches, "images", name_sources, self._stage, unit.files):
             self._progress.add(len(output.tables.get("raw", ())))
             yield from output.tagged()

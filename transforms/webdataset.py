@@ -99,16 +99,12 @@ class _Watched(io.BufferedReader):
         return data
 
 
-def read_images(path: str, batch_size: int) -> Iterator[list[tuple[str, bytes]] | BadRows]:
-    """Key and image of every sample, in batches; samples without an image as bad rows."""
-    rows: list[tuple[str, bytes]] = []
+def read_images(path: str, batch_size: int) -> Iterator[list[tuple[str, bytes | None]] | BadRows]:
+    """Key and image of every sample, in batches; None where a sample has no image."""
+    rows: list[tuple[str, bytes | None]] = []
     try:
         for key, contents in samples(path, IMAGE_SUFFIXES):
-            image = next(iter(contents.values()), None)
-            if image is None:
-                yield BadRows("bad_row", path, [f"sample {key!a}: no image"])
-            else:
-                rows.append((key, image))
+            rows.append((key, next(iter(contents.values()), None)))
             if len(rows) == batch_size:
                 yield rows
                 rows = []
@@ -119,14 +115,14 @@ def read_images(path: str, batch_size: int) -> Iterator[list[tuple[str, bytes]] 
 
 
 def read_captions(path: str) -> Iterator[pa.Table | BadRows]:
-    """Tables of `query` (the caption) and `image` (the key), both binary."""
+    """Tables of `query` (the caption) and `image` (the key), both binary.
+
+    A sample without a caption, or whose JSON cannot be read, has an empty one.
+    """
     rows: list[tuple[bytes, bytes]] = []
     try:
         for key, contents in samples(path, CAPTION_SUFFIXES):
-            try:
-                rows.append((_caption(contents), key.encode("utf-8", "surrogateescape")))
-            except (ValueError, KeyError, AttributeError, RecursionError):
-                yield BadRows("bad_row", path, [f"sample {key!a}: no caption"])
+            rows.append((_caption(contents), key.encode("utf-8", "surrogateescape")))
             if len(rows) == _BATCH_ROWS:
                 yield _caption_table(rows)
                 rows = []
@@ -139,7 +135,10 @@ def read_captions(path: str) -> Iterator[pa.Table | BadRows]:
 def _caption(contents: dict[str, bytes]) -> bytes:
     if "txt" in contents:
         return contents["txt"]
-    return json.loads(contents["json"])["caption"].encode("utf-8", "surrogatepass")
+    try:
+        return json.loads(contents["json"])["caption"].encode("utf-8", "surrogatepass")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return b""
 
 
 def _caption_table(rows: list[tuple[bytes, bytes]]) -> pa.Table:

@@ -45,6 +45,33 @@ def test_days_that_reuse_are_those_from_scratch(tmp_path):
         seen = set(present)
 
 
+def test_no_letter_names_a_forgotten_image(tmp_path):
+    """Its file is gone, or its download failed: nothing of it is read, and nothing dies."""
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        (tmp_path / "images" / f"p{i}.png").write_bytes(encode(photo(i), "PNG"))
+    table, log = tmp_path / "table.csv", tmp_path / "log.csv"
+    names = [f"p{i}" for i in range(4)] + ["gone", "somebody"]
+    table.write_text("key,path\n" + "".join(f"{n},images/{n}.png\n" for n in names))
+    log.write_text("query,image,clicks\n" + "".join(f"red,{n},3\n" for n in names))
+    flags = ["--num_shards=1", "--max_dead_fraction=0.9"]
+    _, first = mine(tmp_path, log, table, *flags, output="first")
+    deletions = tmp_path / "deletions.csv"
+    deletions.write_text("image,user,query\nsomebody,,\n")
+    flags.append(f"--forget={deletions}")
+    for extra in ([], [f"--reuse={first}"]):
+        status, root = mine(tmp_path, log, table, *flags, *extra, output=f"mined{len(extra)}")
+        assert status == 0
+        found = manifest.Dataset(root)
+        letters = found.table("dead_letters").to_pylist()
+        assert {letter["key"] for letter in letters if letter["reason"] != "unknown_image"} == {
+            "gone"
+        }
+        assert "somebody" not in str(letters)
+        assert found.manifest.counters["images.dropped_forgotten"] == 1
+        assert found.manifest.counters.get("reused.rows", 0) == 4 * len(extra)
+
+
 def test_other_limits_reuse_nothing(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

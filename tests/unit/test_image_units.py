@@ -46,7 +46,7 @@ def write_parquet(path, **columns):
 def test_webdataset(tmp_path, name):
     files = {"0.jpg": b"red", "0.txt": b"a", "a/1.json": b"{}", "a/1.PNG": b"blue", "2.txt": b"b"}
     path = write_tar(tmp_path / name, files)
-    expected = [("0", b"red"), ("a/1", b"blue")], [("bad_row", "sample '2': no image")]
+    expected = [("0", b"red"), ("a/1", b"blue"), ("2", None)], []
     assert read([path]) == expected
     assert read([path], "webdataset") == expected
 
