@@ -207,6 +207,13 @@ def table(done: Sequence[Done]) -> str:
     return "\n".join(lines)
 
 
+def write_summary(config: Config, done: Sequence[Done]) -> None:
+    """What was done, for programs, where --summary names a file."""
+    if config.summary:
+        rows = [dataclasses.asdict(row) for row in done]
+        storage.write_bytes(config.summary, json.dumps(rows, indent=1).encode())
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     done: list[Done] = []
     try:
@@ -215,6 +222,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         pipeline.check(config)
         if not config.forget and snapshots.read_pointer(config.workdir).knows(config.date):
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
+            if not config.dry_run:
+                write_summary(config, [])
             return 0
         if config.dry_run:
             from beam_jobs import reprocess_plan  # Beam takes a second to import
@@ -233,9 +242,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return error.status
-    if config.summary:
-        rows = [dataclasses.asdict(row) for row in done]
-        storage.write_bytes(config.summary, json.dumps(rows, indent=1).encode())
+    write_summary(config, done)
     print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
     if config.forget:
         print("all older snapshots are deleted")

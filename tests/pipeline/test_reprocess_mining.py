@@ -105,6 +105,8 @@ def test_a_date_that_was_in_use_is_left_alone(run, tmp_path, capsys):
     argv = [f"--workdir={first.work}", f"--log={tmp_path}/log.csv", f"--images={tmp_path}/images"]
     argv += [f"--labels={tmp_path}/labels.csv"]
     for date in ("2026-01-01", "2026-01-02"):
-        assert reprocess.run([*argv, f"--date={date}"]) == 0
+        summary = tmp_path / f"{date}.json"
+        assert reprocess.run([*argv, f"--date={date}", f"--summary={summary}"]) == 0
+        assert summary.read_text() == "[]"
         assert f"snapshot {date} is or was in use" in capsys.readouterr().out
     assert storage.list_sizes(first.work) == before
