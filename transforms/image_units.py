@@ -195,8 +195,8 @@ def read_unit(
 
     Args:
       unit: what to read.
-      forgotten: keys of images that no file is opened and no URL is fetched for: their rows
-        have no image.
+      forgotten: keys of images for which no file is opened and no URL is fetched. They have rows
+        all the same, with an image only where it lies beside the key.
 
     Yields:
       Tables of RAW_IMAGES of at most BATCH_IMAGES rows, and bad rows.
