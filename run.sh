@@ -58,6 +58,7 @@ Care
   setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   test --fuzz SECONDS fuzz log parsing and image decoding; fails where an input crashes them
+  test --inputs       write docs/inputs.md: inputs that people have, and what happens with each
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
   bench NAME          run a benchmark of benchmarks/
@@ -137,7 +138,7 @@ module() { # MODULE ARGS…
   exec "$python" -m "$@"
 }
 
-run_tests() { # [--all] ARGS… | --fuzz SECONDS
+run_tests() { # [--all] ARGS… | --fuzz SECONDS | --inputs
   setup_dev
   cd "$root"
   if [ "${1:-}" = --fuzz ]; then
@@ -145,6 +146,7 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS
     install requirements-fuzz.lock
     exec "$python" -m tests.fuzz --seconds "$2"
   fi
+  [ "${1:-}" != --inputs ] || exec "$python" -m tests.inputs
   local marker=(-m "not slow")
   if [ "${1:-}" = --all ]; then
     marker=()
