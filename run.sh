@@ -63,6 +63,7 @@ Care
   index-eval          recall, speed and memory of each kind of phrase index
   bench NAME          run a benchmark of benchmarks/
   lock [--upgrade]    resolve the requirements*.txt ranges into lock files
+  lock --check        install every lock file into an empty environment, and see that it works
 
 Examples
   ./run.sh quickstart
@@ -93,6 +94,32 @@ print(f"Did you mean {near[0]}?" if near else "See ./run.sh --help.")
 EOF
 }
 
+# pip's lines as a line now and then: how many of the packages have arrived.
+show_fetched() { # TOTAL
+  local line fetched=0 start=$SECONDS shown=$SECONDS
+  while IFS= read -r line; do
+    case $line in
+      Collecting* | "Requirement already"*) fetched=$((fetched + 1)) ;;
+      "Installing collected"*) echo "  all $1 packages after $((SECONDS - start)) s; unpacking…" ;;
+    esac
+    if ((SECONDS - shown >= 10 && fetched < $1)); then
+      shown=$SECONDS
+      echo "  $fetched of $1 packages after $((SECONDS - start)) s"
+    fi
+  done
+}
+
+# A lock names every package, so nothing may be resolved: asked to, pip takes the newest release of
+# what another package wants with an extra, and refuses it for want of a hash. Packages that come as
+# source are built with what requirements-build.lock has put here, for the same reason.
+fetch() { # LOCK
+  local install=("$python" -m pip install --disable-pip-version-check --require-hashes)
+  install+=(--no-deps --no-build-isolation --requirement "$root/$1")
+  if [ -t 1 ]; then "${install[@]}"; else
+    "${install[@]}" --progress-bar off | show_fetched "$(grep -c '^[a-z0-9].*==' "$root/$1")"
+  fi
+}
+
 # The lock file is copied into the environment last: an equal copy says that all is installed.
 install() { # LOCK
   cmp -s "$root/$1" "$venv/$1" && return
@@ -100,9 +127,9 @@ install() { # LOCK
     "Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv) and try again."
   echo "Installing $1 into $venv (up to 3 GB, some minutes)…"
   python3.11 -m venv "$venv"
-  local quiet=--quiet
-  [ -t 1 ] && quiet=
-  "$python" -m pip install $quiet --disable-pip-version-check --require-hashes -r "$root/$1"
+  fetch requirements-build.lock >/dev/null
+  fetch "$1"
+  "$python" -m pip check --disable-pip-version-check
   cp "$root/$1" "$venv/$1"
 }
 
@@ -155,7 +182,10 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --inputs
   "$python" -m ruff check .
   "$python" -m ruff format --check .
   "$python" -m mypy
-  "$python" -m pytest "${marker[@]}" "$@"
+  # All tests are for two cores; a few are there sooner without a second process.
+  local processes=()
+  [ $# -gt 0 ] || processes=(-n 2 --dist loadgroup)
+  "$python" -m pytest "${marker[@]}" "${processes[@]}" "$@"
 }
 
 bench() { # NAME ARGS…
@@ -169,11 +199,15 @@ bench() { # NAME ARGS…
   module "benchmarks.$1" "${@:2}"
 }
 
-lock() { # ARGS of uv pip compile
+lock() { # ARGS of uv pip compile | --check [FOLDER]
+  if [ "${1:-}" = --check ]; then
+    check_locks "${2:-}"
+    return
+  fi
   setup_dev
   cd "$root"
   local kind constraint
-  for kind in "" -gpu -dev -bench -fuzz -airflow; do
+  for kind in "" -build -gpu -dev -bench -fuzz -airflow; do
     case $kind in "" | -airflow) constraint=() ;; *) constraint=(--constraint requirements.lock) ;; esac
     uv pip compile --quiet --python-version 3.11 --generate-hashes --annotation-style line \
       --custom-compile-command "./run.sh lock" "${constraint[@]}" \
@@ -182,11 +216,38 @@ lock() { # ARGS of uv pip compile
   done
 }
 
+# Installs every lock into an empty environment and compares: a release of somebody else's that
+# breaks an installation shows here first.
+check_locks() { # [FOLDER]
+  local folder kind start locks
+  folder=${1:-$(mktemp -d)}
+  for kind in "" -gpu -dev -bench -fuzz -airflow; do
+    venv=$folder/env$kind python=$folder/env$kind/bin/python
+    [ ! -e "$venv" ] || fail "$venv" "a folder without environments" "Name another one."
+    locks=(requirements-build.lock "requirements$kind.lock")
+    start=$SECONDS
+    case $kind in -bench | -fuzz) # what is added to an environment
+      install requirements.lock
+      locks+=(requirements.lock)
+      ;;
+    esac
+    install "requirements$kind.lock"
+    echo "requirements$kind.lock: installed in $((SECONDS - start)) s"
+    cd "$root"
+    "$python" -m model_code.doctor --locks "${locks[@]}"
+    [ "$kind" = -airflow ] || "$python" -m model_code.doctor
+    [ -n "${1:-}" ] || rm -rf "$venv"
+  done
+}
+
 command=${1:---help}
 shift || true
 case $command in
   -h | --help | help) usage ;;
-  setup) setup "$@" && echo "$venv is ready" ;;
+  setup)
+    setup "$@" # not before &&, which would go on after an error inside it
+    echo "$venv is ready"
+    ;;
   quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
   all) module beam_jobs.pipeline "$@" ;;
   test) run_tests "$@" ;;

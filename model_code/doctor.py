@@ -2,10 +2,12 @@
 
   ./run.sh doctor
   ./run.sh doctor --workdir /data/work
+  ./run.sh doctor --locks requirements-build.lock requirements.lock
 
 Checks Python, the disk below --workdir, memory, cores, installed packages against requirements.txt,
-the build of Faiss, the GPU, and access to Google Cloud. Exit status 1 when something fails; a
-warning is no failure. Runs before anything is installed, with the standard library alone.
+the build of Faiss, the GPU, and access to Google Cloud. With --locks only one thing: whether the
+environment holds what these lock files name, and nothing else. Exit status 1 when something fails;
+a warning is no failure. Runs before anything is installed, with the standard library alone.
 """
 
 import argparse
@@ -104,6 +106,33 @@ def check_packages(requirements: str, versions: dict[str, str]) -> Finding:
         remedy = "Remove the environment (.venv) and run ./run.sh setup."
         return Finding("fail", "packages", ", ".join(wrong), remedy)
     return Finding("ok", "packages", f"{len(requirements.splitlines())} within their ranges")
+
+
+def locked(text: str) -> dict[str, str]:
+    """Name, in lower case with hyphens, and version of every package of a lock file's text."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", text, re.MULTILINE))
+
+
+def check_locks(locks: Sequence[str], versions: dict[str, str]) -> Finding:
+    """Compares what is installed with what lock files name.
+
+    Args:
+      locks: the texts of the files; of two versions of a package the last one counts.
+      versions: what is installed. It may hold the pip that made the environment, too.
+    """
+    named: dict[str, str] = {}
+    for text in locks:
+        named |= locked(text)
+    found = {name: version for name, version in versions.items() if name != "pip" or "pip" in named}
+    wrong = [
+        f"{name} {found.get(name, 'missing')} (locked: {named.get(name, 'not at all')})"
+        for name in sorted(named.keys() | found.keys())
+        if named.get(name) != found.get(name)
+    ]
+    if wrong:
+        remedy = "Remove the environment and run ./run.sh setup; nothing else may install into it."
+        return Finding("fail", "locks", ", ".join(wrong), remedy)
+    return Finding("ok", "locks", f"{len(named)} packages, each as locked, and no others")
 
 
 def check_faiss(versions: dict[str, str], gpus: int) -> Finding:
@@ -211,7 +240,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
-    found = findings(parser.parse_args(argv).workdir)
+    parser.add_argument("--locks", nargs="+", metavar="FILE", help="check nothing but these locks")
+    args = parser.parse_args(argv)
+    if args.locks:
+        texts = [Path(name).read_text(encoding="utf-8") for name in args.locks]
+        finding = check_locks(texts, installed())
+        print(finding)
+        return int(finding.state == "fail")
+    found = findings(args.workdir)
     for finding in found:
         print(finding)
     failed = sum(finding.state == "fail" for finding in found)

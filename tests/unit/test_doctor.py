@@ -3,6 +3,7 @@ import pytest
 from model_code import doctor
 
 RANGES = "pillow>=12,<13\ntensorflow[and-cuda]>=2.21,<2.22\nfaiss-cpu>=1.15"
+LOCK = "a-b==1.0 \\\n    --hash=sha256:0\n    # via c\nc==2.0 ; sys_platform == 'linux' \\\n"
 GOOD = {"apache-beam": "2.77.0", "pillow": "12.1.0", "tensorflow": "2.21.0"}
 
 
@@ -20,6 +21,11 @@ GOOD = {"apache-beam": "2.77.0", "pillow": "12.1.0", "tensorflow": "2.21.0"}
         (doctor.check_packages(RANGES, GOOD), "ok"),
         (doctor.check_packages(RANGES, {}), "warn"),
         (doctor.check_packages(RANGES, GOOD | {"pillow": "11.0.0"}), "fail"),
+        (doctor.check_locks([LOCK], {"a-b": "1.0", "c": "2.0", "pip": "23"}), "ok"),
+        (doctor.check_locks([LOCK, "c==3.0 \\\n"], {"a-b": "1.0", "c": "3.0"}), "ok"),
+        (doctor.check_locks([LOCK], {"a-b": "1.0"}), "fail"),
+        (doctor.check_locks([LOCK], {"a-b": "1.0", "c": "2.1"}), "fail"),
+        (doctor.check_locks([LOCK], {"a-b": "1.0", "c": "2.0", "d": "1"}), "fail"),
         (doctor.check_faiss({"faiss-cpu": "1.15.1"}, 0), "ok"),
         (doctor.check_faiss({"faiss-gpu": "1.15.1"}, 1), "ok"),
         (doctor.check_faiss({"faiss-gpu": "1.15.1"}, 0), "warn"),
@@ -40,6 +46,15 @@ def test_state_and_remedy(finding, state):
 def test_wrong_packages_are_named_with_their_range():
     found = doctor.check_packages(RANGES, {"apache-beam": "2.77.0", "pillow": "11.0.0"}).found
     assert found == "pillow 11.0.0 (needs <13,>=12), tensorflow missing (needs <2.22,>=2.21)"
+
+
+def test_what_differs_from_the_locks_is_named(tmp_path, capsys):
+    found = doctor.check_locks([LOCK], {"c": "2.1", "d": "1"}).found
+    assert found == "a-b missing (locked: 1.0), c 2.1 (locked: 2.0), d 1 (locked: not at all)"
+    lock = tmp_path / "some.lock"
+    lock.write_text("no-such-package==1.0 \\\n")
+    assert doctor.run(["--locks", str(lock)]) == 1
+    assert "no-such-package missing (locked: 1.0)" in capsys.readouterr().out
 
 
 def test_fails_only_when_something_fails(monkeypatch, capsys):

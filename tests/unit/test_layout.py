@@ -55,6 +55,9 @@ def test_no_keras_2(path):
     assert not re.search(r"\btf\.keras\b", path.read_text())
 
 
+LOCKS = ["", "-build", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"]
+
+
 def ranges(name: str) -> dict[str, Requirement]:
     lines = (ROOT / name).read_text().splitlines()
     parsed = [Requirement(line) for line in lines if line and not line.startswith("-")]
@@ -65,14 +68,14 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"])
+@pytest.mark.parametrize("kind", LOCKS)
 def test_locks_answer_their_requirements(kind):
     versions = locked(f"requirements{kind}.lock")
     for name, requirement in ranges(f"requirements{kind}.txt").items():
         assert requirement.specifier.contains(versions[name], prereleases=True), name
 
 
-@pytest.mark.parametrize("kind", ["", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"])
+@pytest.mark.parametrize("kind", LOCKS)
 def test_every_locked_package_has_a_hash_and_no_host(kind):
     text = (ROOT / f"requirements{kind}.lock").read_text()
     for entry in re.split(r"\n(?=[a-z])", text)[1:]:
@@ -95,7 +98,7 @@ def test_tests_run_with_the_versions_that_people_install():
     assert cpu.items() <= dev.items()
 
 
-@pytest.mark.parametrize("kind", ["-bench", "-fuzz"])
+@pytest.mark.parametrize("kind", ["-build", "-bench", "-fuzz"])
 def test_what_is_added_leaves_the_environment_as_it_is(kind):
     added = locked(f"requirements{kind}.lock")
     for lock in ("requirements.lock", "requirements-dev.lock"):
