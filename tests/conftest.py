@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,26 @@ from tests.cloud import bucket, credentials, dataflow  # noqa: F401
 # A busy machine is slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run in as many processes as there are cores: threads of one would wait for the other.
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets one process run all tests of a file, and all that read the tiny run: each is made once.
+
+    The order is the same in all processes, as pytest-xdist wants it.
+    """
+    for item in items:
+        shares = "tiny_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny_run" if shares else str(item.path)))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names bytes by their argument: what is compressed holds the time, another in each process."""
+    return argname if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,10 @@ def handler(index: Index) -> type[http.server.BaseHTTPRequestHandler]:
             if file:
                 data, kind = files[file], "application/octet-stream"
             else:
-                links = (f'<a href="/{name}/{f}">{f}</a>' for f in files)
+                links = (
+                    f'<a href="/{name}/{file}#sha256={_sha256(data)}">{file}</a>'
+                    for file, data in files.items()
+                )
                 data, kind = f"<!DOCTYPE html><body>{''.join(links)}".encode(), "text/html"
             self.send_response(200 if files else 404)
             self.send_header("Content-Type", kind)
