@@ -147,7 +147,6 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         print(f"  {fact}", flush=True)
 
     def finish() -> None:
-        shutil.rmtree(stage.scratch, ignore_errors=True)
         _print_summary(stage, time.monotonic() - start)
         print(f"next: {job.next_command(config)}")
 
@@ -162,10 +161,10 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         job.build(pipeline, config, stage)
 
     start = time.monotonic()
-    status = execute(draw, config, options, finish, clean, stage.alone())
-    if config.dry_run:
-        shutil.rmtree(stage.scratch, ignore_errors=True)
-    return status
+    try:
+        return execute(draw, config, options, finish, clean, stage.alone())
+    finally:
+        shutil.rmtree(stage.temp, ignore_errors=True)
 
 
 def execute(

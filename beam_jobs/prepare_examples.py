@@ -96,7 +96,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
     # is made while the graph is drawn, so a plan has it here.
     is_here = config.dry_run or job.is_one_machine(pipeline.options)
-    temp = f"{stage.scratch if is_here else stage.spill}/tft"
+    temp = f"{stage.temp if is_here else stage.spill}/tft"
     with tft_beam.Context(temp_dir=temp):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
         written = []

@@ -126,7 +126,9 @@ class _ImageClassifier:
         self.phrases = tf.Variable(queries, trainable=False)
         with open(os.path.join(index, "config.json")) as f:
             self.temperature = json.load(f)["temperature"]
-        self.transform = tft.TFTransformOutput(folders["transform"]).transform_features_layer()
+        learned = tft.TFTransformOutput(folders["transform"])
+        saved_models.check(learned.transform_savedmodel_dir)
+        self.transform = learned.transform_features_layer()
         fused = backbones.load(os.path.join(folders["fusion"], "fused.keras"))
         self.fused = keras.Model(fused.input, [fused.get_layer("logits").output, fused.output])
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:

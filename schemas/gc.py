@@ -2,7 +2,8 @@
 
 Kept are the last snapshots, the one in use and the one before it, the last run of every dataset,
 and runs that are being made. Everything else that earlier runs left is deleted, and counted; so is
-what runs that died left in the folders spill and scratch of a dataset.
+what attempts at a run that died left in the folders spill and scratch of a dataset, once none of
+that run is being made.
 
   ./run.sh gc --workdir work/mine --keep 7 --dry_run
   ./run.sh gc --workdir work/mine --keep 7
@@ -51,7 +52,7 @@ def _collect(config: Config) -> None:
         state = "" if run.committed else ", never committed"
         print(f"{run.dataset} run {run.run_id}: {run.bytes:,} bytes{state}")
     for run in left:
-        print(f"{run.dataset} {run.folder} {run.run_id}: {run.bytes:,} bytes")
+        print(f"{run.dataset} {run.folder} {run.name}: {run.bytes:,} bytes")
     for date in garbage.dates:
         print(f"snapshot {date}")
     size = sum(run.bytes for run in garbage.runs)

@@ -210,7 +210,7 @@ def token(dataset: str) -> str:
 def version(path: str) -> str:
     """A value that changes whenever `replace` replaces the file; "" where there is none."""
     if path.startswith(storage.GCS_PREFIX):
-        blob = _blob(path)
+        blob = storage.google_blob(path)
         return str(blob.generation) if blob.exists() and not blob.reload() else ""
     try:
         return hashlib.sha256(storage.read_bytes(path)).hexdigest()
@@ -279,7 +279,7 @@ def replace(path: str, data: bytes, seen: str) -> bool:
     if path.startswith(storage.GCS_PREFIX):
         from google.api_core.exceptions import PreconditionFailed
 
-        ours = _blob(path)
+        ours = storage.google_blob(path)
         ours.metadata = {"writer": uuid.uuid4().hex}
         try:
             ours.upload_from_string(data, if_generation_match=int(seen or 0))
@@ -318,11 +318,6 @@ def lose(dataset: str, fingerprint: str) -> bool:
         "no other commit while this run worked",
         f"Run {rival.run_id if rival else '?'} won; run this stage again if its result is wanted.",
     )
-
-
-def _blob(path: str):
-    bucket, _, key = path[len(storage.GCS_PREFIX) :].partition("/")
-    return storage.google_client().bucket(bucket).blob(key)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The folders of a dataset's runs: what lies in them, who works on them, and deleting them.
 
-A run has `runs/RUN_ID`, which its commit makes a dataset, and until then `spill/RUN_ID` and
-`scratch/RUN_ID`.
+A run has `runs/RUN_ID`, which its commit makes a dataset, and until then `scratch/RUN_ID`. Each
+attempt at it has `spill/RUN_ID-ATTEMPT` for itself: two machines may make the same run at the same
+time, and the first to commit must not take from the other what it still reads.
 """
 
 import contextlib
@@ -17,17 +18,18 @@ from schemas import manifest, storage
 
 _LOG = logging.getLogger(__name__)
 SPILL, SCRATCH = "spill", "scratch"
+OF_ATTEMPT = "-"  # between the id of a run, which is hexadecimal, and that of an attempt at it
 
 
-def spill_folder(dataset: str, run_id: str) -> str:
-    """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
-    return storage.join(dataset, SPILL, run_id)
+def spill_folder(dataset: str, run_id: str, attempt: str) -> str:
+    """A folder that all workers of an attempt see, for what crosses a shuffle."""
+    return storage.join(dataset, SPILL, f"{run_id}{OF_ATTEMPT}{attempt}")
 
 
-def scratch_folder(dataset: str, run_id: str) -> str:
-    """A local folder for checkpoints, kept until the run is committed."""
+def scratch_folder(dataset: str, run_id: str, attempt: str = "") -> str:
+    """A local folder for checkpoints, kept until the run is committed, or one of an attempt."""
     base = tempfile.gettempdir() if dataset.startswith(storage.GCS_PREFIX) else dataset
-    return os.path.join(base, SCRATCH, run_id)
+    return os.path.join(base, SCRATCH, f"{run_id}{OF_ATTEMPT}{attempt}" if attempt else run_id)
 
 
 def lock_path(dataset: str, run_id: str, worker: int = 0) -> str:
@@ -41,11 +43,12 @@ class Run:
 
     Attributes:
       dataset: the dataset's folder.
-      run_id: its name.
+      run_id: the run's name.
       committed: whether it was ever committed; else it is being made, or its maker died.
       bytes: of its files.
       changed: when the youngest of them was written, seconds since 1970.
       folder: what it lies in: runs; or spill or scratch, which are never committed.
+      attempt: whose it is, where it is not the run's but that of one attempt at it.
     """
 
     dataset: str
@@ -54,10 +57,16 @@ class Run:
     bytes: int
     changed: float
     folder: str = manifest.RUNS
+    attempt: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.run_id}{OF_ATTEMPT}{self.attempt}" if self.attempt else self.run_id
 
     @property
     def path(self) -> str:
-        return storage.join(self.dataset, self.folder, self.run_id)
+        return storage.join(self.dataset, self.folder, self.name)
 
 
 def runs(dataset: str) -> list[Run]:
@@ -77,14 +86,15 @@ def leftovers(dataset: str) -> list[Run]:
 
 def _folders(dataset: str, folder: str) -> Iterator[tuple[Run, set[str]]]:
     """The folders right below one of a dataset's, by name, and the names of their files."""
-    by_run: dict[str, list[tuple[str, int, float]]] = {}
+    by_folder: dict[str, list[tuple[str, int, float]]] = {}
     for name, size, changed in storage.list_sizes(storage.join(dataset, folder)):
-        run_id, below, file = name.partition("/")
+        whose, below, file = name.partition("/")
         if below:  # a lock lies beside the folder of its run
-            by_run.setdefault(run_id, []).append((file, size, changed))
-    for run_id, files in sorted(by_run.items()):
+            by_folder.setdefault(whose, []).append((file, size, changed))
+    for whose, files in sorted(by_folder.items()):
         names, sizes, times = zip(*files, strict=True)
-        yield Run(dataset, run_id, False, sum(sizes), max(times), folder), set(names)
+        run_id, _, attempt = whose.partition(OF_ATTEMPT)
+        yield Run(dataset, run_id, False, sum(sizes), max(times), folder, attempt), set(names)
 
 
 @contextlib.contextmanager

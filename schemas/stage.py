@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ class Stage:
       done: whether the same work is committed already, as the last run or an earlier one.
       retry_of: fingerprint of the work whose dead rows this run tries again; "" of others.
       after: id of the run that it takes all else from; "" of others.
+      attempt: names what this attempt at the run writes for itself: a rival on another machine,
+        or the one that goes on where this one died, has another. No row depends on it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Stage:
     done: bool
     retry_of: str = ""
     after: str = ""
+    attempt: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex[:16], compare=False)
 
     @property
     def run_id(self) -> str:
@@ -122,9 +126,17 @@ class Stage:
         return run_folders.scratch_folder(self.output, self.run_id)
 
     @property
+    def temp(self) -> str:
+        """A local folder of this attempt, which removes it when it has ended."""
+        return run_folders.scratch_folder(self.output, self.run_id, self.attempt)
+
+    @property
     def spill(self) -> str:
-        """A folder that all workers see, for what crosses a shuffle; the commit removes it."""
-        return run_folders.spill_folder(self.output, self.run_id)
+        """A folder that all workers of this attempt see, for what crosses a shuffle.
+
+        Its commit removes it, won or lost.
+        """
+        return run_folders.spill_folder(self.output, self.run_id, self.attempt)
 
     @contextlib.contextmanager
     def alone(self, worker: int = 0) -> Iterator[None]:

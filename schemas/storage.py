@@ -112,6 +112,12 @@ def _google_client(emulator: str, process: int):
     return gcs.Client()
 
 
+def google_blob(path: str):
+    """An object below gs:// as a `google.cloud.storage.Blob`, whether it is there or not."""
+    bucket, _, key = path.removeprefix(GCS_PREFIX).partition("/")
+    return google_client().bucket(bucket).blob(key)
+
+
 def open_input(path: str) -> pa.NativeFile:
     """A seekable reader. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
@@ -127,8 +133,9 @@ def read_bytes(path: str) -> bytes:
 def open_output(path: str) -> Iterator[pa.NativeFile]:
     """A writer whose file appears whole or not at all.
 
-    A local file is written beside its place and renamed into it; an object in
-    Cloud Storage becomes visible when its upload ends.
+    Each attempt writes under a name of its own beside the place, and moves what it wrote there when
+    all is written: one that fails leaves alone what another has put there. In Cloud Storage to move
+    is to have the service copy the object, in one step, and to delete the first.
 
     Raises:
       PhraseLensError: the disk or bucket refuses it.
@@ -147,28 +154,45 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
 @contextlib.contextmanager
 def _open_output(path: str) -> Iterator[pa.NativeFile]:
     fs, inner = filesystem(path)
-    if isinstance(fs, pafs.LocalFileSystem):
+    partial = f"{inner}{PARTIAL}{uuid.uuid4().hex}"
+    is_local = isinstance(fs, pafs.LocalFileSystem)
+    if is_local:
         os.makedirs(os.path.dirname(inner), exist_ok=True)
-        partial = f"{inner}{PARTIAL}{uuid.uuid4().hex}"
-        try:
-            with fs.open_output_stream(partial) as f:
-                yield f
-            os.replace(partial, inner)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(partial)
-    else:
+    try:
         # Arrow by itself would compress what has a name such as log.csv.gz.
-        f = fs.open_output_stream(inner, compression=None)
-        try:
+        with fs.open_output_stream(partial, compression=None) as f:
             yield f
-        except BaseException:
-            # To close is to end the upload: what there is of it would become visible.
-            with contextlib.suppress(OSError):
-                f.close()
-                fs.delete_file(inner)
-            raise
-        f.close()
+        if is_local:
+            os.replace(partial, inner)
+        else:
+            _copy_object(GCS_PREFIX + partial, path)
+    finally:
+        # What cannot be deleted is in nobody's way: no manifest names it.
+        with contextlib.suppress(OSError):
+            fs.delete_file(partial)
+
+
+def _copy_object(source: str, target: str) -> None:
+    """Has Cloud Storage copy an object, which replaces another in one step.
+
+    Arrow would list the folder for each of its files, to see that there is one.
+
+    Raises:
+      OSError: it refuses.
+    """
+    from google.api_core.exceptions import GoogleAPIError
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    token = None
+    try:
+        while True:  # A large object may take several requests.
+            token, *_ = google_blob(target).rewrite(
+                google_blob(source), token=token, retry=DEFAULT_RETRY
+            )
+            if token is None:
+                return
+    except GoogleAPIError as error:
+        raise OSError(str(error)) from error
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -222,7 +246,8 @@ def local_copy(path: str) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
-        for name in list_files(path):
+        # What a rival writes at this moment may be gone when its turn has come.
+        for name in (name for name in list_files(path) if PARTIAL not in name):
             target = os.path.join(folder, name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as f, open_input(join(path, name)) as source:

@@ -12,9 +12,11 @@ from beam_jobs import classify_images
 from model_code import export_model, similar
 from schemas import manifest, storage
 from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.stage import Stage
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work
 from transforms.files import match
+from transforms.tfrecords import RecordWriter
 
 ROUNDS = 24
 
@@ -119,17 +121,69 @@ def test_bytes_stay_as_they_are_whatever_the_name(name, bucket):
     assert storage.read_bytes(f"{bucket}/bytes/{name}") == data
 
 
-def test_an_upload_that_breaks_off_leaves_no_object(bucket):
-    path = f"{bucket}/broken"
+class BrokenOff(Exception):
+    """The fault of an attempt that writes half of it."""
 
-    def write() -> None:
-        with storage.open_output(path) as f:
-            f.write(b"half of it")
-            raise KeyError("the rest")
 
-    with pytest.raises(KeyError):
-        write()
-    assert storage.size(path) is None
+def _write(root: str, text: bytes, breaks: bool) -> None:
+    with storage.open_output(f"{root}/out/file") as f:
+        f.write(text)
+        if breaks:
+            raise BrokenOff
+
+
+def _write_records(root: str, text: bytes, breaks: bool) -> None:
+    stage = Stage("s", root, "a" * 64, {}, "", {}, {}, "", False)
+    with RecordWriter(stage, "out/file", 0) as writer:
+        writer.add(text)
+        if breaks:
+            raise BrokenOff
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def root(request, tmp_path) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("write", [_write, _write_records])
+def test_an_attempt_that_breaks_off_leaves_what_another_wrote(write, root):
+    with pytest.raises(BrokenOff):
+        write(root, b"half of it", True)
+    assert storage.list_files(root) == []
+    write(root, b"all of it", False)
+    good = storage.read_bytes(f"{root}/out/file")
+    assert b"all of it" in good
+    for _ in range(2):
+        with pytest.raises(BrokenOff):
+            write(root, b"half of it" * 100_000, True)
+        assert storage.read_bytes(f"{root}/out/file") == good
+        assert storage.list_files(root) == ["out/file"]
+
+
+def test_of_two_attempts_at_a_time_each_is_whole_and_the_last_stays(root):
+    path = f"{root}/out/file"
+    with storage.open_output(path) as first:
+        first.write(b"first " * 1000)
+        with storage.open_output(path) as second:
+            second.write(b"second")
+            assert not storage.exists(path)
+        assert storage.read_bytes(path) == b"second"
+        first.write(b"end")
+    assert storage.read_bytes(path) == b"first " * 1000 + b"end"
+    assert storage.list_files(root) == ["out/file"]
+
+
+def test_a_copy_leaves_out_what_is_being_written(root):
+    storage.write_bytes(f"{root}/out/file", b"1")
+    with storage.open_output(f"{root}/out/other") as f:
+        f.write(b"2")
+        f.flush()
+        storage.write_bytes(f"{root}/out/killed{storage.PARTIAL}0", b"3")
+        if root.startswith(storage.GCS_PREFIX):
+            with storage.local_copy(f"{root}/out") as folder:
+                assert os.listdir(folder) == ["file"]
 
 
 def test_the_console_s_folders_are_no_files(bucket):

@@ -5,13 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from beam_jobs import mine_pairs
 from schemas import manifest, storage
+from schemas.errors import PhraseLensError
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401
@@ -126,6 +130,54 @@ def test_permanent_error_of_an_upload(place, inputs, expected, tmp_path, capsys,
         f"upload {after + 1} of {writes} refused by 403: tried {found['403']} time(s), nothing "
         "committed; all rows equal after the next run"
     )
+
+
+def write_parquet(root: str, rows: list[int]) -> None:
+    manifest.write_parquet(root, "runs/r/rows/part-0.parquet", 0, pa.table({"a": rows}))
+
+
+def write_folder(root: str, rows: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as local:
+        for name in ("one", "two"):
+            Path(local, name).write_text(str(rows))
+        storage.upload_dir(local, f"{root}/runs/r/model")
+
+
+@pytest.mark.parametrize("request_", ["upload", "copy"])
+@pytest.mark.parametrize("write", [write_parquet, write_folder])
+def test_refused_attempt_leaves_what_another_wrote(write, request_, inputs, tmp_path):
+    """What stood there before the attempt was refused stands there after it."""
+    root = f"{inputs}/{tmp_path.name}"
+    write(root, [1])
+    before = {name: storage.read_bytes(f"{root}/{name}") for name in storage.list_files(root)}
+    pattern = {"upload": "^PUT /upload", "copy": "rewriteTo"}[request_]
+    with faulty(tmp_path / "log", f"--match={pattern}", "--status=403") as requests:
+        with pytest.raises(PhraseLensError, match="that can be written"):
+            write(root, [2])
+        assert faults(requests())["403"] == 1
+    after = {name: storage.read_bytes(f"{root}/{name}") for name in storage.list_files(root)}
+    assert after == before
+
+
+@pytest.mark.parametrize("pattern", ["^PUT /upload", "rewriteTo", "^DELETE"])
+def test_answer_to_a_step_of_a_write_is_lost(pattern, inputs, tmp_path):
+    """Each step is done and answered by 503: it is done again, to the same end."""
+    root = f"{inputs}/{tmp_path.name}"
+    with faulty(tmp_path / "log", f"--match={pattern}", "--done") as requests:
+        storage.write_bytes(f"{root}/file", b"whole")
+        assert faults(requests())["503"] == 1
+    assert storage.read_bytes(f"{root}/file") == b"whole"
+    assert storage.list_files(root) == ["file"]
+
+
+def test_leftover_that_may_not_be_deleted_is_in_nobody_s_way(inputs, tmp_path):
+    root = f"{inputs}/{tmp_path.name}"
+    with faulty(tmp_path / "log", "--match=^DELETE", "--status=403"):
+        storage.write_bytes(f"{root}/file", b"whole")
+    assert storage.read_bytes(f"{root}/file") == b"whole"
+    assert len(storage.list_files(root)) == 2
+    with storage.local_copy(root) as folder:
+        assert os.listdir(folder) == ["file"]
 
 
 def test_answer_to_a_commit_is_lost(inputs, tmp_path, figure):

@@ -1,14 +1,22 @@
 """Runs that commit at once, in threads and processes, while others read: one wins, all is whole."""
 
+import importlib
+import os
+import signal
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from schemas import manifest
+from schemas import gc, manifest, run_folders, storage
 from schemas.errors import RivalCommitError
 from tests import forked, work_folder
+from tests.image_files import encode, photo
+from tests.pipeline.conftest import bucket  # noqa: F401
 from tests.unit.test_manifest import plan, work
 
 ROUNDS, PROCESSES, THREADS = 6, 2, 3
@@ -117,3 +125,113 @@ def test_late_loser_leaves_the_files_of_the_winner_alone(tmp_path):
         won = planned.commit_files("model", str(tmp_path / "local"), {}, "m" * 64)
         assert won is (planned is first)
     assert manifest.verify(first.output) == []
+
+
+def on_machine(local: str, environment: Mapping[str, str], argv: list[str], log: str) -> None:
+    """In a process: mines as on a machine of its own, whose local disk is the folder `local`."""
+    os.setsid()
+    os.environ.update(environment, TMPDIR=local)
+    tempfile.tempdir = None
+    # As on a network disk where one machine does not see the locks of another.
+    run_folders.lock_path = lambda dataset, run_id, worker=0: f"{local}/{run_id}-{worker}.lock"
+    with open(log, "a") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    sys.exit(importlib.import_module("beam_jobs.mine_pairs").run(argv))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Machines:
+    """Machines that mine the same log into the same dataset, each with a local disk of its own."""
+
+    def __init__(self, shared: str, root: Path):
+        self.output, self._shared, self._root = f"{shared}/work/mined", shared, root
+        # Enough of them for tables that cross a shuffle through files.
+        rows = [f"query {n % 5},p{n % 8},user {n % 97},{n}" for n in range(4000)]
+        log = "\n".join(["query,image,user,timestamp", *rows]).encode()
+        storage.write_bytes(f"{shared}/log.csv", log)
+        for n in range(8):
+            storage.write_bytes(f"{shared}/photos/p{n}.png", encode(photo(n), "PNG"))
+
+    def start(self, name: str):
+        """Starts a job; its output goes into a file of that name."""
+        local = self._root / f"disk of {name}"
+        local.mkdir()
+        argv = [f"--log={self._shared}/log.csv", f"--images={self._shared}/photos"]
+        argv += [f"--output={self.output}", "--num_shards=3"]
+        known = {k: v for k, v in os.environ.items() if k in ("STORAGE_EMULATOR_HOST",)}
+        args = (str(local), known, argv, str(self._root / name))
+        process = forked.server().Process(target=on_machine, args=args)
+        process.start()
+        return process
+
+    def start_and_stop(self, name: str):
+        """Starts a job and stops it, alive, when it has written what it is to read later."""
+        process = self.start(name)
+        wait_for(lambda: self.spilled() or process.exitcode is not None)
+        assert process.exitcode is None, self.printed(name)
+        os.killpg(process.pid, signal.SIGSTOP)
+        return process
+
+    def spilled(self) -> list[str]:
+        return storage.list_files(f"{self.output}/spill")
+
+    def printed(self, name: str) -> str:
+        return (self._root / name).read_text()
+
+
+@pytest.fixture(params=["a disk that they share", "a bucket"])
+def machines(request, tmp_path) -> Machines:
+    shared = str(tmp_path / "shared")
+    if request.param == "a bucket":
+        shared = f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    return Machines(shared, tmp_path)
+
+
+def test_of_two_machines_that_make_the_same_run_both_end_well(machines, figure):
+    """One is stopped in the middle, and goes on when the other has committed and cleaned up."""
+    late = machines.start_and_stop("late")
+    held = machines.spilled()
+    first = machines.start("first")
+    first.join()
+    assert first.exitcode == 0, machines.printed("first")
+    committed = manifest.read(machines.output)
+    assert machines.spilled() == held
+    os.killpg(late.pid, signal.SIGCONT)
+    late.join()
+    assert late.exitcode == 0, machines.printed("late")
+    assert "another run has committed the same work" in machines.printed("late")
+    assert manifest.read(machines.output) == committed
+    assert manifest.verify(machines.output) == []
+    assert machines.spilled() == []
+    figure("one committed while the other stood still, which then went on: both ended well")
+
+
+@pytest.mark.parametrize(
+    "machines",
+    ["a disk that they share", pytest.param("a bucket", marks=pytest.mark.slow)],
+    indirect=True,
+)
+def test_what_a_dead_attempt_spilled_is_nobody_s_and_goes_with_gc(machines, capsys):
+    dead = machines.start_and_stop("dead")
+    left = machines.spilled()
+    os.killpg(dead.pid, signal.SIGKILL)
+    dead.join()
+    again = machines.start("again")
+    again.join()
+    assert again.exitcode == 0, machines.printed("again")
+    assert manifest.verify(machines.output) == []
+    assert machines.spilled() == left
+    work = machines.output.rpartition("/")[0]
+    assert gc.run([f"--workdir={work}", "--keep=1"]) == 0
+    assert machines.spilled() == left  # it might be a rival's that is at work
+    assert gc.run([f"--workdir={work}", "--keep=1", "--in_progress_hours=0"]) == 0
+    assert "1 leftovers of dead runs" in capsys.readouterr().out
+    assert machines.spilled() == []
+    assert manifest.verify(machines.output) == []
