@@ -38,7 +38,11 @@ class Config:
         default="single",
         choices=("single", "multi"),
     )
-    min_label_images: int = flag("Fewest images, over all splits, that make a label.", default=1)
+    min_label_images: int = flag(
+        "Fewest training images that make a label; 1 keeps labels that only held-out images have, "
+        "too, which count as wrong.",
+        default=1,
+    )
     num_shards: int = flag("Shards of a split.", default=4)
     max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")

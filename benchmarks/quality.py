@@ -20,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,7 +37,8 @@ from schemas.manifest import Dataset
 
 FEW = 10
 LABELS = (1, 2, 3, 5, FEW, 0)
-# Each collection: its flags for the pipeline, and the fewest images of a label.
+# Each collection: its flags for the pipeline, and the fewest images of a label that is one of
+# its classes. The task is set once, from all splits, before anything is trained.
 COLLECTIONS: dict[str, tuple[dict[str, str], int]] = {
     "fashion": (
         {
@@ -109,13 +111,11 @@ class Collection:
     Attributes:
       name: of the folder.
       base: the pipeline's configuration.
-      min_label_images: fewest images of a label.
       seeds: of labels and classifiers.
     """
 
     name: str
     base: pipeline.Config
-    min_label_images: int
     seeds: int
 
     def run(self, module: str, flags: Mapping[str, str]) -> None:
@@ -143,8 +143,6 @@ class Collection:
             flags["output"] = folders[step.output]
             if step.name == "embed_images" and here:
                 flags["reuse"] = storage.join(self.base.workdir, step.output)
-            if step.name == "prepare_examples":
-                flags["min_label_images"] = str(self.min_label_images)
             if here or not variant:
                 self.run(step.module, flags)
             if step.name == "prepare_examples":
@@ -201,21 +199,41 @@ def open_collection(config: Config, name: str) -> Collection:
         raise PhraseLensError(
             source, "queries.tsv, labels.tsv and images", "Give their folder with --data."
         )
-    flags, min_label_images = COLLECTIONS[name]
+    flags, least = COLLECTIONS[name]
+    workdir = storage.join(config.workdir, name)
     stages = {stage: dict(settings) for stage, settings in SETTINGS.items()}
     for stage in ("train_text_generator", "train_pixel_embedder"):
         stages[stage]["weights"] = config.weights
     settings = [f"{stage}.{k}={v}" for stage, of in stages.items() for k, v in of.items()]
     settings += [f"{k}={v}" for k, v in flags.items() if "." in k]
     base = pipeline.Config(
-        workdir=storage.join(config.workdir, name),
+        workdir=workdir,
         log=os.path.join(source, "queries.tsv"),
         images=os.path.join(source, flags["images"]),
-        labels=os.path.join(source, "labels.tsv"),
+        labels=frequent_labels(os.path.join(source, "labels.tsv"), flags, least, workdir),
         set=",".join(settings),
         **{k: v for k, v in flags.items() if k.endswith("columns")},
     )
-    return Collection(name, base, min_label_images, config.seeds)
+    return Collection(name, base, config.seeds)
+
+
+def frequent_labels(path: str, flags: Mapping[str, str], least: int, workdir: str) -> str:
+    """The label file without the labels of fewer than `least` images: all rows keep their split."""
+    if least <= 1:
+        return path
+    columns = dict(pair.split("=") for pair in flags["label_columns"].split(","))
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    images = Counter(row[columns["label"]] for row in rows)
+    kept = os.path.join(workdir, "labels.tsv")
+    os.makedirs(workdir, exist_ok=True)
+    with open(kept, "w", newline="") as file:
+        file.write("\t".join(columns.values()) + "\n")
+        for row in rows:
+            if images[row[columns["label"]]] < least:
+                row[columns["label"]] = ""
+            file.write("\t".join(row[column] for column in columns.values()) + "\n")
+    return kept
 
 
 def without_language(collection: Collection, language: str) -> dict[str, dict[str, str]]:

@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from schemas import fingerprint
 
+_DECIMALS = 9  # of sums of probabilities, so that rounding neither adds nor loses a draw
+
 
 def head_queries(queries: pa.Table, limit: int, min_images: int) -> pa.Table:
     """The best of the head, which get a softmax weight of their own.
@@ -90,8 +92,15 @@ class ClickedQueries:
     ) -> "ClickedQueries":
         """The same pairs, of which at most `limit` an image, drawn anew each epoch, have weight.
 
+        An image with more queries has `limit` of them drawn, with probabilities in proportion to
+        their shares as far as they stay below 1, by systematic sampling (Madow, Annals of
+        Mathematical Statistics 1949). One that is drawn weighs its share divided by its
+        probability (Horvitz and Thompson, JASA 1952). So its mean weight over the draws is its
+        share, the weights of an image sum to 1 in every draw, and the mean of a loss that is
+        linear in the weights is the loss without draws.
+
         Args:
-          limit: queries of an image that are targets.
+          limit: queries of an image that are targets, at least 1.
           seed, epoch: of the draws.
           rows: [rows] int64, numbers of the images, where they are not 0, 1, …: what is drawn
             depends on an image's number and not on its place in a batch.
@@ -99,14 +108,21 @@ class ClickedQueries:
         if self.counts.max(initial=0) <= limit:
             return self
         numbers = np.arange(self.rows) if rows is None else rows
-        image = np.repeat(np.arange(self.rows), self.counts)
         key = np.random.default_rng([seed, epoch]).integers(2**63 - 1, size=1)
-        draws = fingerprint.mix(fingerprint.mix(key, numbers[image]), self.queries)
-        order = np.lexsort((draws, image))
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order)) - np.repeat(self.offsets[:-1], self.counts)
-        kept = np.where(place < limit, self.weights, np.float32(0))
-        return dataclasses.replace(self, weights=_shares(kept, self.offsets))
+        start = (fingerprint.mix(key, numbers).view(np.uint64) >> np.uint64(11)) * 2.0**-53
+        image = np.repeat(np.arange(self.rows), self.counts)
+        probabilities = _inclusion(self.weights.astype(np.float64), image, self.counts, limit)
+        # An image's queries lie end to end, as long as they are probable, but for those that are
+        # certain; the points start, start + 1, … fall on those that are drawn.
+        ends = np.concatenate([[0], np.cumsum(np.where(probabilities < 1, probabilities, 0))])
+        ends = np.round(ends[1:] - ends[self.offsets[:-1]][image], _DECIMALS)
+        points = np.ceil(ends - start[image])
+        before = np.concatenate([[0], points])[:-1]
+        before[self.offsets[:-1][self.counts > 0]] = 0
+        drawn = (probabilities >= 1) | (points > before)
+        weights = np.zeros(len(self.weights), np.float32)
+        weights[drawn] = self.weights[drawn] / probabilities[drawn]
+        return dataclasses.replace(self, weights=weights)
 
     def select(self, rows: np.ndarray) -> "ClickedQueries":
         """Those of some images, [B] int64, in their order."""
@@ -129,3 +145,29 @@ def _shares(weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Scales the weights of each image to a sum of 1: [pairs] float32."""
     image = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return (weights / np.bincount(image, weights)[image]).astype(np.float32)
+
+
+def _inclusion(shares: np.ndarray, image: np.ndarray, counts: np.ndarray, limit: int) -> np.ndarray:
+    """Probabilities of being among `limit` drawn queries, proportional to shares where they can be.
+
+    What would pass 1 is drawn for certain, and the others share the places that are left.
+
+    Args:
+      shares: [pairs] float64, which sum to 1 for each image.
+      image: [pairs] the image of each.
+      counts: [rows] pairs of each image.
+      limit: how many are drawn; of an image with no more pairs, all.
+
+    Returns:
+      [pairs] float64, at most 1, which sum to `limit` for each image with more pairs.
+    """
+    certain = counts[image] <= limit
+    while True:
+        left = limit - np.bincount(image, certain, len(counts))
+        rest = np.bincount(image, np.where(certain, 0, shares), len(counts))
+        scale = np.divide(left, rest, out=np.zeros(len(counts)), where=rest > 0)
+        probabilities = np.where(certain, 1, shares * scale[image])
+        more = ~certain & (probabilities >= 1)
+        if not more.any():
+            return probabilities
+        certain |= more

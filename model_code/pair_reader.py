@@ -72,7 +72,7 @@ class PairSource:
         Args:
           batch_size: images of a step, over all workers.
           seed, epoch: of the order, and of the draws of `ClickedQueries.targets`.
-          max_positives: queries of an image that are targets in this epoch.
+          max_positives: queries of an image that are targets in this epoch, at most.
           part: (i, n) for the images of the i-th of n equal parts of each batch, i from 0;
             the pairs are those of the whole batch in any case.
 

@@ -206,8 +206,9 @@ def softmax_loss(
       image_embs: [B, M] unit rows.
       pair_rows: [n] int64, the image of each pair.
       pair_ids: [n] int64, its query; no pair twice.
-      pair_weights: [n] the share of clicks; sums to 1 for each image. A pair of weight 0 is no
-        target, and no negative either.
+      pair_weights: [n] the share of clicks, or what `ClickedQueries.targets` made of it; sums to
+        1 for each image. A pair of weight 0 is no target; its query stands in Z like all others
+        with "share", and is no negative with "apart". The loss is linear in the weights.
       pair_vectors: [n, M] w of its query, unit rows.
       candidate_ids: [S] int64, rising.
       candidate_vectors: [S, M] their w, unit rows.

@@ -64,7 +64,11 @@ class Config:
     )
     head_dropout: float = flag("Share of the units of hidden layers dropped.", default=0.0)
     width: int = flag("Dimensions of the query space (M).", default=64)
-    max_positives: int = flag("Queries of an image that are targets in one epoch.", default=64)
+    max_positives: int = flag(
+        "Queries of an image that are targets in one epoch, at most; drawn by their shares of its "
+        "clicks, and weighed so that each is learned as its share.",
+        default=64,
+    )
     temperature: float = flag("Fixed temperature τ; 0 to learn it.", default=0.0)
     full_softmax_max: int = flag("Sample the softmax when K is larger.", default=20_000)
     sampled_queries: int = flag("Candidates a step of the sampled softmax.", default=8192)

@@ -32,13 +32,16 @@ LARGE_LISTS = pa.schema(
 
 
 def select(labelled: Iterable[pa.Table], min_label_images: int) -> frozenset[str]:
-    """Chooses labels by their support.
+    """Chooses labels by their support in training: what is held out decides over none.
 
     Args:
       labelled: rows of LABELLED of all images.
-      min_label_images: a label with fewer images, over all splits, is left out.
+      min_label_images: a label with fewer training images is left out; with 1 all stay, also
+        those that only held-out images have.
     """
     table = pa.concat_tables([LABELLED.empty_table(), *labelled])
+    if min_label_images > 1:
+        table = table.filter(pc.equal(table["split"], "train"))
     counts = Counter(label for labels in table["labels"].to_pylist() for label in labels)
     return frozenset(label for label, images in counts.items() if images >= min_label_images)
 

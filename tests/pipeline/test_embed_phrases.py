@@ -17,6 +17,7 @@ from schemas.config import flag
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
+from tests.poisoned import checksums, poison
 from transforms import models, phrases
 
 WIDTH, TAU, HEAD, QUERIES, IMAGES = 6, 0.1, 12, 30, 600
@@ -155,6 +156,23 @@ def test_training_and_validation_images_are_embedded_and_no_test_image(world, ma
     assert counters["calibration_images.dropped_inference_failed"] == 1
     assert counters["calibration_images.out"] == list(expected.values()).count("validation")
     assert manifest.verify(made.root) == []
+
+
+def test_other_test_images_and_clicks_change_no_byte(world, made, tmp_path):
+    """Prototypes, their calibration, and the index with what it is tuned by."""
+    mined = Dataset(str(world.root / "mined"))
+    rows = [mined.table(name).to_pylist() for name in ("images", "pairs", "queries")]
+    changed = poison(*rows, opposite)
+    write_mined(str(tmp_path / "mined"), *changed, [])
+    argv = [f"--mined={tmp_path / 'mined'}", *world.argv("")[1:3]]
+    assert embed_phrases.run([*argv, f"--output={tmp_path / 'phrases'}"]) == 0
+    found = Dataset(str(tmp_path / "phrases"))
+    names = ("image_embs", "phrases", "calibration", "index")
+    assert checksums(found, *names) == checksums(made, *names)
+
+
+def opposite(image: bytes) -> bytes:
+    return (-np.frombuffer(image, np.float32)).tobytes()
 
 
 def test_vectors_are_those_of_the_calibration(world, made):

@@ -47,6 +47,15 @@ def test_a_language_is_left_out_of_the_log_and_nothing_else(data):
     assert [row["query"] for row in kept] == ['say "hi"', "hello"]
 
 
+def test_labels_of_few_images_are_no_classes_and_their_rows_keep_their_split(data):
+    (data / "labels.tsv").write_text("id\tkind\tsplit\n1\ta\ttrain\n2\ta\ttest\n3\tb\ttrain\n")
+    flags = {"label_columns": "key=id,label=kind,split=split"}
+    path = str(data / "labels.tsv")
+    assert quality.frequent_labels(path, flags, 1, str(data / "work")) == path
+    with open(quality.frequent_labels(path, flags, 2, str(data / "work"))) as kept:
+        assert kept.read() == "id\tkind\tsplit\n1\ta\ttrain\n2\ta\ttest\n3\t\ttrain\n"
+
+
 def test_variants_and_collections_set_flags_that_exist():
     steps = {step.name: step for step in pipeline.STEPS}
     for name, changes in {**quality.VARIANTS, "all": quality.SETTINGS}.items():

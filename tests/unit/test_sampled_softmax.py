@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_code import sampled_softmax
+from model_code.clicked_queries import ClickedQueries
 from model_code.sampled_softmax import Candidates
 
 TAU, ONE = 0.07, 1 << 40
@@ -251,6 +252,43 @@ def test_own_queries_are_never_candidates(problem, own_queries):
         assert one.loss(without, np.zeros(len(without)), own_queries) == pytest.approx(
             one.loss(np.arange(12), np.zeros(12), own_queries), rel=1e-6
         )
+
+
+@pytest.mark.parametrize("own_queries", sampled_softmax.OWN_QUERIES)
+@pytest.mark.parametrize("limit", [1, 3])
+def test_drawn_targets_have_the_loss_and_gradients_of_all_in_expectation(own_queries, limit):
+    """Thousands of draws of one image's targets, side by side in one batch."""
+    draws, own, rng = 4000, 6, np.random.default_rng(4)
+    w, shares = unit(rng, 9, 4), np.array([0.6, 0.3, 0.05, 0.03, 0.015, 0.005])
+    pairs = np.repeat(np.arange(draws), own), np.tile(np.arange(own), draws)
+    clicked = ClickedQueries.from_pairs(*pairs, np.tile(shares, draws), draws)
+    x, table = tf.constant(unit(rng, 1, 4)), tf.constant(w)
+
+    def loss_and_gradients(targets):
+        rows, ids, weights = targets.pairs()
+        with tf.GradientTape() as tape:
+            tape.watch([x, table])
+            loss = sampled_softmax.softmax_loss(
+                tf.repeat(x, targets.rows, 0),
+                rows,
+                ids,
+                weights,
+                tf.gather(table, ids),
+                tf.range(9, dtype=tf.int64),
+                table,
+                tf.zeros(9),
+                TAU,
+                own_queries,
+            )
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, [x, table])]
+        return float(loss), np.concatenate(gradients)
+
+    drawn = clicked.targets(limit, 1, 2)
+    assert (drawn.weights > 0).sum() == limit * draws
+    loss, gradients = loss_and_gradients(drawn)
+    expected, expected_gradients = loss_and_gradients(clicked.select(np.array([0])))
+    assert loss == pytest.approx(expected, rel=0.02)
+    np.testing.assert_allclose(gradients, expected_gradients, atol=0.03 * np.abs(gradients).max())
 
 
 def test_only_apart_own_queries_do_not_push_each_other():

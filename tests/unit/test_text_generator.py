@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model_code import text_generator, train_text_generator, training
@@ -72,19 +72,69 @@ def test_head_queries_are_the_best_supported():
     assert head_queries(queries, 2, 2)["query_id"].to_pylist() == [3, 4]
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5), st.integers(0, 99))
-@settings(deadline=None)
-def test_targets_keep_at_most_the_limit_and_sum_to_one(counts, limit, epoch):
+def plain_probabilities(shares, limit):
+    """min(1, c · share) with the c at which they sum to the limit, found by bisection."""
+    if len(shares) <= limit:
+        return np.ones(len(shares))
+    low, high = 0.0, limit / shares.min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        is_less = np.minimum(1, middle * shares).sum() <= limit
+        low, high = (middle, high) if is_less else (low, middle)
+    return np.minimum(1, low * shares)
+
+
+IMAGES = st.lists(
+    st.lists(st.floats(1e-3, 1e3), min_size=0, max_size=9), min_size=1, max_size=6
+).filter(any)
+
+
+@given(IMAGES, st.integers(1, 5), st.integers(0, 99))
+def test_a_drawn_query_weighs_its_share_over_its_probability(images, limit, epoch):
+    counts = [len(image) for image in images]
     offsets = np.cumsum([0, *counts])
-    weights = np.concatenate([np.full(n, 1 / n, np.float32) for n in counts])
-    clicked = ClickedQueries(offsets, np.arange(len(weights)), weights)
+    pairs = np.repeat(np.arange(len(images)), counts), np.arange(offsets[-1])
+    clicked = ClickedQueries.from_pairs(*pairs, np.concatenate(images), len(images))
     drawn = clicked.targets(limit, 0, epoch)
-    for row, count in enumerate(counts):
+    np.testing.assert_array_equal(drawn.queries, clicked.queries)
+    for row, image in enumerate(images):
+        if not image:
+            continue
         mine = drawn.weights[offsets[row] : offsets[row + 1]]
-        assert (mine > 0).sum() == min(count, limit)
-        assert mine.sum() == pytest.approx(1)
+        shares = np.array(image) / sum(image)
+        expected = shares / plain_probabilities(shares, limit)
+        assert (mine > 0).sum() == min(len(image), limit)
+        np.testing.assert_allclose(mine[mine > 0], expected[mine > 0], rtol=1e-5)
+        assert mine.sum() == pytest.approx(1, rel=1e-5)
     again = clicked.targets(limit, 0, epoch)
     np.testing.assert_array_equal(drawn.weights, again.weights)
+
+
+SHARES = np.array([0.9, 0.04, 0.03, 0.01, 0.01, 0.005, 0.003, 0.002])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+def test_the_mean_weight_over_the_draws_is_the_share(limit):
+    draws, count = 20_000, len(SHARES)
+    pairs = np.repeat(np.arange(draws), count), np.tile(np.arange(count), draws)
+    clicked = ClickedQueries.from_pairs(*pairs, np.tile(SHARES, draws), draws)
+    weights = clicked.targets(limit, 5, 7).weights.reshape(draws, count)
+    probabilities = plain_probabilities(SHARES, limit)
+    error = SHARES * np.sqrt((1 / probabilities - 1) / draws)
+    assert (np.abs(weights.mean(0, dtype=float) - SHARES) <= 4.5 * error + 1e-6).all()
+
+
+def test_a_share_is_learned_as_itself_whatever_is_drawn():
+    keras.utils.set_random_seed(0)
+    head = text_generator.build_head(4, [], 8)
+    trainer = text_generator.Trainer(head, lambda x, seed: x, 8, 0, 0.2, 1e-3, 0.0, 0.1, 400, 0)
+    one = ClickedQueries(np.array([0, 8]), np.arange(8), SHARES.astype(np.float32))
+    x = np.ones((1, 4), np.float32)
+    for epoch in range(400):
+        trainer.step(x, *one.targets(2, 0, epoch).pairs(), np.array([0, epoch], np.int32))
+    scores = (trainer.embed(x).numpy() @ trainer.vectors().T)[0] / trainer.temperature
+    learned = np.exp(scores) / np.exp(scores).sum()
+    assert learned[0] == pytest.approx(0.9, abs=0.03)
 
 
 def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch():

@@ -16,6 +16,7 @@ from model_code import image_ops
 from model_code.pair_examples import PairEncoder
 from schemas import manifest
 from tests.mined_dataset import jpeg, prepare, query_id, write_mined
+from tests.poisoned import checksums, poison
 from tests.work_folder import rows_of, tfrecords
 
 TEXTS = [f"query {i}" for i in range(14)]
@@ -186,6 +187,17 @@ def test_every_image_is_an_example_or_counted(mined, prepared):
         assert counters[f"{split}.images"] == len(found)
         assert counters[f"{split}.pairs"] == sum(len(e["queries"]) for e in found)
     assert manifest.verify(prepared.root) == []
+
+
+def test_other_test_images_and_clicks_change_no_byte(mined, prepared, tmp_path):
+    images, pairs, queries = mined_rows()
+    changed = poison(images, pairs, queries, lambda image: jpeg((9, 9, 9), len(image), 24))
+    assert [len(rows) for rows in changed] == [len(images), len(changed[1]), len(queries) + 1]
+    write_mined(str(tmp_path / "mined"), *changed, [])
+    flags = [f"--{name}={value}" for name, value in (LIMITS | {"image_size": SIZE}).items()]
+    found = manifest.Dataset(prepare(str(tmp_path / "mined"), str(tmp_path / "pairs"), *flags))
+    names = ("train", "validation", "vocabulary", "metadata")
+    assert checksums(found, *names) == checksums(prepared, *names)
 
 
 def test_metadata_says_how_images_were_made(prepared):

@@ -86,11 +86,13 @@ def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
     assert sum(t.num_rows for t in output.dead) == counts.get("dropped_schema_anomaly", 0)
 
 
-def test_labels_are_those_that_enough_images_have():
-    rows = [(f"{i:02d}", "train" if i < 8 else "test", ["ab"[i % 2]]) for i in range(9)]
+def test_labels_are_those_that_enough_training_images_have():
+    rows = [(f"{i:02d}", "train" if i < 9 else "test", ["ab"[i % 2]]) for i in range(9)]
+    rows += [(f"{i}", split, ["b", "c"]) for i in range(6) for split in ("validation", "test")]
     ids, splits, labels = zip(*rows, strict=True)
     labelled = pa.table([list(ids), list(splits), list(labels)], LABELLED)
     parts = [labelled.slice(5), labelled.slice(0, 5)]
-    assert select(parts, 1) == select(parts, 4) == frozenset("ab")
+    assert select(parts, 1) == frozenset("abc"), "what training has not counts as wrong"
+    assert select(parts, 2) == select(parts, 4) == frozenset("ab")
     assert select(parts, 5) == frozenset("a")
     assert select(parts, 6) == frozenset()

@@ -1,0 +1,62 @@
+"""Mined rows whose test images are others, for tests that nothing is learned from those."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from schemas.manifest import Dataset
+from tests.mined_dataset import query_id
+
+NEW_QUERY, NEW_LABEL = "only of test images", "only in test"
+Rows = list[dict]
+
+
+def poison(
+    images: Sequence[Mapping],
+    pairs: Sequence[Mapping],
+    queries: Sequence[Mapping],
+    image_of: Callable[[bytes], bytes],
+) -> tuple[Rows, Rows, Rows]:
+    """The rows of a mined dataset if its test images looked and were clicked otherwise.
+
+    Each test image has the pixels of `image_of`, another label, and a thousand clicks for
+    another query as well as for one that no other image has. All other rows stay.
+
+    Args:
+      images, pairs, queries: rows of tables.IMAGES, tables.PAIRS and tables.QUERIES.
+      image_of: a test image's file → another file.
+    """
+    labels = sorted({label for row in images for label in row.get("labels") or ()})
+    changed, test = [], [row for row in images if row["split"] == "test"]
+    for place, row in enumerate(test):
+        others = [NEW_LABEL, *(label for label in labels if label not in row["labels"])]
+        changed.append(
+            dict(row) | {"image": image_of(row["image"]), "labels": [others[place % len(others)]]}
+        )
+    clicks = {"clicks": 1e3, "examined": 1e3, "score": 1e3, "weight": 0.5}
+    new = query_id(NEW_QUERY)
+    clicked = [
+        {"image_id": row["image_id"], "split": "test", "query_id": query} | clicks
+        for place, row in enumerate(test)
+        for query in (queries[place % len(queries)]["query_id"], new)
+    ]
+    kept = [dict(pair) for pair in pairs if pair["split"] != "test"] + clicked
+    counted = [
+        dict(row) | _counts(kept, row["query_id"])
+        for row in [*queries, dict(queries[0]) | {"query_id": new, "query": NEW_QUERY}]
+    ]
+    counted[-1] |= {"train_clicks": 0.0, "train_images": 0, "head": False}
+    return [dict(row) for row in images if row["split"] != "test"] + changed, kept, counted
+
+
+def _counts(pairs: Rows, query: int) -> dict:
+    mine = [pair for pair in pairs if pair["query_id"] == query]
+    return {"clicks": sum(pair["clicks"] for pair in mine), "images": len(mine)}
+
+
+def checksums(dataset: Dataset, *names: str) -> dict[str, list]:
+    """What identifies the content of some tables: table → (group, shard, rows, checksum)."""
+    return {
+        name: [
+            (shard.group, shard.index, shard.rows, shard.sha256) for shard in dataset.shards(name)
+        ]
+        for name in names
+    }
