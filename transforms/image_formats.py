@@ -1,4 +1,4 @@
-"""The formats of images that are read, and the names of others that lie among images."""
+"""The formats of images that are read, by their content, and the names of others among them."""
 
 import functools
 import io
@@ -9,24 +9,9 @@ import pi_heif
 from PIL import AvifImagePlugin, Image, TiffImagePlugin
 from pillow_jxl import JpegXLImagePlugin
 
-# What viewers show, by Pillow's names, with the suffixes of their files. Pillow opens more,
-# PostScript among it, which runs a program. (Photos of several pictures, MPO, open as JPEG.)
-SUFFIXES = {
-    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
-    "PNG": ("png", "apng"),
-    "GIF": ("gif",),
-    "WEBP": ("webp",),
-    "AVIF": ("avif", "avifs"),
-    "HEIF": ("heic", "heif", "heics", "heifs", "hif"),
-    "JXL": ("jxl",),
-    "BMP": ("bmp",),
-    "TIFF": ("tif", "tiff"),
-    "ICO": ("ico",),
-    "JPEG2000": ("jp2", "j2k", "jpc", "jpf", "jpx", "j2c"),
-    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
-}
+from transforms.image_suffixes import SUFFIXES
+
 FORMATS = tuple(SUFFIXES)
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
 _RAW = "a camera's raw file", "develop it to JPEG"
 _VIDEO = "MP4 or QuickTime video", "save a frame of it as JPEG"
