@@ -58,6 +58,7 @@ Care
   setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
   test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
   test --fuzz SECONDS fuzz log parsing and image decoding; fails where an input crashes them
+  test --damaged N    damage N images, and fail where mining keeps what training cannot read
   test --inputs       write docs/inputs.md: inputs that people have, and what happens with each
   verify PATH…        check datasets against their manifests
   index-eval          recall, speed and memory of each kind of phrase index
@@ -165,7 +166,7 @@ module() { # MODULE ARGS…
   exec "$python" -m "$@"
 }
 
-run_tests() { # [--all] ARGS… | --fuzz SECONDS | --inputs
+run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
   setup_dev
   cd "$root"
   if [ "${1:-}" = --fuzz ]; then
@@ -173,6 +174,7 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --inputs
     install requirements-fuzz.lock
     exec "$python" -m tests.fuzz --seconds "$2"
   fi
+  [ "${1:-}" != --damaged ] || exec "$python" -m tests.fuzz.damaged_images "${@:2}"
   [ "${1:-}" != --inputs ] || exec "$python" -m tests.inputs
   local marker=(-m "not slow")
   if [ "${1:-}" = --all ]; then

@@ -29,7 +29,13 @@ from transforms import datasets
 from transforms.clean_image import ImageLimits
 from transforms.files import content_hash
 from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
+from transforms.image_units import (
+    IMAGE_FIELDS,
+    IMAGE_FORMATS,
+    ImagePlan,
+    count_images,
+    plan_images,
+)
 from transforms.models import ModelFolder
 from transforms.predictions import ClassifyImages, Networks, group_units
 from transforms.shards import MapShards
@@ -59,10 +65,10 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig):
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-def _units(config: Config):
+def _image_plan(config: Config) -> ImagePlan:
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     args = "images", config.images, config.image_format, mapping, config.image_key
-    return plan_units(*args, Places.of(config))
+    return plan_images(*args, Places.of(config))
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -72,16 +78,16 @@ def preflight(config: Config) -> job.Inputs:
             "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."
         )
     Networks.of(ModelFolder.of(config.model))
-    units, files = _units(config)
+    images = _image_plan(config)
     return job.Inputs(
         {"model": config.model},
-        {"images": content_hash(files)},
-        (f"images: {len(files)} files ({units[0].format})",),
+        {"images": content_hash(images.files)},
+        (images.fact,),
     )
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    units, _ = _units(config)
+    units = _image_plan(config).units
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     model = ModelFolder.of(config.model)
     hints = dataflow.inference_hints(pipeline, model.bytes)

@@ -52,7 +52,13 @@ from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
 from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
+from transforms.image_units import (
+    IMAGE_FIELDS,
+    IMAGE_FORMATS,
+    ImagePlan,
+    count_images,
+    plan_images,
+)
 from transforms.images import ReadImages
 from transforms.known_images import ReadChangedImages
 from transforms.labels import LABEL_FIELDS, parse_labels
@@ -143,10 +149,10 @@ def _deletions(config: Config) -> Deletions:
     return mine_log.deletions(config)
 
 
-def _image_units(config: Config):
+def _image_plan(config: Config) -> ImagePlan:
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     args = "images", config.images, config.image_format, mapping, config.image_key
-    return plan_units(*args, Places.of(config))
+    return plan_images(*args, Places.of(config))
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -181,9 +187,9 @@ def preflight(config: Config) -> job.Inputs:
         found = {f"day {name}": day.root for name, day in find_days(config.days).items()}
         facts.append(f"days: {len(found)}")
     if config.images:
-        image_units, image_files = _image_units(config)
-        raw["images"] = content_hash(image_files)
-        facts.append(f"images: {len(image_files)} files ({image_units[0].format})")
+        images = _image_plan(config)
+        raw["images"] = content_hash(images.files)
+        facts.append(images.fact)
     if config.labels:
         labels = match("labels", config.labels)
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
@@ -202,7 +208,7 @@ def _size(config: Config) -> tuple[int, int]:
         found = find_days(config.days).values()
         evidence_bytes = sum(s.bytes for day in found for s in day.shards("evidence"))
         log = mine_log.PACKED * evidence_bytes
-    images = sum(f.size_in_bytes for f in _image_units(config)[1]) if config.images else 0
+    images = sum(f.size_in_bytes for f in _image_plan(config).files) if config.images else 0
     return log, images
 
 
@@ -347,7 +353,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
     def group(**ids: str) -> GroupShards:
         return GroupShards(ids, num_shards, stage.spill)
 
-    units, _ = _image_units(config)
+    units = _image_plan(config).units
     deletions = _deletions(config)
     args = (
         stage,

@@ -26,7 +26,7 @@ REASONS = {
     "bad_split": "The split is none of train, validation (val), test.",
     "empty_image": "The image has no bytes.",
     "unreadable_image": "The file that a row of an image table names could not be opened.",
-    "not_an_image": "The bytes are no image in any format that is known.",
+    "not_an_image": "The bytes are no image that is read: the detail names their format or damage.",
     "truncated_image": "The image ends early or is corrupt.",
     "too_many_pixels": "The image is larger than --max_image_pixels.",
     "too_many_bytes": "The image file is larger than --max_image_bytes.",

@@ -1,5 +1,6 @@
 """Image files as people have them, good and bad, for tests."""
 
+import base64
 import io
 import struct
 import zlib
@@ -63,3 +64,29 @@ def rotated_jpeg(image: Image.Image, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encode(image, "JPEG", quality=95, subsampling=0, exif=exif)
+
+
+def interlaced_png(image: Image.Image) -> bytes:
+    """An 8-bit RGB PNG in the seven passes of Adam7, which Pillow does not write."""
+    pixels = np.asarray(image.convert("RGB"))
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
+    rows = b""
+    for x, y, dx, dy in [*passes, (0, 1, 1, 2)]:
+        part = pixels[y::dy, x::dx]
+        rows += b"".join(b"\0" + row.tobytes() for row in part) if part.size else b""
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 1)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+# 24 x 16, left half (200, 30, 60), right half (20, 160, 220): Pillow's plugin writes no HEIC.
+HEIC = zlib.decompress(
+    base64.b85decode(
+        "c-muNV30{GsVvAy%}izhg51nBLl8SRGck>Ufw3kxwIq=N0u(b+a*CjAhJwuG5(YG&l$nzcHpIn&fe{FSfN=q"
+        "Y1_C=ER?f`KO9S&jqM|@fDif5KQI>27V)7MamgK^f{K+gRDge@VG7FOPfpjTQnKL6ZNN56Bk=zG{KYxGxU|`"
+        "^9P5|nVaA4$N{Qn=MfElEM8HD6^F*zgxB{iKG8PQ}GC^WK8d$n%Xvj>U`4m2<@@HBvgTatjP*<2V879Z>c+9"
+        "8~rpHq~VoKpc5<z-+4Dq#@GEG|feddvZeHIj1@K@O9Ex?KQ7|NsC029Ra~(icE9NW37kA`_&MnS+A^q&~AC7"
+        "Z%3AU}J4$VrFdtvfXl15<y{XrNOv9Nb+NA!>37k|DvWeg)HlQs5Ix#e&z43(j0NEE!#z}f8f<#boRy9`d4Mn"
+        "3mrE7`sKb+VePA8xpe>xd~Le"
+    )
+)

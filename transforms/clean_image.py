@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from transforms import image_bytes
+from transforms import image_bytes, image_colours, image_formats
 from transforms.signatures import signature
-
-# What viewers show. PIL opens more, PostScript among it, which runs a program.
-# (Photos of several pictures, MPO, open as JPEG.)
-_FILE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PPM")
 
 # It is an error of ours already.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -90,10 +86,10 @@ class ImageLimits:
 def clean_image(data: bytes, limits: ImageLimits) -> CleanImage:
     """Checks an image and makes it as a viewer shows it.
 
-    The first frame of an animation, turned upright by its EXIF tag, composed on white
-    where it is transparent, CMYK, palette and 16-bit colours brought to 8-bit RGB, and
-    shrunk to `max_side`. What is no pixel stays behind: EXIF, comments, whatever follows
-    the image in its file.
+    The first frame of an animation and the first page of a document, in the colours of its
+    profile (as sRGB), turned upright by its EXIF tag, composed on white where it is transparent,
+    CMYK, palette and 16-bit colours brought to 8-bit RGB, and shrunk to `max_side`. What is no
+    pixel stays behind: EXIF, comments, whatever follows the image in its file.
 
     Raises:
       ImageError: empty, no image, cut or corrupt, or beyond the limits of bytes or pixels.
@@ -103,50 +99,75 @@ def clean_image(data: bytes, limits: ImageLimits) -> CleanImage:
         raise ImageError("empty_image", "0 bytes")
     if len(data) > limits.max_bytes:
         raise ImageError("too_many_bytes", f"{len(data):,} bytes")
-    # An icon and a movie hold images of their own, whose size only PIL looks at, with this limit;
-    # up to twice of it PIL warns, and we look again below.
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
-        image = Image.open(io.BytesIO(data), formats=_FILE_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_many_pixels", str(error)) from error
-    except MemoryError as error:
-        raise _no_memory() from error
-    except Exception as error:  # each decoder has exceptions of its own
-        raise ImageError("not_an_image", f"starts with {data[:16]!r}") from error
-    if image.width * image.height > limits.max_pixels:
-        raise ImageError("too_many_pixels", f"{image.width} x {image.height}")
-    try:
+        image = _opened(data, limits.max_pixels)
         image.load()
         turn = _TURNS.get(_orientation(image))
-        if image.width * image.height > limits.max_pixels:
-            raise ImageError("too_many_pixels", f"{image.width} x {image.height}")
+        _check_pixels(*image.size, limits.max_pixels)  # of an icon, now that it is chosen
+        if wrong := image_bytes.damage(data):
+            raise ImageError("truncated_image", wrong)
         rgb = _to_rgb(image if turn is None else image.transpose(turn))
+        digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
+        digest.update(rgb.tobytes())
+        shown = _as_it_is(image, data, turn, limits.max_side) or _encoded(rgb, limits.max_side)
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", str(error)) from error
     except MemoryError as error:
-        raise _no_memory() from error
+        raise ImageError("decoder_failed", "out of memory") from error
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError("truncated_image", f"{type(error).__name__}: {error}") from error
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
-    digest.update(rgb.tobytes())
-    data = _as_it_is(image, data, turn, limits.max_side) or _encoded(rgb, limits.max_side)
-    return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, data, signature(rgb))
+        raise ImageError("truncated_image", _words(type(error).__name__, error)) from error
+    return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, shown, signature(rgb))
 
 
-def _no_memory() -> ImageError:
-    return ImageError("decoder_failed", "out of memory")
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """The image, of which nothing is decoded yet that could be too large.
+
+    Raises:
+      ImageError: no image that is read, or one of too many pixels.
+      Image.DecompressionBombError, MemoryError: the same, as Pillow has found out.
+    """
+    image_formats.register()
+    # An icon and a movie hold images of their own, whose size only PIL looks at, with this limit;
+    # up to twice of it PIL warns, and we look again.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    if other := image_formats.unsupported(data):
+        raise ImageError("not_an_image", f"{other[0]} is not read: {other[1]}")
+    said = []
+    for name, opener in image_formats.openers(data):
+        if name == "JXL" and (size := image_bytes.jxl_size(data)):
+            _check_pixels(*size, max_pixels)
+        try:
+            image = opener(io.BytesIO(data), "")
+        except (Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception as error:  # each decoder has exceptions of its own
+            said.append(_words(name, error))
+        else:
+            _check_pixels(*image.size, max_pixels)
+            return image
+    raise ImageError("not_an_image", "; ".join(said) or image_formats.described(data))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"{width} x {height}")
+
+
+def _words(name: str, error: Exception) -> str:
+    """What a decoder says, in a line."""
+    return " ".join(f"{name}: {error}".split())
 
 
 def _as_it_is(image: Image.Image, data: bytes, turn: object, max_side: int) -> bytes | None:
     """The file's own pixels without a new encoding, or None where they are not clean."""
     is_clean = (
-        (image.format == "JPEG" or (image.format == "PNG" and data[_PNG_BIT_DEPTH] == 8))
+        image.format in ("JPEG", "PNG")
         and image.mode in ("RGB", "L")
         and "transparency" not in image.info
         and turn is None
+        and image_colours.conversion(image.mode, image.info.get("icc_profile")) is None
         and getattr(image, "n_frames", 1) == 1
         and max(image.size) <= max_side
     )
@@ -156,14 +177,14 @@ def _as_it_is(image: Image.Image, data: bytes, turn: object, max_side: int) -> b
 def _encoded(rgb: Image.Image, max_side: int) -> bytes:
     """JPEG of an image, which is shrunk in place."""
     rgb.info.clear()  # or the comment of the file would be written again
-    rgb.thumbnail((max_side, max_side), Image.Resampling.BICUBIC)
+    side = min(max_side, _MAX_JPEG_SIDE)
+    rgb.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-# Where a PNG tells its bits a channel: PIL opens 16-bit RGB as if it had 8.
-_PNG_BIT_DEPTH = 24
+_MAX_JPEG_SIDE = 65_500  # of libjpeg
 
 # What EXIF calls the orientation → how PIL turns it upright.
 _TURNS = {
@@ -178,6 +199,9 @@ _TURNS = {
 
 
 def _orientation(image: Image.Image) -> int:
+    # The pixels of JPEG XL are upright already, unless they are those of a JPEG.
+    if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
+        return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a viewer shows an image whose EXIF block is broken as it is stored
@@ -185,13 +209,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         # PIL would clip 16-bit values at 255; a viewer scales them.
         values = np.nan_to_num(np.asarray(image, np.float32))
         top = 65535.0 if image.mode != "F" or values.max() > 1 else 1.0
-        return Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)).convert("RGB")
+        image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        is_grey = image.mode in ("1", "L", "LA", "La")
+        plain = rgba.getchannel("R") if is_grey else rgba.convert("RGB")
+        shown = image_colours.to_srgb(plain, profile)
+        shown.putalpha(rgba.getchannel("A"))
         white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(white, shown).convert("RGB")
+    if image.mode not in image_colours.MODES:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image_colours.to_srgb(image, profile)

@@ -33,6 +33,7 @@ from schemas.errors import PhraseLensError
 from transforms.coco import read_coco
 from transforms.compression import open_stream, split_name
 from transforms.files import match
+from transforms.litter import is_mark
 from transforms.sniffing import Head, format_of, kind_of, read_head
 from transforms.tabular import BadRows, check_columns, is_splittable, read_part
 from transforms.text_blocks import MAX_FIELD_BYTES, Dialect
@@ -285,7 +286,7 @@ def plan_log(
       PhraseLensError: nothing matches, a file is none of the format, a column or a file
         that explains the rows is missing.
     """
-    files = [file for file in match(flag, patterns) if not _is_mark(file.path)]
+    files = [file for file in match(flag, patterns) if not is_mark(file.path)]
     sizes = {file.path: file.size_in_bytes for file in files}
     if any(field != column for field, column in mapping.items()):
         if format_ not in ("auto", "table"):
@@ -312,11 +313,6 @@ def plan_log(
             "See docs/formats.md for the files that a format needs.",
         )
     return units, files
-
-
-def _is_mark(path: str) -> bool:
-    """Whether a file is about others, as Spark's _SUCCESS and Hadoop's .crc files are."""
-    return path.rsplit("/", 1)[-1].startswith(("_", "."))
 
 
 def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
+from transforms import image_formats
 from transforms.clean_image import CleanImage, ImageError, ImageLimits, clean_image
 
 _COMMAND = "import sys; from transforms.image_process import serve; serve(sys.argv[1])"
@@ -127,13 +128,11 @@ def _read(pipe: IO[bytes]) -> bytes:
 
 def serve(limits_json: str) -> None:
     """The process: reads images from its input, and writes what became of them."""
-    from PIL import Image
-
     limits = ImageLimits(**json.loads(limits_json))
     # A decoder that prints must not speak into the answers.
     images, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    Image.init()  # all decoders, before memory is short
+    image_formats.register()  # all decoders, before memory is short
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = _address_space() + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -4,7 +4,8 @@ import dataclasses
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +17,10 @@ from transforms import webdataset
 from transforms.clean_image import ImageError
 from transforms.compression import open_stream
 from transforms.files import match
+from transforms.image_choice import choose
 from transforms.image_places import Places, base_of
 from transforms.rows import texts_of
-from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
+from transforms.tabular import BadRows, check_columns, columns_of, read_table
 
 IMAGE_FIELDS = ("key", "image", "path")
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
@@ -65,14 +67,43 @@ class ImageUnit:
         return 0 if self.first else len(self.paths)
 
 
-def plan_units(
+@dataclasses.dataclass(frozen=True)
+class ImagePlan:
+    """The images behind a flag.
+
+    Attributes:
+      units: what workers read.
+      files: all files of the units, for their content hash.
+      passed_over: what other files are → how many there are.
+    """
+
+    units: list[ImageUnit]
+    files: list[FileMetadata]
+    passed_over: Counter[str]
+
+    @property
+    def fact(self) -> str:
+        """A line for people: "images: 12 files (11 files, 1 webdataset); passed over: …"."""
+        kinds: Counter[str] = Counter()
+        for unit in self.units:
+            kinds[unit.format] += unit.files
+        found = next(iter(kinds)) if len(kinds) == 1 else _counts(kinds)
+        line = f"images: {len(self.files)} files ({found})"
+        return f"{line}; passed over: {_counts(self.passed_over)}" if self.passed_over else line
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
+
+
+def plan_images(
     flag: str,
     patterns: Sequence[str],
     format_: str,
     mapping: dict[str, str],
     key: str,
     places: Places = _NOWHERE_ELSE,
-) -> tuple[list[ImageUnit], list[FileMetadata]]:
+) -> ImagePlan:
     """Finds the images behind a flag.
 
     Args:
@@ -83,49 +114,67 @@ def plan_units(
       key: what names an image file: its `stem`, its file `name` or its `path`.
       places: where paths in tables, and links among files, may lead.
 
-    Returns:
-      The units, and the files for their content hash.
-
     Raises:
       PhraseLensError: nothing matches, a table or TFRecord has not the columns, or a file
         is no tar file.
     """
     files = match(flag, patterns)
-    paths = [file.path for file in files]
-    if format_ == "auto":
-        shards = any(map(webdataset.is_shard, paths))
-        format_ = "webdataset" if shards else _format_of(paths[0])
-    if format_ == "files":
-        keys = [_key_of(path, key) for path in paths]
-        bases = tuple(dict.fromkeys(map(base_of, patterns)))
-        units = [
-            ImageUnit(
-                "files",
-                tuple(paths[i : i + BATCH_IMAGES]),
-                mapping,
-                tuple(keys[i : i + BATCH_IMAGES]),
-                places,
-                bases,
-            )
-            for i in range(0, len(paths), BATCH_IMAGES)
-        ]
-        return units, files
-    if format_ == "webdataset":  # beside its shards, img2dataset writes tables about them
-        paths = [path for path in paths if webdataset.is_shard(path)]
-    units = []
-    for path in paths:
-        unit = ImageUnit(format_, (path,), mapping, (), places)
-        if format_ == "table":
-            units += _parts_of_table(unit)
-            continue
-        if format_ == "tfrecord":
+    choice = choose([file.path for file in files], patterns, format_)
+    formats, passed_over = dict(choice.formats), choice.passed_over
+    units: list[ImageUnit] = []
+    paths = [path for path, kind in formats.items() if kind == "files"]
+    keys = [_key_of(path, key) for path in paths]
+    bases = tuple(dict.fromkeys(map(base_of, patterns)))
+    units += [
+        ImageUnit(
+            "files",
+            tuple(paths[i : i + BATCH_IMAGES]),
+            mapping,
+            tuple(keys[i : i + BATCH_IMAGES]),
+            places,
+            bases,
+        )
+        for i in range(0, len(paths), BATCH_IMAGES)
+    ]
+    tables = sum(kind == "table" for kind in formats.values())
+    are_few = 2 * tables <= len(formats)
+    for path, kind in choice.formats.items():
+        unit = ImageUnit(kind, (path,), mapping, (), places)
+        if kind == "table":
+            try:
+                units += _parts_of_table(unit)
+            except PhraseLensError:
+                if not are_few or path in patterns:
+                    raise
+                # Labels, say, which lie among the many images that they are of.
+                passed_over["without the columns of images"] += 1
+                del formats[path]
+        elif kind == "tfrecord":
             _check_features(path, mapping)
-        units.append(unit)
+            units.append(unit)
+        elif kind == "webdataset":
+            units.append(unit)
     if not units:
         raise PhraseLensError(
-            f"--{flag} {', '.join(patterns)}", "tar files", "See docs/formats.md for the layout."
+            f"--{flag} {', '.join(patterns)}",
+            f"{'tar files' if format_ == 'webdataset' else 'images'}, found none but files "
+            f"that are {_counts(passed_over)}",
+            "Check the path; docs/formats.md says what is read and what is passed over.",
         )
-    return units, files
+    return ImagePlan(units, [file for file in files if file.path in formats], passed_over)
+
+
+def plan_units(
+    flag: str,
+    patterns: Sequence[str],
+    format_: str,
+    mapping: dict[str, str],
+    key: str,
+    places: Places = _NOWHERE_ELSE,
+) -> tuple[list[ImageUnit], list[FileMetadata]]:
+    """The units and the files of `plan_images`."""
+    plan = plan_images(flag, patterns, format_, mapping, key, places)
+    return plan.units, plan.files
 
 
 def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
@@ -148,12 +197,6 @@ def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
         dataclasses.replace(unit, first=first, stop=stop)
         for first, stop in zip(starts, stops, strict=True)
     ]
-
-
-def _format_of(path: str) -> str:
-    if ".tfrecord" in path.rsplit("/", 1)[-1].lower():
-        return "tfrecord"
-    return "table" if table_format(path) else "files"
 
 
 def _downloaded_columns(columns: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
@@ -179,8 +222,10 @@ def _check_features(path: str, mapping: dict[str, str]) -> None:
 
 
 def count_images(units: Sequence[ImageUnit]) -> int | None:
-    """How many images some units hold, or None for tables, which would have to be read."""
-    return sum(len(u.paths) for u in units) if units and units[0].format == "files" else None
+    """How many images some units hold, or None for containers, which would have to be read."""
+    if any(unit.format != "files" for unit in units):
+        return None
+    return sum(len(unit.paths) for unit in units) or None
 
 
 def _key_of(path: str, key: str) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator
 import pyarrow as pa
 
 from transforms.compression import open_stream, split_name
+from transforms.image_suffixes import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from transforms.litter import is_litter
 from transforms.tabular import BadRows
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff", "jp2", "ppm")
 CAPTION_SUFFIXES = ("txt", "json")
 _BATCH_ROWS = 65536
 _BLOCK_BYTES = 512
@@ -52,7 +53,7 @@ def samples(path: str, suffixes: Collection[str]) -> Iterator[tuple[str, dict[st
         tarfile.open(fileobj=(watched := _Watched(stream)), mode="r|", tarinfo=_Member) as tar,
     ):
         for member in tar:
-            if not member.isfile():
+            if not member.isfile() or is_litter(member.name):
                 continue
             folder, slash, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
@@ -103,8 +104,9 @@ def read_images(path: str, batch_size: int) -> Iterator[list[tuple[str, bytes | 
     """Key and image of every sample, in batches; None where a sample has no image."""
     rows: list[tuple[str, bytes | None]] = []
     try:
-        for key, contents in samples(path, IMAGE_SUFFIXES):
-            rows.append((key, next(iter(contents.values()), None)))
+        for key, contents in samples(path, IMAGE_SUFFIXES | OTHER_SUFFIXES):
+            read = [data for suffix, data in contents.items() if suffix in IMAGE_SUFFIXES]
+            rows.append((key, next(iter(read or contents.values()), None)))
             if len(rows) == batch_size:
                 yield rows
                 rows = []

@@ -20,11 +20,12 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from schemas.dead_letter import REASONS
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
-from tests import image_files, log_files
+from tests import icc_profiles, image_files, log_files
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 from transforms.deletions import DELETION_FIELDS, read_deletions
 from transforms.events import LOG_FIELDS, LogRules, parse_events
 from transforms.formats import LogUnit, plan_log, read_log
+from transforms.image_formats import FORMATS, register
 from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_units, read_unit
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.tabular import BadRows, column_mapping, columns_of, read_table
@@ -118,12 +119,12 @@ TABLES = {
 
 def _pictures() -> list[bytes]:
     photo = image_files.photo()
-    saved = [
-        image_files.encode(image, kind)
-        for kind in ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PPM")
-        for image in (photo,)
-    ]
+    register()
+    saved = [image_files.encode(photo, kind) for kind in FORMATS if kind != "HEIF"]
     others = [
+        image_files.HEIC,
+        image_files.encode(photo, "PNG", icc_profile=icc_profiles.ADOBE_RGB),
+        image_files.interlaced_png(photo),
         image_files.encode(photo, "JPEG", progressive=True, quality=50),
         image_files.encode(photo.convert("CMYK"), "JPEG"),
         image_files.encode(photo.quantize(8), "PNG", transparency=1),

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from tests import image_files
 from tests.image_files import chunk, encode, photo, png, png16
-from transforms import image_units, images
+from transforms import image_choice, image_units, images
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
@@ -245,4 +245,4 @@ def test_one_bad_image_kills_one_row():
     ],
 )
 def test_format_of(path, format_):
-    assert image_units._format_of(path) == format_
+    assert image_choice.format_of(path) == format_
