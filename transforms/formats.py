@@ -23,18 +23,21 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.io.filesystem import FileMetadata
 
-from schemas import storage
 from schemas.errors import PhraseLensError
+from transforms import moments
 from transforms.coco import read_coco
-from transforms.compression import open_stream, split_name
+from transforms.compression import split_name
+from transforms.encodings import open_text
+from transforms.file_heads import Head, foreign, open_parquet, read_head
 from transforms.files import match
 from transforms.litter import is_mark
-from transforms.sniffing import Head, format_of, kind_of, read_head
+from transforms.rows import given, milliseconds, texts_of
+from transforms.sniffing import format_of, kind_of
 from transforms.tabular import BadRows, check_columns, is_splittable, read_part
 from transforms.text_blocks import MAX_FIELD_BYTES, Dialect
 from transforms.webdataset import read_captions
@@ -102,10 +105,10 @@ def _wit_rows(table: pa.Table, unit: LogUnit) -> _Batches:
         (table["alt"], pc.not_equal(table["alt"], b"")),
         (table["title"], pc.and_(is_main, pc.not_equal(table["title"], b""))),
     ]
-    is_any = functools.reduce(pc.or_, (given for _, given in texts))
+    is_any = functools.reduce(pc.or_, (is_given for _, is_given in texts))
     rest = table.select(["image", "language"])
-    for place, (text, given) in enumerate(texts):
-        wanted = pc.or_(given, pc.invert(is_any)) if place == 0 else given
+    for place, (text, is_given) in enumerate(texts):
+        wanted = pc.or_(is_given, pc.invert(is_any)) if place == 0 else is_given
         yield rest.append_column("query", text).filter(wanted)
 
 
@@ -186,7 +189,7 @@ def _class_names(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     names: dict[bytes, bytes] = {}
     csv.field_size_limit(MAX_FIELD_BYTES)
     for path in paths:
-        with _explaining(path), open_stream(path) as stream:
+        with _explaining(path), open_text(path) as stream:
             text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
             for row in csv.reader(text):
                 if len(row) >= 2:
@@ -202,7 +205,7 @@ def _query_texts(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     for path in paths:
         name = path.rsplit("/", 1)[-1]
         sources = [source for source in ("google", "flickr") if source in name]
-        with _explaining(path), open_stream(path) as stream:
+        with _explaining(path), open_text(path) as stream:
             for line in iter(functools.partial(stream.readline, MAX_FIELD_BYTES), b""):
                 if found := re.fullmatch(rb"0*(\d+)\s+(.*\S)\s*", line):
                     for source in sources or ("google", "flickr"):
@@ -294,7 +297,16 @@ def plan_log(
                 "--columns", f"no columns, as --format {format_} has fixed ones", "Leave it out."
             )
         format_ = "table"
-    kinds = {path: _checked_kind(read_head(path), format_, mapping) for path in sizes}
+    heads = {path: read_head(path) for path in sizes}
+    if sizes and all(head.is_empty for head in heads.values()):
+        raise PhraseLensError(
+            f"--{flag} {', '.join(patterns)}",
+            f"files with clicks or captions, found none (empty: {', '.join(sorted(heads))})",
+            "Check the export.",
+        )
+    # An export in parts has empty ones: they say nothing of what a file is.
+    heads = {path: head for path, head in heads.items() if not head.is_empty}
+    kinds = {path: _checked_kind(head, format_, mapping) for path, head in heads.items()}
     formats = {format_of(kind): path for path, kind in kinds.items()}
     if len(formats) > 1:
         found = ", ".join(f"{path} is {name}" for name, path in sorted(formats.items()))
@@ -302,8 +314,8 @@ def plan_log(
     units = []
     for path, kind in _chosen(kinds).items():
         sides = tuple(_sides(path, kind, kinds))
-        columns = _columns(path, kind, mapping)
-        for start, stop in _ranges(path, kind, sizes[path], unit_bytes):
+        columns = _columns(heads[path], kind, mapping)
+        for start, stop in _ranges(heads[path], kind, sizes[path], unit_bytes):
             units.append(LogUnit(kind, path, columns, start, stop, sides))
     if not units:
         found = ", ".join(sorted(set(kinds.values()))) or "none"
@@ -318,19 +330,19 @@ def plan_log(
 def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
     kind = kind_of(head, format_)
     if kind is None:
+        what, remedy = foreign(head) or ("", "")
+        expected = "a log in one of " + ", ".join(FORMATS[1:])
+        expected = expected if format_ == "auto" else f"{format_} file"
         raise PhraseLensError(
             head.path,
-            "a log in one of " + ", ".join(FORMATS[1:]) if format_ == "auto" else f"{format_} file",
-            "See docs/formats.md for the layouts; leave out files that are none of the log.",
+            expected + (f", found {what}" if what else ""),
+            f"{remedy} See docs/formats.md for the layouts; leave out files that are none of "
+            "the log.".strip(),
         )
     if format_of(kind) == "table":
-        check_columns(head.path, "columns", mapping, _REQUIRED, format_=kind)
-    if kind == "parquet" and pa.types.is_nested(_parquet_type(head.path, mapping["image"])):
-        raise PhraseLensError(
-            f"column {mapping['image']!r} of {head.path}",
-            "what the image is called, found the image itself",
-            "Name the column of the key with --columns image_id=COLUMN.",
-        )
+        check_columns(head.path, "columns", mapping, _REQUIRED, head=head)
+    elif kind == "img2dataset":
+        check_columns(head.path, "", _columns(head, kind, mapping), (), head=head)
     return kind
 
 
@@ -362,30 +374,24 @@ def _sides(path: str, kind: str, kinds: dict[str, str]) -> list[str]:
     return sides
 
 
-def _columns(path: str, kind: str, mapping: dict[str, str]) -> dict[str, str]:
+def _columns(head: Head, kind: str, mapping: dict[str, str]) -> dict[str, str]:
     if kind not in _LAYOUTS:
         return mapping if format_of(kind) == "table" else {}
     columns = _LAYOUTS[kind].columns
-    if kind == "img2dataset" and _parquet_type(path, "caption") is None:
+    if kind == "img2dataset" and "caption" not in head.columns:
         return columns | {"query": "txt"}
     return columns
 
 
-def _parquet_type(path: str, column: str) -> pa.DataType | None:
-    with storage.open_input(path) as file:
-        schema = pq.read_schema(file)
-    return schema.field(column).type if column in schema.names else None
-
-
-def _ranges(path: str, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+def _ranges(head: Head, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
     """Where the units of a file start and stop."""
     text = _text(kind)
-    if text is None or not is_splittable(path, text):
+    if text is None or not is_splittable(head, text):
         return [(0, None)]
     if text != "parquet":
         starts = list(range(0, size, unit_bytes)) or [0]
     else:
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(head.path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         starts, held = [0], 0
         for number, group in enumerate(groups):
@@ -402,6 +408,37 @@ def _text(kind: str) -> str | Dialect | None:
         return _LAYOUTS[kind].text
     return kind if format_of(kind) == "table" else None
 
+
+def check_times(units: Sequence[LogUnit], day: int | None) -> None:
+    """Fails before any work when none of a log's first times is surely a time.
+
+    Args:
+      units: of the log.
+      day: days since 1970 of times of a day alone; None where no day was named.
+
+    Raises:
+      PhraseLensError: says what is wrong with the first of them.
+    """
+    unit = units[0]
+    text, column = _text(unit.format), unit.mapping.get("timestamp")
+    if text is None or not column:
+        return
+    batches = read_part(unit.path, text, {"timestamp": column}, unit.start, unit.stop, _FIRST_TIMES)
+    table = next((batch for batch in batches if not isinstance(batch, BadRows)), None)
+    if table is None or "timestamp" not in table.column_names:
+        return
+    times = table["timestamp"][:_FIRST_TIMES]
+    times = times.filter(pa.array(given(times, len(times))))
+    if len(times) and np.isnan(milliseconds(times, len(times), day)).all():
+        reason = moments.why_not(texts_of(times[:1], 1)[0])
+        raise PhraseLensError(
+            f"column {column!r} of {unit.path}",
+            f"times, found none in its first rows: {reason}",
+            "docs/formats.md lists the times that are read. To do without: --columns timestamp=.",
+        )
+
+
+_FIRST_TIMES = 1000
 
 # Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
 LOG_BATCH_ROWS = 1 << 18
