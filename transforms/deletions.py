@@ -1,6 +1,7 @@
 """What must be forgotten: images, and what people typed."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from model_code.text import normalize_query, query_parts
 from schemas import fingerprint
 from schemas.errors import PhraseLensError
-from transforms.rows import texts_of
+from transforms.rows import one_form, texts_of
 from transforms.tabular import BadRows, columns_of, read_table
 
 DELETION_FIELDS = ("image", "user", "query")
@@ -20,7 +21,7 @@ class Deletions:
     """A list of what must be forgotten.
 
     Attributes:
-      keys: images, as the log and the label files call them.
+      keys: images, as the log and the label files call them, in NFC.
       users: hashes of people of whom nothing may stay.
       user_queries: (hash of a person, query_id) of which nothing may stay.
     """
@@ -47,7 +48,8 @@ class Deletions:
         """
         found = np.zeros(len(key_of), bool)
         if self.keys:
-            is_gone = pc.is_in(keys, value_set=self.key_array)
+            # A day that an older version mined has them as its log did.
+            is_gone = pc.is_in(one_form(keys), value_set=self.key_array)
             found |= is_gone.to_numpy(zero_copy_only=False)[key_of]
         if self.users or self.user_queries:
             found |= np.isin(people, np.array(self.users, np.int64))
@@ -91,9 +93,10 @@ def read_deletions(path: str, person_key: bytes, longest_part: int = 0) -> Delet
                     f"a row of {path}", "an image or a user", "Name what must be forgotten."
                 )
             if image:
-                keys.add(image)
-            if user:
-                person = fingerprint.hash64(user, person_key)
+                keys.add(unicodedata.normalize("NFC", image))
+            # A day that an older version mined has the user as the log wrote it.
+            for name in {user, unicodedata.normalize("NFC", user)} if user else ():
+                person = fingerprint.hash64(name, person_key)
                 if query:
                     whole = normalize_query(query)
                     parts = query_parts(pa.array([whole]), longest_part)[1] if longest_part else []

@@ -11,7 +11,7 @@ from model_code.text import normalize_queries, query_parts
 from schemas import fingerprint
 from schemas.stage import Stage
 from transforms.datasets import Output
-from transforms.rows import Checked, as_binary, decode, distinct, given, milliseconds, numbers
+from transforms.rows import Checked, decode, distinct, given, milliseconds, numbers, one_form
 
 LOG_FIELDS = (
     "query",
@@ -31,9 +31,16 @@ MAX_COUNT = 1e9
 MAX_POSITION = 100  # nobody tells apart what stands further down
 DAY_MS = 86_400_000
 
+# What logs write for a user or a session that they do not know.
+PLACEHOLDERS = (
+    *("null", "(null)", "nil", "none", "(none)", "nan", "na", "n/a", "<na>", "\\n", "undefined"),
+    *("-", "--", "?", "0", "0.0", "-1", "unknown", "anonymous", "anon", "guest", "nobody"),
+    *("not set", "(not set)", "not logged in", "00000000-0000-0000-0000-000000000000"),
+)
+
 EVENTS = pa.schema(
     [
-        ("key", pa.string()),  # what the log calls the image
+        ("key", pa.string()),  # what the log calls the image, in NFC
         ("query_id", pa.int64()),
         ("clicks", pa.int64()),  # in 1/CLICK_UNIT
         ("impressions", pa.int64()),
@@ -59,6 +66,7 @@ class LogRules:
       person_key: key of the hashes of users and sessions.
       day: days since 1970 that rows must be of, or None for any.
       query_parts: words of the longest part of a query that counts as well; 0 for none.
+      nobody: users and sessions that stand for none that is known, in lower case.
     """
 
     max_query_chars: int = 1000
@@ -67,6 +75,7 @@ class LogRules:
     person_key: bytes = b""
     day: int | None = None
     query_parts: int = 0
+    nobody: tuple[str, ...] = PLACEHOLDERS
 
 
 def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
@@ -90,7 +99,7 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     for reason, mask in faults.items():
         checked.drop(mask[query_of], reason)
     raw_keys, key_of = distinct(column["image"], rows)
-    keys = decode(raw_keys)
+    keys = one_form(decode(raw_keys))
     checked.drop(_numpy(pc.is_null(keys))[key_of], "bad_encoding", "in the image key")
     checked.drop(_numpy(pc.fill_null(pc.equal(keys, ""), True))[key_of], "missing_image_key")
 
@@ -113,8 +122,8 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     times = np.where(np.isfinite(times), times, 0).astype(np.int64)
 
     query_ids = fingerprint.hash64_array(queries)[query_of]
-    users = _people(column["user"], rows, rules.person_key)
-    sessions = _sessions(column["session"], users, rows, rules.person_key)
+    users = _people(column["user"], rows, rules)
+    sessions = _sessions(column["session"], users, rows, rules)
     if rules.day is not None:
         checked.drop(is_timed & (times // DAY_MS != rules.day), "other_day")
     units = np.round(clicks * CLICK_UNIT).astype(np.int64)
@@ -188,7 +197,7 @@ def events_of_parts(events: pa.Table, texts: pa.Table, longest: int) -> tuple[pa
 def without(letters: pa.Table, forgotten: tuple[str, ...]) -> pa.Table:
     """Dead letters but for those of images that must be forgotten."""
     listed = pa.array(forgotten, pa.string())
-    return letters.filter(pc.invert(pc.is_in(letters["key"], value_set=listed)))
+    return letters.filter(pc.invert(pc.is_in(one_form(letters["key"]), value_set=listed)))
 
 
 def check_queries(raw: pa.Array, rules: LogRules) -> tuple[pa.Array, dict[str, np.ndarray]]:
@@ -244,17 +253,23 @@ def _names(keys: pa.Array, places: np.ndarray) -> list[str]:
     return pc.fill_null(keys.take(pa.array(places)), "").to_pylist()
 
 
-def _people(column: pa.ChunkedArray | None, rows: int, key: bytes) -> pa.Array:
+def _people(column: pa.ChunkedArray | None, rows: int, rules: LogRules) -> pa.Array:
     """[rows] int64 hash of who a column names, null where it names nobody."""
-    if column is None:
-        return pa.nulls(rows, pa.int64())
-    hashes = fingerprint.hash64_array(as_binary(column), key)
-    return pa.array(hashes, mask=~given(column, rows))
+    values, places = distinct(column, rows)
+    names = one_form(decode(values))
+    hashes = fingerprint.hash64_array(
+        pc.coalesce(names.cast(pa.binary()), values), rules.person_key
+    )
+    placeholders = pa.array(["", *rules.nobody], pa.string())
+    is_nobody = _numpy(pc.is_in(pc.utf8_lower(names), value_set=placeholders))
+    return pa.array(hashes, mask=is_nobody).take(pa.array(places))
 
 
-def _sessions(column: pa.ChunkedArray | None, users: pa.Array, rows: int, key: bytes) -> pa.Array:
+def _sessions(
+    column: pa.ChunkedArray | None, users: pa.Array, rows: int, rules: LogRules
+) -> pa.Array:
     """[rows] int64: a session of one user; without a session id, all that a user does."""
-    named = _people(column, rows, key)
+    named = _people(column, rows, rules)
     both = fingerprint.mix(pc.fill_null(named, 0).to_numpy(), pc.fill_null(users, 0).to_numpy())
     is_known = pc.or_(pc.is_valid(named), pc.is_valid(users))
     return pa.array(both, mask=~_numpy(is_known))

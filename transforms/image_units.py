@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -17,10 +18,11 @@ from transforms.clean_image import ImageError
 from transforms.compression import open_stream
 from transforms.files import match
 from transforms.image_places import Places, base_of
-from transforms.rows import texts_of
+from transforms.rows import keys_of, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
+KEY_KINDS = ("stem", "name", "path")  # what an image file can be called by
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
 UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
@@ -28,7 +30,7 @@ MAX_RECORD_BYTES = 256 << 20
 
 RAW_IMAGES = pa.schema(
     [
-        ("key", pa.string()),  # null where it is no valid text
+        ("key", pa.string()),  # in NFC; null where it is no valid text
         ("image", pa.binary()),
     ]
 )
@@ -96,7 +98,7 @@ def plan_units(
         shards = any(map(webdataset.is_shard, paths))
         format_ = "webdataset" if shards else _format_of(paths[0])
     if format_ == "files":
-        keys = [_key_of(path, key) for path in paths]
+        keys = [key_of_path(path, key) for path in paths]
         bases = tuple(dict.fromkeys(map(base_of, patterns)))
         units = [
             ImageUnit(
@@ -183,9 +185,11 @@ def count_images(units: Sequence[ImageUnit]) -> int | None:
     return sum(len(u.paths) for u in units) if units and units[0].format == "files" else None
 
 
-def _key_of(path: str, key: str) -> str:
+def key_of_path(path: str, kind: str) -> str:
+    """What an image file is called; `kind` is one of KEY_KINDS."""
     name = path.rsplit("/", 1)[-1]
-    return {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key]
+    key = {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[kind]
+    return unicodedata.normalize("NFC", key)
 
 
 def read_unit(
@@ -224,14 +228,16 @@ def _read_files(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table
         except ImageError as error:
             yield BadRows(error.reason, _valid(key) or path, [f"{path}: {error.detail}"])
         except (OSError, UnicodeError) as error:
-            yield BadRows("unreadable_file", _valid(key) or path, [f"{path}: {error}"])
+            yield BadRows("unreadable_image", _valid(key) or path, [f"{path}: {error}"])
     if rows:
         yield _raw_images(rows)
 
 
 def _valid(key: str) -> str | None:
-    """The key, or None where it is the name of a file that is no UTF-8."""
-    return None if any("\ud800" <= character <= "\udfff" for character in key) else key
+    """The key in NFC, or None where it is the name of a file that is no UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        return None
+    return unicodedata.normalize("NFC", key)
 
 
 def _raw_images(rows: list[tuple]) -> pa.Table:
@@ -272,7 +278,7 @@ def _read_image_table(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa
         column = {
             name: batch[name] if name in batch.column_names else None for name in IMAGE_FIELDS
         }
-        keys = texts_of(column["key"], batch.num_rows)
+        keys = keys_of(column["key"], batch.num_rows)
         paths = texts_of(column["path"], batch.num_rows)
         images = column["image"].to_pylist() if column["image"] else [None] * batch.num_rows
         rows = []
@@ -298,7 +304,7 @@ def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, 
 
     batch = ExamplesToRecordBatchDecoder().DecodeBatch([record])
     key, image = (batch.column(mapping[field]).flatten() for field in ("key", "image"))
-    return texts_of(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
+    return keys_of(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
         image
     ) else None
 

@@ -1,6 +1,7 @@
 """Rows of files under check: columns as values, what is wrong with them, what becomes of them."""
 
 import datetime
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
@@ -21,6 +22,7 @@ HARMLESS = (
     "blocked_query",
     "forgotten",
     "other_day",
+    "unknown_image",
 )
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -115,6 +117,19 @@ def decode(values: pa.Array) -> pa.Array:
         return pa.array([_text(value) for value in values.to_pylist()], pa.string())
 
 
+def one_form(keys: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Keys with each character written in one way (NFC), whoever wrote them.
+
+    A Mac names a file `café` with an accent beside the e (NFD), where a log has one letter.
+
+    Args:
+      keys: [n] string.
+    """
+    if pc.all(pc.string_is_ascii(keys), min_count=0).as_py() is not False:
+        return keys
+    return pc.utf8_normalize(keys, form="NFC")
+
+
 def _text(value: bytes) -> str | None:
     try:
         return value.decode("utf-8").strip()
@@ -127,6 +142,12 @@ def texts_of(column: pa.ChunkedArray | pa.Array | None, rows: int) -> list[str |
     values, places = distinct(column, rows)
     texts = decode(values).to_pylist()
     return [texts[place] for place in places.tolist()]
+
+
+def keys_of(column: pa.ChunkedArray | pa.Array | None, rows: int) -> list[str | None]:
+    """As `texts_of`, in one form (NFC)."""
+    texts = texts_of(column, rows)
+    return [text and unicodedata.normalize("NFC", text) for text in texts]
 
 
 def as_binary(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
