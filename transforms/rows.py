@@ -127,7 +127,12 @@ def one_form(keys: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """
     if pc.all(pc.string_is_ascii(keys), min_count=0).as_py() is not False:
         return keys
-    return pc.utf8_normalize(keys, form="NFC")
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    encoded = keys.dictionary_encode()
+    # Arrow's own utf8_normalize makes NFD of what it is to make NFC of.
+    forms = [unicodedata.normalize("NFC", key) for key in encoded.dictionary.to_pylist()]
+    return pa.array(forms, pa.string()).take(encoded.indices)
 
 
 def _text(value: bytes) -> str | None:
