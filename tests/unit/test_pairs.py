@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 
 from transforms import pairs
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
-from transforms.events import QUERY_TEXTS
-from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound
+from transforms.events import MAX_POSITION, QUERY_TEXTS
+from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound, write_examination
 from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES
 from transforms.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
 from transforms.queries import VARIANTS
@@ -68,6 +68,25 @@ def test_examination_starts_where_people_click_at_all():
     np.testing.assert_allclose(log.examination[1:4] / EXAMINED_UNIT, [1, 1, 0.5])
     assert np.all(Log.of_facts(facts((1, 0, 5))).examination == EXAMINED_UNIT)
     assert np.all(Log.of_facts({}).examination == EXAMINED_UNIT)
+
+
+def test_of_a_position_that_was_never_shown_the_one_above_holds():
+    log = Log.of_facts(facts((1, 500, 1000), (4, 250, 1000)))
+    shares = log.examination / EXAMINED_UNIT
+    assert len(shares) == MAX_POSITION + 1
+    assert set(shares[:4]) == {1}
+    assert set(shares[4:]) == {0.5}
+
+
+def test_what_was_fitted_once_is_kept():
+    fitted = Log.of_facts(facts((1, 500, 1000), (2, 250, 1000)) | {"unclicked": 1250})
+    later = Log.of_facts(facts((1, 9, 10), (2, 9, 10)) | {"users": 3}, fitted.examination)
+    assert (later.examination == fitted.examination).all()
+    assert (later.has_users, later.has_rates) == (True, True)
+
+
+def test_a_log_without_rates_leaves_nothing_to_keep():
+    assert not list(write_examination(COUNTS, None))
 
 
 def test_a_click_further_down_is_worth_more():
