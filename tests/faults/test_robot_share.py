@@ -11,7 +11,9 @@ DAY = "2026-11-20"
 
 def test_a_name_for_everybody_fails_the_job_until_it_is_named(tmp_path, capsys, figure):
     people = ["Visitor"] * 90 + [f"user {n}" for n in range(10)]
-    rows = [f"red,p{n % 3},{user},{DAY}T10:00:{n % 60:02}Z" for n, user in enumerate(people)]
+    rows = [
+        f"red,p{n % 3},{user},{DAY}T10:{n // 60:02}:{n % 60:02}Z" for n, user in enumerate(people)
+    ]
     log = tmp_path / "log.csv"
     log.write_text("\n".join(["query,image,user,timestamp", *rows]))
     day, mined = tmp_path / "days" / DAY, tmp_path / "mined"
