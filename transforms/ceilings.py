@@ -91,6 +91,6 @@ def check_counters(
         flag = f"max_dead_{base if base in dict(ceilings.of_kinds) else 'fraction'}"
         raise DeadShareError(
             f"{dead / rows:.1%} of {kind} died: {dead:,} of {rows:,} ({counted})",
-            f"at most {ceilings.share_of(kind):.1%}, or {ceilings.rows:,} rows",
+            f"at most {ceilings.share_of(kind):.1%}, or {ceilings.rows:,} while half are good",
             " ".join([*remedy, f"Or raise --{flag}."]),
         )
