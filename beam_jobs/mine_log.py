@@ -15,6 +15,7 @@ of local days with their neighbours; what is not of --partition is left out.
 import dataclasses
 import datetime
 import functools
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -162,10 +163,12 @@ def shards_for(size: int, shard_bytes: int) -> int:
 def raw_inputs(config: LogConfig) -> dict[str, str]:
     """Identity of what decides how the rows of a log are read, besides the log."""
     raw = {"normalization": f"version {NORMALIZATION_VERSION}"}
-    for name in ("forget", "blocklist"):
-        path = getattr(config, name)
-        if path:
-            raw[name] = content_hash(match(name, (path,)))
+    if config.blocklist:
+        raw["blocklist"] = content_hash(match("blocklist", (config.blocklist,)))
+    if config.forget:  # its bytes: a list that is written anew each night is the same list
+        files = match("forget", (config.forget,))
+        data = b"".join(storage.read_bytes(file.path) for file in files)
+        raw["forget"] = hashlib.sha256(data).hexdigest()
     if config.person_key:
         raw["person_key"] = key_identity(config.person_key)
     return raw

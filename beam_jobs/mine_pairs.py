@@ -7,18 +7,19 @@ and (optionally) labels. Local paths, globs, folders and gs:// alike.
 Writes one dataset with the tables images (checked, one row for each picture and its near
 duplicates, with split and labels), sources (what came of which file), pairs (query-image pairs
 with clicks and what they are worth), queries (text, language, support, spellings), query_days
-(their history), query_pairs (co-click, session reformulation, and negatives) and dead_letters.
+(their history), query_pairs (co-click, session reformulation, and negatives), examination (how
+likely people look at each position) and dead_letters.
 
   ./run.sh mine_pairs --log 'logs/*.parquet' --images photos/ --labels labels.csv \\
       --columns query=q,image_id=img --output work/mined
   ./run.sh mine_pairs --days work/days --images photos/ --labels labels.csv --output work/mined
 
 A row of the log is one event: rows that are equal in all columns count once. A pair's score is the
-lower bound of its click rate, corrected for how likely people look at its position; where the log
-tells only of clicks, their number. A query leaves only if --min_users people typed it, where the
-log tells who did. Splits come from the content of an image; a column `split` in the label file
-overrules that. Without --images each key of the log stands for an image: pairs and associations
-can be looked at, but nothing can be trained on them.
+lower bound of its click rate, corrected for how likely people look at its position, which is
+fitted once and kept; where the log tells only of clicks, their number. A query leaves only if
+--min_users people typed it, where the log tells who did. Splits come from the content of an image;
+a column `split` in the label file overrules that. Without --images each key of the log stands for
+an image: pairs and associations can be looked at, but nothing can be trained on them.
 """
 
 import dataclasses
@@ -156,6 +157,7 @@ TABLES = {
 }
 MODULES = ["beam_jobs.mine_pairs"]  # whose code decides the rows
 SAMPLED_ROWS = 10_000  # of the log and the labels, to see early that no key can match
+Batches = Iterable[pa.Table | pa.RecordBatch | BadRows]
 SHARD_BYTES = 128 << 20  # of log, as text, and images for each shard
 
 
@@ -206,8 +208,10 @@ def preflight(config: Config) -> job.Inputs:
     mine_log.log_rules(config, None)
     _deletions(config)
     raw, found, facts = mine_log.raw_inputs(config), {}, []
+    log: Batches
     if config.log:
         units, files = mine_log.plan(config)
+        log = read_log(units[0])
         raw["log"] = content_hash(files)
         size = sum(file.size_in_bytes for file in files)
         facts.append(f"log: {len(files)} files, {size:,} bytes ({units[0].format})")
@@ -216,6 +220,7 @@ def preflight(config: Config) -> job.Inputs:
         found = {f"day {name}": day.root for name, day in merged.items()}
         facts.append(f"days: {len(found)}")
         _check_robots_of(merged, config.max_robot_share)
+        log = next(reversed(merged.values())).batches("evidence", ["key"])
     if config.images:
         image_units, image_files = _image_units(config)
         raw["images"] = content_hash(image_files)
@@ -228,7 +233,7 @@ def preflight(config: Config) -> job.Inputs:
         raw["labels"] = content_hash(labels)
         facts.append(f"labels: {len(labels)} files")
     if config.images and (paths := [p for unit in image_units if unit.keys for p in unit.paths]):
-        key_match.check_image_key(_some_keys(config), paths, config.image_key)
+        key_match.check_image_key(_some_keys(config, log), paths, config.image_key)
     kept = _kept_examination(config)
     # The run that fitted it is done, and not to be done again with what it has made.
     if kept is not None and not stage_lib.plan(JOB.name, config, MODULES, found, raw).done:
@@ -247,14 +252,9 @@ def _check_robots_of(found_days: Mapping[str, Dataset], max_robot_share: float) 
     evidence.check_robots(totals, {evidence.ROBOTS: notes[:EXAMPLES]}, max_robot_share)
 
 
-def _some_keys(config: Config) -> dict[str, set[str]]:
+def _some_keys(config: Config, log: Batches) -> dict[str, set[str]]:
     """What the first rows of the log, and of the labels, call images."""
-    found: dict[str, Iterable[pa.Table | pa.RecordBatch | BadRows]] = {}
-    if config.log:
-        found["the log"] = read_log(mine_log.plan(config)[0][0])
-    else:
-        last = list(find_days(config.days).values())[-1]
-        found["the log"] = last.batches("evidence", ["key"])
+    found = {"the log": log}
     if config.labels:
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
         found["the label file"] = read_table(match("labels", config.labels)[0].path, mapping)

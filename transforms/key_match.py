@@ -70,7 +70,7 @@ def match(
         f"{kind}.dropped_unknown_image": rows - good,
         f"image_keys.{found}": pc.count_distinct(named.filter(is_known)).as_py(),
     }
-    images = sorted(pc.unique(keys).to_pylist())[:EXAMPLES]
+    images = pc.unique(keys).sort().slice(0, EXAMPLES).to_pylist()
     notes = {
         f"{kind}.dropped_unknown_image": list(
             zip(lost["rows_sum"].to_pylist(), lost["key"].to_pylist(), strict=True)
