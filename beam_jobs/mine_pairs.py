@@ -35,7 +35,7 @@ import pyarrow as pa
 from beam_jobs import job, mine_log
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
-from beam_jobs.mined_days import find_days, read_deletions_of
+from beam_jobs.mined_days import check_robots_of, find_days, read_deletions_of
 from beam_jobs.reuse import ReuseConfig
 from schemas import manifest, tables
 from schemas import stage as stage_lib
@@ -54,7 +54,7 @@ from transforms import (
     queries,
     spelling,
 )
-from transforms.ceilings import EXAMPLES, Ceilings
+from transforms.ceilings import Ceilings
 from transforms.clean_image import ImageLimits
 from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS, GroupShards
 from transforms.deletions import Deletions
@@ -219,7 +219,7 @@ def preflight(config: Config) -> job.Inputs:
         merged = find_days(config.days)
         found = {f"day {name}": day.root for name, day in merged.items()}
         facts.append(f"days: {len(found)}")
-        _check_robots_of(merged, config.max_robot_share)
+        check_robots_of(merged, config.max_robot_share)
         log = next(reversed(merged.values())).batches("evidence", ["key"])
     if config.images:
         image_units, image_files = _image_units(config)
@@ -235,21 +235,17 @@ def preflight(config: Config) -> job.Inputs:
     if config.images and (paths := [p for unit in image_units if unit.keys for p in unit.paths]):
         key_match.check_image_key(_some_keys(config, log), paths, config.image_key)
     kept = _kept_examination(config)
-    # The run that fitted it is done, and not to be done again with what it has made.
-    if kept is not None and not stage_lib.plan(JOB.name, config, MODULES, found, raw).done:
+    if kept is not None and not _has_fitted(config, found, raw):
         raw[examination.TABLE] = hashlib.sha256(kept.tobytes()).hexdigest()
         facts.append("positions: examined as likely as an earlier run has fitted")
     return job.Inputs(found, raw, tuple(facts))
 
 
-def _check_robots_of(found_days: Mapping[str, Dataset], max_robot_share: float) -> None:
-    """As `evidence.check_robots`, for days: each was checked by mine_log, if that was told to."""
-    counters = {name: day.manifest.counters for name, day in found_days.items()}
-    robots = {name: of_day.get(evidence.ROBOTS, 0) for name, of_day in counters.items()}
-    notes = sorted(((n, f"day {name} ({n:,})") for name, n in robots.items()), reverse=True)
-    events = sum(of_day.get("deliveries.in", 0) for of_day in counters.values())
-    totals = {evidence.ROBOTS: sum(robots.values()), "deliveries.in": events}
-    evidence.check_robots(totals, {evidence.ROBOTS: notes[:EXAMPLES]}, max_robot_share)
+def _has_fitted(config: Config, found: Mapping[str, str], raw: Mapping[str, str]) -> bool:
+    """Whether this very work has fitted it: that run is not to be done again with what it made."""
+    planned = stage_lib.plan(JOB.name, config, MODULES, found, raw)
+    last = manifest.read(config.output)
+    return planned.done or (last is not None and last.is_of(planned.fingerprint))
 
 
 def _some_keys(config: Config, log: Batches) -> dict[str, set[str]]:
@@ -400,7 +396,10 @@ def _kept_examination(config: Config) -> np.ndarray | None:
     earlier = None if config.renew_examination else manifest.read(place)
     if earlier is None or earlier.inputs.get("forget") != mine_log.raw_inputs(config).get("forget"):
         return None
-    return examination.read_examination(Dataset(place))
+    try:
+        return examination.read_examination(Dataset(place))
+    except FileNotFoundError:  # the run has lost it, and is made again
+        return None
 
 
 def _mine_log(pipeline, config, stage, num_shards) -> dict:

@@ -75,6 +75,12 @@ def test_a_new_day_moves_no_score_that_it_does_not_touch(tmp_path, mine):
     # Half as likely as the first place from the third on; and nothing is known of the second.
     assert curve(tmp_path)[:6].tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
 
+    before = manifest.read(str(tmp_path / "mined"))
+    (shard,) = before.tables["examination"].shards
+    (tmp_path / "mined" / shard.path).unlink()
+    mine(f"--log={first}")
+    assert manifest.read(str(tmp_path / "mined")) == before, "what was lost is made again"
+
     printed, later = mine(f"--log={both}")
     assert "examined as likely as an earlier run has fitted" in printed
     assert of_red(later) == scores

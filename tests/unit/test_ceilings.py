@@ -4,6 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs import (
+    classify_images,
+    embed_images,
+    embed_phrases,
+    mine_log,
+    mine_pairs,
+    prepare_examples,
+    prepare_pairs,
+)
+from schemas import config as config_lib
 from schemas.errors import AccountingError, DeadShareError
 from transforms.ceilings import Ceilings, check_counters
 
@@ -102,3 +112,29 @@ def test_rows_that_vanish_are_a_bug(name):
 def test_nothing_at_all_is_in_order():
     assert not fails({}, 0.0)
     assert not fails({"rows.in": 0}, 0.0)
+
+
+JOBS = (
+    classify_images,
+    embed_images,
+    embed_phrases,
+    mine_log,
+    mine_pairs,
+    prepare_examples,
+    prepare_pairs,
+)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.JOB.name)
+def test_every_job_that_drops_rows_has_the_same_flags(job):
+    parser = config_lib.parser_for(job.JOB.config, job.JOB.name, "")
+    required = [action.dest for action in parser._actions if action.required]
+    argv = [*(f"--{name}=x" for name in required), "--max_dead_fraction=0.2", "--max_dead_rows=3"]
+    config = config_lib.from_args(job.JOB.config, parser.parse_args(argv))
+    assert config.ceilings() == Ceilings(0.2, 3)
+
+
+def test_mining_has_ceilings_of_images_and_labels():
+    argv = ["--output=x", "--max_dead_images=0.5", "--max_dead_labels=0"]
+    config = config_lib.parse(mine_pairs.Config, "mine_pairs", "", argv)
+    assert config.ceilings() == Ceilings(0.05, 10, (("images", 0.5), ("labels", 0.0)))
