@@ -17,6 +17,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings
@@ -43,7 +44,7 @@ from transforms.tabular import column_mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InferenceSettings, ImageConfig, ReuseConfig):
+class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
@@ -61,7 +62,6 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig):
         choices=("stem", "name", "path"),
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -121,7 +121,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             "embeddings": datasets.parquet(networks.schema),
         },
         len(tasks),
-        config.max_dead_fraction,
+        config.ceilings(),
     )
 
 

@@ -16,6 +16,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings, phrase_settings
 from model_code.inference_settings import EmbeddingSettings
@@ -30,7 +31,7 @@ from transforms.shards import MapShards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EmbeddingSettings, ReuseConfig):
+class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     pixel_embedder: str = flag("Pixel embedder.", role="input")
@@ -52,7 +53,6 @@ class Config(EmbeddingSettings, ReuseConfig):
         default="equal",
         choices=phrase_settings.WEIGHTS,
     )
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -109,7 +109,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
     tables = {"features": datasets.parquet(widths.schema)}
     {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
-        stage, tables, num_shards, config.max_dead_fraction
+        stage, tables, num_shards, config.ceilings()
     )
 
 

@@ -20,6 +20,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import dataflow, job
+from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig
 from model_code import inference_settings
 from model_code.calibration import HEADS
@@ -37,7 +38,7 @@ from transforms.shards import MapShards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EmbeddingSettings, ReuseConfig):
+class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     text_embedder: str = flag("Text embedder.", role="input")
@@ -57,7 +58,6 @@ class Config(EmbeddingSettings, ReuseConfig):
     calibration_images: int = flag(
         "Validation images that calibrate prototypes and rank phrases, at most.", default=10_000
     )
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
     index_kind: str = flag("Kind of the phrase index.", default="auto", choices=("auto", *KINDS))
     index_recall: float = flag("Share of the 3 nearest phrases that search finds.", default=0.99)
@@ -174,7 +174,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             "index": Table("files", "", ()),
         },
         num_shards,
-        config.max_dead_fraction,
+        config.ceilings(),
     )
 
 

@@ -15,6 +15,7 @@ of local days with their neighbours; what is not of --partition is left out.
 import dataclasses
 import datetime
 import functools
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -22,13 +23,14 @@ import apache_beam as beam
 from apache_beam.io.filesystem import FileMetadata
 
 from beam_jobs import job
+from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.text import NORMALIZATION_VERSION, normalize_query
 from schemas import fingerprint, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from transforms import datasets, events, evidence
 from transforms.compression import SUFFIXES
-from transforms.datasets import COUNTS, DEAD, SHARDS
+from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS
 from transforms.deletions import Deletions, read_deletions
 from transforms.events import LOG_FIELDS, LogRules
 from transforms.evidence import DayRules
@@ -66,16 +68,23 @@ class LogConfig:
         "titles, which hardly repeat as a whole. 0 for none.",
         default=0,
     )
+    nobody: tuple[str, ...] = flag(
+        "Users and sessions that stand for people who are not known, in any case; empty ones "
+        "always do.",
+        default=events.PLACEHOLDERS,
+    )
     max_person_events: int = flag("Who does more on one day is a robot.", default=1000)
+    max_robot_share: float = flag(
+        "Share of the events that may be dropped as a robot's before the job fails.", default=0.25
+    )
     max_person_clicks: int = flag("Clicks a day of one person on one pair that count.", default=3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(LogConfig):
+class Config(LogConfig, CeilingConfig):
     output: str = flag("Dataset to write.", role="runtime")
     partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
     num_shards: int = flag("Shards of every table; 0 goes by the size of the log.", default=0)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -125,6 +134,7 @@ def log_rules(config: LogConfig, day: int | None) -> LogRules:
         person_key(config.person_key),
         day,
         config.query_parts,
+        tuple(sorted({name.strip().lower() for name in config.nobody})),
     )
 
 
@@ -154,10 +164,12 @@ def shards_for(size: int, shard_bytes: int) -> int:
 def raw_inputs(config: LogConfig) -> dict[str, str]:
     """Identity of what decides how the rows of a log are read, besides the log."""
     raw = {"normalization": f"version {NORMALIZATION_VERSION}"}
-    for name in ("forget", "blocklist"):
-        path = getattr(config, name)
-        if path:
-            raw[name] = content_hash(match(name, (path,)))
+    if config.blocklist:
+        raw["blocklist"] = content_hash(match("blocklist", (config.blocklist,)))
+    if config.forget:  # its bytes: a list that is written anew each night is the same list
+        files = match("forget", (config.forget,))
+        data = b"".join(storage.read_bytes(file.path) for file in files)
+        raw["forget"] = hashlib.sha256(data).hexdigest()
     if config.person_key:
         raw["person_key"] = key_identity(config.person_key)
     return raw
@@ -246,13 +258,23 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         SHARDS: shards | "Shards" >> beam.Flatten(),
         DEAD: log[DEAD],
         COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
+        NOTES: mined[NOTES],
     } | datasets.CommitManifest(
-        stage, TABLES, num_shards, config.max_dead_fraction, check=check_some_are_of_the_day
+        stage,
+        TABLES,
+        num_shards,
+        config.ceilings(),
+        check=functools.partial(check_day, max_robot_share=config.max_robot_share),
     )
 
 
-def check_some_are_of_the_day(counters: Mapping[str, int]) -> None:
-    """Raises PhraseLensError where a log has events, and none of them is of the day."""
+def check_day(counters: Mapping[str, int], notes: datasets.Notes, max_robot_share: float) -> None:
+    """Refuses a day that is none.
+
+    Raises:
+      PhraseLensError: the log has events, and none of them is of the day; or too many are a
+        robot's.
+    """
     read, others = (counters.get(f"events.{what}", 0) for what in ("in", "dropped_other_day"))
     if read and read == others:
         raise PhraseLensError(
@@ -261,6 +283,7 @@ def check_some_are_of_the_day(counters: Mapping[str, int]) -> None:
             "Check --log and --partition; where files hold days of another time zone, give "
             "those of the days before and after too.",
         )
+    evidence.check_robots(counters, notes, max_robot_share)
 
 
 JOB = job.Job(

@@ -7,31 +7,38 @@ and (optionally) labels. Local paths, globs, folders and gs:// alike.
 Writes one dataset with the tables images (checked, one row for each picture and its near
 duplicates, with split and labels), sources (what came of which file), pairs (query-image pairs
 with clicks and what they are worth), queries (text, language, support, spellings), query_days
-(their history), query_pairs (co-click, session reformulation, and negatives) and dead_letters.
+(their history), query_pairs (co-click, session reformulation, and negatives), examination (how
+likely people look at each position) and dead_letters.
 
   ./run.sh mine_pairs --log 'logs/*.parquet' --images photos/ --labels labels.csv \\
       --columns query=q,image_id=img --output work/mined
   ./run.sh mine_pairs --days work/days --images photos/ --labels labels.csv --output work/mined
 
 A row of the log is one event: rows that are equal in all columns count once. A pair's score is the
-lower bound of its click rate, corrected for how likely people look at its position; where the log
-tells only of clicks, their number. A query leaves only if --min_users people typed it, where the
-log tells who did. Splits come from the content of an image; a column `split` in the label file
-overrules that. Without --images each key of the log stands for an image: pairs and associations
-can be looked at, but nothing can be trained on them.
+lower bound of its click rate, corrected for how likely people look at its position, which is
+fitted once and kept; where the log tells only of clicks, their number. A query leaves only if
+--min_users people typed it, where the log tells who did. Splits come from the content of an image;
+a column `split` in the label file overrules that. Without --images each key of the log stands for
+an image: pairs and associations can be looked at, but nothing can be trained on them.
 """
 
 import dataclasses
 import functools
+import hashlib
 import sys
+from collections.abc import Iterable, Mapping
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
 
 from beam_jobs import job, mine_log
+from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
-from beam_jobs.mined_days import find_days, read_deletions_of
+from beam_jobs.mined_days import check_robots_of, find_days, read_deletions_of
 from beam_jobs.reuse import ReuseConfig
-from schemas import tables
+from schemas import manifest, tables
+from schemas import stage as stage_lib
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -40,18 +47,21 @@ from transforms import (
     datasets,
     days,
     evidence,
+    examination,
+    key_match,
     mined_images,
     pairs,
     queries,
     spelling,
 )
+from transforms.ceilings import Ceilings
 from transforms.clean_image import ImageLimits
-from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
+from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS, GroupShards
 from transforms.deletions import Deletions
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
-from transforms.formats import check_times
+from transforms.formats import check_times, read_log
 from transforms.image_places import Places
 from transforms.image_units import (
     IMAGE_FIELDS,
@@ -63,12 +73,12 @@ from transforms.image_units import (
 from transforms.images import ReadImages
 from transforms.known_images import ReadChangedImages
 from transforms.labels import LABEL_FIELDS, parse_labels
-from transforms.rows import ReadRows
-from transforms.tabular import check_tables, column_mapping, read_table
+from transforms.rows import ReadRows, id_texts
+from transforms.tabular import BadRows, check_tables, column_mapping, read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(mine_log.LogConfig, ImageConfig, ReuseConfig):
+class Config(mine_log.LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
     output: str = flag("Dataset to write.", role="runtime")
     days: str = flag(
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
@@ -114,21 +124,46 @@ class Config(mine_log.LogConfig, ImageConfig, ReuseConfig):
         "Times that people must have gone from one spelling to another to merge them.",
         default=3,
     )
+    min_match: float = flag(
+        "Share of the log's rows, or of the images, that must belong together, and so of the "
+        "labels: the larger one counts.",
+        default=0.05,
+    )
+    max_dead_images: float | None = flag(
+        "Share of images that may die, where it is another than --max_dead_fraction.", default=None
+    )
+    max_dead_labels: float | None = flag(
+        "Share of rows of the label files that may die, likewise.", default=None
+    )
+    renew_examination: bool = flag(
+        "Fit anew how likely people look at each position: all scores may move. Else what the "
+        "output's last run, or that of --reuse, has fitted is kept.",
+        default=False,
+    )
     head_queries: int = flag("Best supported queries that are head.", default=4_000_000)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0)
     num_shards: int = flag("Shards of every table; 0 goes by the size of the input.", default=0)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+    def ceilings(self) -> Ceilings:
+        """How many rows of each kind may die."""
+        own = {"images": self.max_dead_images, "labels": self.max_dead_labels}
+        shares = tuple((kind, share) for kind, share in own.items() if share is not None)
+        return dataclasses.replace(super().ceilings(), of_kinds=shares)
 
 
 TABLES = {
     "images": datasets.parquet(tables.IMAGES),
     "sources": datasets.parquet(tables.SOURCES),
     "pairs": datasets.parquet(tables.PAIRS),
+    examination.TABLE: datasets.parquet(tables.EXAMINATION),
     "queries": datasets.parquet(tables.QUERIES),
     "query_days": datasets.parquet(tables.QUERY_DAYS),
     "query_pairs": datasets.parquet(tables.QUERY_PAIRS),
 }
+MODULES = ["beam_jobs.mine_pairs"]  # whose code decides the rows
+SAMPLED_ROWS = 10_000  # of the log and the labels, to see early that no key can match
+Batches = Iterable[pa.Table | pa.RecordBatch | BadRows]
 SHARD_BYTES = 128 << 20  # of log, as text, and images for each shard
 
 
@@ -179,15 +214,20 @@ def preflight(config: Config) -> job.Inputs:
     mine_log.log_rules(config, None)
     _deletions(config)
     raw, found, facts = mine_log.raw_inputs(config), {}, []
+    log: Batches
     if config.log:
         units, files = mine_log.plan(config)
         check_times(units, None)
+        log = read_log(units[0])
         raw["log"] = content_hash(files)
         size = sum(file.size_in_bytes for file in files)
         facts.append(f"log: {len(files)} files, {size:,} bytes ({units[0].format})")
     else:
-        found = {f"day {name}": day.root for name, day in find_days(config.days).items()}
+        merged = find_days(config.days)
+        found = {f"day {name}": day.root for name, day in merged.items()}
         facts.append(f"days: {len(found)}")
+        check_robots_of(merged, config.max_robot_share)
+        log = next(reversed(merged.values())).batches("evidence", ["key"])
     if config.images:
         images = _image_plan(config)
         raw["images"] = content_hash(images.files)
@@ -199,7 +239,35 @@ def preflight(config: Config) -> job.Inputs:
         check_tables(paths, "label_columns", mapping, ("key",), ("label", "split"))
         raw["labels"] = content_hash(labels)
         facts.append(f"labels: {len(labels)} files")
+    if config.images and (paths := [p for unit in images.units if unit.keys for p in unit.paths]):
+        key_match.check_image_key(_some_keys(config, log), paths, config.image_key)
+    kept = _kept_examination(config)
+    if kept is not None and not _has_fitted(config, found, raw):
+        raw[examination.TABLE] = hashlib.sha256(kept.tobytes()).hexdigest()
+        facts.append("positions: examined as likely as an earlier run has fitted")
     return job.Inputs(found, raw, tuple(facts))
+
+
+def _has_fitted(config: Config, found: Mapping[str, str], raw: Mapping[str, str]) -> bool:
+    """Whether this very work has fitted it: that run is not to be done again with what it made."""
+    planned = stage_lib.plan(JOB.name, config, MODULES, found, raw)
+    last = manifest.read(config.output)
+    return planned.done or (last is not None and last.is_of(planned.fingerprint))
+
+
+def _some_keys(config: Config, log: Batches) -> dict[str, set[str]]:
+    """What the first rows of the log, and of the labels, call images."""
+    found = {"the log": log}
+    if config.labels:
+        mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
+        found["the label file"] = read_table(match("labels", config.labels)[0].path, mapping)
+    keys: dict[str, set[str]] = {}
+    for name, batches in found.items():
+        rows = next((batch for batch in batches if not isinstance(batch, BadRows)), None)
+        if rows is not None:
+            column = rows["image" if "image" in rows.schema.names else "key"][:SAMPLED_ROWS]
+            keys[name] = set(filter(None, id_texts(column, len(column))))
+    return keys
 
 
 def _size(config: Config) -> tuple[int, int]:
@@ -229,18 +297,21 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         if config.log
         else _read_days(pipeline, config, stage, people_shards)
     )
-    log = merged["facts"] | ReadFacts()
+    kept = _kept_examination(config) if examination.TABLE in stage.inputs else None
+    of_log = merged["facts"] | ReadFacts(kept)
+    log = beam.pvalue.AsSingleton(of_log)
+    curve = of_log | "WriteExamination" >> beam.FlatMap(examination.write_examination, stage)
     if config.images:
         pictures = _mine_images(pipeline, config, stage, shares, num_shards)
         joined = (
             {"evidence": merged["pairs"], "keys": pictures["keys"]}
             | "ByKey" >> group(evidence="key", keys="key")
-            | pairs.JoinImages(stage)
+            | pairs.JoinImages()
         )
         named, sources = joined.evidence, [joined]
         splits, shards = pictures["splits"], [pictures[SHARDS]]
     else:
-        pictures, sources, shards = {DEAD: (), COUNTS: ()}, [], []
+        pictures, sources, shards = {DEAD: (), COUNTS: (), NOTES: ()}, [], []
         named = merged["pairs"] | "NameImages" >> beam.Map(pairs.name_images)
         splits = None
 
@@ -296,22 +367,50 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
     counted = [*sources, weighed, chosen, built]
     {
-        SHARDS: (*shards, built[SHARDS], query_pairs, built_queries) | "Shards" >> beam.Flatten(),
-        DEAD: (*merged[DEAD], *pictures[DEAD], *(s[DEAD] for s in sources))
-        | "Dead" >> beam.Flatten(pipeline=pipeline),
+        SHARDS: (*shards, curve, built[SHARDS], query_pairs, built_queries)
+        | "Shards" >> beam.Flatten(),
+        DEAD: (*merged[DEAD], *pictures[DEAD]) | "Dead" >> beam.Flatten(pipeline=pipeline),
+        NOTES: (*merged[NOTES], *pictures[NOTES], *(s[NOTES] for s in sources))
+        | "Notes" >> beam.Flatten(pipeline=pipeline),
         COUNTS: (*merged[COUNTS], *pictures[COUNTS], *(c[COUNTS] for c in counted))
         | "Counts" >> beam.Flatten(),
     } | datasets.CommitManifest(
         stage,
         TABLES,
         num_shards,
-        config.max_dead_fraction,
+        config.ceilings(),
         ("images", "pairs") if config.images else ("pairs",),
+        functools.partial(
+            check_counts, max_robot_share=config.max_robot_share, min_match=config.min_match
+        ),
     )
 
 
+def check_counts(
+    counters: Mapping[str, int], notes: datasets.Notes, max_robot_share: float, min_match: float
+) -> None:
+    """Raises PhraseLensError where too much is a robot's, or hardly anything belongs together."""
+    evidence.check_robots(counters, notes, max_robot_share)
+    key_match.check_matches(counters, notes, min_match)
+
+
+def _kept_examination(config: Config) -> np.ndarray | None:
+    """What an earlier run has fitted and this one is to keep: see `Log`; None to fit it.
+
+    What must be forgotten is forgotten there too: under another deletion list it is fitted anew.
+    """
+    place = config.reuse or config.output
+    earlier = None if config.renew_examination else manifest.read(place)
+    if earlier is None or earlier.inputs.get("forget") != mine_log.raw_inputs(config).get("forget"):
+        return None
+    try:
+        return examination.read_examination(Dataset(place))
+    except FileNotFoundError:  # the run has lost it, and is made again
+        return None
+
+
 def _mine_log(pipeline, config, stage, num_shards) -> dict:
-    """The tables of days.MERGED, texts and languages of a log; lists of dead and counts."""
+    """The tables of days.MERGED, texts and languages of a log; lists of dead, counts, notes."""
     read = pipeline | mine_log.ReadEvents(
         mine_log.plan(config)[0], mine_log.log_rules(config, None), stage
     )
@@ -325,6 +424,7 @@ def _mine_log(pipeline, config, stage, num_shards) -> dict:
         "texts": read.texts,
         DEAD: [read[DEAD]],
         COUNTS: [read[COUNTS], mined[COUNTS]],
+        NOTES: [mined[NOTES]],
     }
 
 
@@ -346,11 +446,12 @@ def _read_days(pipeline, config, stage, num_shards) -> dict:
         | days.MergeDays(config.session_gap)
     )
     found = {name: merged[name] for name in days.MERGED}
-    return found | {name: read[name] for name in ("texts", "languages")} | {DEAD: [], COUNTS: []}
+    found |= {name: read[name] for name in ("texts", "languages")}
+    return found | {DEAD: [], COUNTS: [], NOTES: []}
 
 
 def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
-    """Written images; `keys` and `splits` of them; lists of dead and counts."""
+    """Written images; `keys` and `splits` of them; lists of dead, counts and notes."""
 
     def group(**ids: str) -> GroupShards:
         return GroupShards(ids, num_shards, stage.spill)
@@ -400,7 +501,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
     labelled = (
         {"labels": labels.labels, "keys": copies["keys"]}
         | "LabelsByKey" >> group(labels="key", keys="key")
-        | mined_images.JoinLabels(stage)
+        | mined_images.JoinLabels()
     )
     built = (
         {"copies": copies.copies, "attributes": labelled.attributes}
@@ -411,7 +512,8 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         SHARDS: built[SHARDS],
         "keys": copies["keys"],
         "splits": built.splits,
-        DEAD: [read[DEAD], labels[DEAD], labelled[DEAD]],
+        DEAD: [read[DEAD], labels[DEAD]],
+        NOTES: [labelled[NOTES]],
         COUNTS: [s[COUNTS] for s in (read, labels, labelled, built)],
     }
 

@@ -6,6 +6,8 @@ from beam_jobs import mine_log
 from schemas import storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import FILE_NAME, Dataset
+from transforms import evidence
+from transforms.ceilings import EXAMPLES
 from transforms.deletions import Deletions, read_deletions
 
 
@@ -34,6 +36,20 @@ def find_days(folder: str) -> dict[str, Dataset]:
             f"--days {folder}", "days that mine_log wrote", "Run mine_log for each day."
         )
     return found
+
+
+def check_robots_of(days: Mapping[str, Dataset], max_robot_share: float) -> None:
+    """As `evidence.check_robots`, over all days: an older version did not check them.
+
+    Raises:
+      PhraseLensError: too much was dropped as a robot's.
+    """
+    counters = {name: day.manifest.counters for name, day in days.items()}
+    robots = {name: of_day.get(evidence.ROBOTS, 0) for name, of_day in counters.items()}
+    worst = sorted(((n, f"day {name} ({n:,})") for name, n in robots.items() if n), reverse=True)
+    events = sum(of_day.get("deliveries.in", 0) for of_day in counters.values())
+    totals = {evidence.ROBOTS: sum(robots.values()), "deliveries.in": events}
+    evidence.check_robots(totals, {evidence.ROBOTS: worst[:EXAMPLES]}, max_robot_share)
 
 
 def read_deletions_of(days: Mapping[str, Dataset], path: str, person_key: str) -> Deletions:

@@ -18,6 +18,7 @@ from importlib import resources
 import apache_beam as beam
 
 from beam_jobs import job
+from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.phrase_settings import PhraseSettings
 from schemas import tables
 from schemas.config import flag
@@ -29,8 +30,8 @@ from transforms.examples import ANOMALIES
 from transforms.validation import anomalies
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CeilingConfig):
     features: str = flag("Dataset of embed_images.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     task: str = flag(
@@ -44,7 +45,6 @@ class Config:
         default=1,
     )
     num_shards: int = flag("Shards of a split.", default=4)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -146,7 +146,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             "anomalies": Table("files", "", ()),
         },
         config.num_shards,
-        config.max_dead_fraction,
+        config.ceilings(),
     )
 
 

@@ -18,6 +18,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from beam_jobs.ceiling_flags import CeilingConfig
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
@@ -27,8 +28,8 @@ from transforms.shards import MapShards
 from transforms.training_pairs import Limits, PreparePairs
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
@@ -47,7 +48,6 @@ class Config:
     head_queries: int = flag("Queries with a weight of their own, at most (K).", default=4_000_000)
     min_query_images: int = flag("Training images that such a query needs.", default=1)
     validation_images: int = flag("Held-out images for the retrieval metrics.", default=10_000)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -123,7 +123,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             "metadata": Table("files", "", ()),
         },
         num_shards,
-        config.max_dead_fraction,
+        config.ceilings(),
         required=("train",),
     )
 

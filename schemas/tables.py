@@ -31,6 +31,14 @@ SOURCES = pa.schema(
     ]
 )
 
+# How likely people look at a position of the results: fitted once, kept for later runs.
+EXAMINATION = pa.schema(
+    [
+        ("position", pa.int32()),  # from 1 at the top; 0 is unknown
+        ("examination", pa.int64()),  # in 1/65,536
+    ]
+)
+
 PAIRS = pa.schema(
     [
         ("image_id", pa.string()),

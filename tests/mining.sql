@@ -252,7 +252,7 @@ select reason, count(*) as n from checked where reason is not null group by reas
 union all select 'robot', count(*) from of_robots
 union all select 'delivered_twice', (select count(*) from checked where reason is null)
   - (select count(*) from of_robots) - (select count(*) from kept)
-union all select 'unknown_image', count(distinct key) from evidence
+union all select 'unknown_image', count(*) from kept
   where key not in (select key from files)
 union all select 'few_clicks', count(*) from sums
   where clicks > 0 and clicks < getvariable('min_pair_clicks')

@@ -5,6 +5,7 @@ per shard of its ids, so that Beam moves blocks and never single rows.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,15 +18,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import fingerprint, manifest, storage
-from schemas.dead_letter import REASONS
-from schemas.errors import AccountingError, DeadShareError, PhraseLensError, RetryError
+from schemas.errors import DeadShareError, PhraseLensError, RetryError
 from schemas.fingerprint import hash64_array
 from schemas.records import Record
 from schemas.stage import Stage
 from schemas.tables import DEAD_LETTERS
+from transforms.ceilings import EXAMPLES, Ceilings, check_counters
 
-DEAD, COUNTS, SHARDS = "dead", "counts", "shards"
+DEAD, COUNTS, SHARDS, NOTES = "dead", "counts", "shards", "notes"
 
+# Counter → examples of what it counts, the heaviest first; see `Output`.
+Notes = Mapping[str, Sequence[tuple[int, str]]]
+# What a job checks at the end: its counters and notes.
+Check = Callable[[Mapping[str, int], Notes], None]
 
 # A table below this crosses a shuffle as it is, a larger one through a file: thousands of
 # tables that are just small enough must not fill the memory of a runner that keeps them there.
@@ -82,8 +87,12 @@ beam.coders.registry.register_coder(pa.Table, TableCoder)
 
 
 def par_do(fn: beam.DoFn | Callable, *args: Any, tags: Sequence[str]) -> beam.ParDo:
-    """A ParDo with tagged outputs: tables, but for `counts` and `shards`."""
-    others = {COUNTS: tuple[str, int], SHARDS: tuple[str, manifest.Shard]}
+    """A ParDo with tagged outputs: tables, but for `counts`, `notes` and `shards`."""
+    others = {
+        COUNTS: tuple[str, int],
+        NOTES: tuple[str, tuple[int, str]],
+        SHARDS: tuple[str, manifest.Shard],
+    }
     types = {tag: others.get(tag, pa.Table) for tag in tags}
     return beam.ParDo(fn, *args).with_output_types(Any, **types).with_outputs(*tags)
 
@@ -192,15 +201,18 @@ class Output:
     """What the pure functions of a job return: tables by name, dead letters, counts of rows.
 
     Of a function that writes its rows as they come, `shards` are what it wrote, by table.
+    `notes` are examples of what a counter counts, as (weight, text): an error that the counter
+    leads to names the heaviest of all shards.
     """
 
     tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
     dead: tuple[pa.Table, ...] = ()
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: tuple[tuple[str, manifest.Shard], ...] = ()
+    notes: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
 
     def tagged(self) -> Iterator[beam.pvalue.TaggedOutput]:
-        """The outputs for Beam: one tag a table, and `dead` and `counts`."""
+        """The outputs for Beam: one tag a table, and `dead`, `counts` and `notes`."""
         for name, table in self.tables.items():
             if table.num_rows:
                 yield beam.pvalue.TaggedOutput(name, table)
@@ -209,6 +221,9 @@ class Output:
                 yield beam.pvalue.TaggedOutput(DEAD, table)
         for item in self.counts.items():
             yield beam.pvalue.TaggedOutput(COUNTS, item)
+        for name, notes in self.notes.items():
+            for note in notes:
+                yield beam.pvalue.TaggedOutput(NOTES, (name, note))
 
 
 def write_sorted(
@@ -255,45 +270,6 @@ class WriteTable(beam.PTransform):
         )
 
 
-def dead_share(counters: Mapping[str, int]) -> dict[str, float]:
-    """Share of dead rows among the rows in, by kind of row."""
-    dead: dict[str, int] = defaultdict(int)
-    for name, rows in counters.items():
-        kind, _, what = name.partition(".")
-        if what.removeprefix("dropped_") in REASONS:
-            dead[kind] += rows
-    return {
-        kind: rows / counters[f"{kind}.in"]
-        for kind, rows in dead.items()
-        if counters.get(f"{kind}.in")
-    }
-
-
-def check_counters(counters: Mapping[str, int], max_dead_fraction: float) -> None:
-    """Refuses a run that lost rows, or in which too many died.
-
-    Raises:
-      AccountingError: rows in ≠ rows out + rows dropped.
-      DeadShareError: a kind of row passes `max_dead_fraction`.
-    """
-    lost = manifest.unbalanced(dict(counters))
-    if lost:
-        raise AccountingError("counters", "in = out + dropped", "; ".join(lost))
-    for kind, share in dead_share(counters).items():
-        if share > max_dead_fraction:
-            reasons = {
-                name.partition(".dropped_")[2]: rows
-                for name, rows in counters.items()
-                if name.startswith(f"{kind}.dropped_") and name.partition(".dropped_")[2] in REASONS
-            }
-            worst = max(reasons, key=lambda reason: reasons[reason])
-            raise DeadShareError(
-                f"{share:.1%} of {kind} died ({reasons})",
-                f"at most {max_dead_fraction:.1%}",
-                f"Most are {worst}: {REASONS[worst]} Or raise --max_dead_fraction.",
-            )
-
-
 def _dropped(counters: Mapping[str, int]) -> str:
     dropped = {name: rows for name, rows in counters.items() if ".dropped_" in name and rows}
     return ", ".join(f"{name} {rows:,}" for name, rows in sorted(dropped.items()))
@@ -330,16 +306,32 @@ def record_path(stage: Stage, index: int, num_shards: int) -> str:
     return stage.shard_path("records", index, num_shards, "json") + Record.SUFFIX
 
 
+def _examples(stage: Stage, shards: Iterable[manifest.Shard], reason: str) -> list[str]:
+    """Some rows that died of a reason: their keys, and what was found."""
+    found: list[str] = []
+    for shard in sorted(shards):
+        with pq.ParquetFile(storage.open_input(stage.absolute(shard.path))) as file:
+            for batch in file.iter_batches(columns=["key", "reason", "detail"]):
+                for row in batch.filter(pc.equal(batch["reason"], reason)).to_pylist():
+                    detail = f" ({row['detail']})" if row["detail"] else ""
+                    if (text := f"{row['key']!r}{detail}") not in found:
+                        found.append(text)
+                    if len(found) == EXAMPLES:
+                        return found
+    return found
+
+
 def commit(
     _: None,
     shards: Iterable[tuple[str, manifest.Shard]],
     counts: Iterable[tuple[str, int]],
+    notes: Iterable[tuple[str, Sequence[tuple[int, str]]]],
     stage: Stage,
     tables: Mapping[str, manifest.Table],
     num_shards: int,
-    max_dead_fraction: float,
+    ceilings: Ceilings,
     required: Sequence[str],
-    check: Callable[[Mapping[str, int]], None] | None,
+    check: Check | None,
 ) -> bool:
     """Commits a run's shards, or raises and commits nothing.
 
@@ -352,16 +344,18 @@ def commit(
     for name, shard in shards:
         by_table[name].append(shard)
     try:
-        check_counters(counters, max_dead_fraction)
+        letters = by_table["dead_letters"]
+        examples = functools.partial(_examples, stage, letters)
+        check_counters(counters, ceilings, examples, stage.absolute(stage.folder("dead_letters")))
         if stage.after:
-            _check_retry(stage, by_table["dead_letters"])
+            _check_retry(stage, letters)
     except (DeadShareError, RetryError):
         # What killed them may pass: the next run is to try these shards again.
         for shard in by_table["dead_letters"]:
             storage.remove(stage.absolute(record_path(stage, shard.index, num_shards)))
         raise
     if check:
-        check(counters)
+        check(counters, dict(notes))
     filled = {
         name: dataclasses.replace(table, shards=tuple(sorted(by_table[name])))
         for name, table in tables.items()
@@ -390,13 +384,14 @@ class CommitManifest(beam.PTransform):
       stage: the run.
       tables: name → format and schema of every table; `dead_letters` is added.
       num_shards: shards that the tables are partitioned into.
-      max_dead_fraction: see `check_counters`.
+      ceilings: how many rows may die.
       required: tables without which the dataset is of no use.
       check: raises PhraseLensError where the counters tell that the dataset is of no use.
 
     Input: a dict with `shards` (PCollection[(name, Shard)]), `counts`
     (PCollection[(name, rows)]) and, where dead letters are not written yet, `dead`
-    (PCollection[pa.Table]).
+    (PCollection[pa.Table]), and where `check` is to see some, `notes`
+    (PCollection[(name, (weight, text))]).
     """
 
     def __init__(
@@ -404,14 +399,14 @@ class CommitManifest(beam.PTransform):
         stage: Stage,
         tables: Mapping[str, manifest.Table],
         num_shards: int,
-        max_dead_fraction: float,
+        ceilings: Ceilings,
         required: Sequence[str] = (),
-        check: Callable[[Mapping[str, int]], None] | None = None,
+        check: Check | None = None,
     ):
         super().__init__()
         self._stage, self._num_shards, self._required = stage, num_shards, tuple(required)
         self._tables = dict(tables) | {"dead_letters": parquet(DEAD_LETTERS)}
-        self._max_dead_fraction, self._check = max_dead_fraction, check
+        self._ceilings, self._check = ceilings, check
 
     def expand(self, inputs):
         shards = inputs[SHARDS]
@@ -422,6 +417,10 @@ class CommitManifest(beam.PTransform):
             )
             shards = (shards, dead) | beam.Flatten()
         counts = inputs[COUNTS] | "AddCounts" >> beam.CombinePerKey(sum)
+        notes: Any = ()
+        if NOTES in inputs:
+            heaviest = inputs[NOTES] | beam.combiners.Top.LargestPerKey(EXAMPLES)
+            notes = beam.pvalue.AsIter(heaviest)
         return (
             shards.pipeline
             | beam.Create([None])
@@ -429,10 +428,11 @@ class CommitManifest(beam.PTransform):
                 commit,
                 beam.pvalue.AsIter(shards),
                 beam.pvalue.AsIter(counts),
+                notes,
                 self._stage,
                 self._tables,
                 self._num_shards,
-                self._max_dead_fraction,
+                self._ceilings,
                 self._required,
                 self._check,
             )

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
-from transforms.datasets import COUNTS, Output, from_blocks, par_do
+from transforms.datasets import COUNTS, NOTES, Output, from_blocks, par_do
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, EVENTS
 from transforms.evidence import (
@@ -23,6 +23,7 @@ from transforms.evidence import (
     join_runs,
     mine_days,
 )
+from transforms.rows import one_form
 
 PAIR_EVIDENCE = pa.schema(
     [
@@ -161,10 +162,10 @@ class MineAndMergeDays(beam.PTransform):
         mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules)
         merged = merge_days(mined.tables["evidence"], mined.tables["visits"], self._gap_seconds)
         tables = merged.tables | {"languages": mined.tables["languages"]}
-        yield from Output(tables, (), mined.counts).tagged()
+        yield from Output(tables, (), mined.counts, notes=mined.notes).tagged()
 
     def expand(self, shards):
-        return shards | par_do(self._mine, tags=(COUNTS, "languages", *MERGED))
+        return shards | par_do(self._mine, tags=(COUNTS, NOTES, "languages", *MERGED))
 
 
 class ReadDays(beam.PTransform):
@@ -178,6 +179,9 @@ class ReadDays(beam.PTransform):
         with pq.ParquetFile(storage.open_input(path)) as file:
             for batch in file.iter_batches(READ_ROWS):
                 table = pa.Table.from_batches([batch]).cast(self._schema)
+                if "key" in table.column_names:  # an older version kept them as the log has them
+                    place = table.schema.get_field_index("key")
+                    table = table.set_column(place, "key", one_form(table["key"]))
                 yield forget(table, self._deletions) if "person" in table.column_names else table
 
     def expand(self, paths):

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from model_code.text import normalize_query, query_parts
 from schemas import fingerprint
 from schemas.errors import PhraseLensError
-from transforms.rows import id_texts, texts_of
+from transforms.rows import id_texts, one_form, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table
 
 DELETION_FIELDS = ("image", "user", "query")
@@ -20,7 +20,7 @@ class Deletions:
     """A list of what must be forgotten.
 
     Attributes:
-      keys: images, as the log and the label files call them.
+      keys: images, as the log and the label files call them, in NFC.
       users: hashes of people of whom nothing may stay.
       user_queries: (hash of a person, query_id) of which nothing may stay.
     """
@@ -47,7 +47,8 @@ class Deletions:
         """
         found = np.zeros(len(key_of), bool)
         if self.keys:
-            is_gone = pc.is_in(keys, value_set=self.key_array)
+            # A day that an older version mined has them as its log did.
+            is_gone = pc.is_in(one_form(keys), value_set=self.key_array)
             found |= is_gone.to_numpy(zero_copy_only=False)[key_of]
         if self.users or self.user_queries:
             found |= np.isin(people, np.array(self.users, np.int64))
@@ -84,23 +85,28 @@ def read_deletions(path: str, person_key: bytes, longest_part: int = 0) -> Delet
         if isinstance(batch, BadRows):
             raise PhraseLensError(path, f"rows that can be read ({batch.details[0]})", "Repair it.")
         values = {}
-        for field in DELETION_FIELDS:
+        for name, field, read in (
+            ("image", "image", id_texts),
+            ("user", "user", id_texts),
+            ("user as written", "user", texts_of),
+            ("query", "query", texts_of),
+        ):
             column = batch[field] if field in batch.column_names else None
-            read = texts_of if field == "query" else id_texts
-            values[field] = read(column, batch.num_rows)
-            if None in values[field]:
+            values[name] = read(column, batch.num_rows)
+            if None in values[name]:
                 raise PhraseLensError(
                     f"column {field!r} of {path}", "text in UTF-8", "Write it as UTF-8."
                 )
-        for image, user, query in zip(*values.values(), strict=True):
+        for image, user, written, query in zip(*values.values(), strict=True):
             if not image and not user:
                 raise PhraseLensError(
                     f"a row of {path}", "an image or a user", "Name what must be forgotten."
                 )
             if image:
                 keys.add(image)
-            if user:
-                person = fingerprint.hash64(user, person_key)
+            # A day that an older version mined has the user as the log wrote it.
+            for name in {user, written} if user else ():
+                person = fingerprint.hash64(name, person_key)
                 if query:
                     whole = normalize_query(query)
                     parts = query_parts(pa.array([whole]), longest_part)[1] if longest_part else []

@@ -13,7 +13,17 @@ from schemas import fingerprint
 from schemas.stage import Stage
 from transforms import moments
 from transforms.datasets import Output
-from transforms.rows import Checked, decode, distinct, given, ids, milliseconds, numbers, texts_of
+from transforms.rows import (
+    Checked,
+    decode,
+    distinct,
+    given,
+    ids,
+    milliseconds,
+    numbers,
+    one_form,
+    texts_of,
+)
 
 LOG_FIELDS = (
     "query",
@@ -33,9 +43,16 @@ MAX_COUNT = 1e9
 MAX_POSITION = 100  # nobody tells apart what stands further down
 DAY_MS = moments.DAY_MS
 
+# What logs write for a user or a session that they do not know.
+PLACEHOLDERS = (
+    *("null", "(null)", "nil", "none", "(none)", "nan", "na", "n/a", "<na>", "\\n", "undefined"),
+    *("-", "--", "?", "0", "0.0", "-1", "unknown", "anonymous", "anon", "guest", "nobody"),
+    *("not set", "(not set)", "not logged in", "00000000-0000-0000-0000-000000000000"),
+)
+
 EVENTS = pa.schema(
     [
-        ("key", pa.string()),  # what the log calls the image
+        ("key", pa.string()),  # what the log calls the image, in NFC
         ("query_id", pa.int64()),
         ("clicks", pa.int64()),  # in 1/CLICK_UNIT
         ("impressions", pa.int64()),
@@ -61,6 +78,7 @@ class LogRules:
       person_key: key of the hashes of users and sessions.
       day: days since 1970 that rows must be of, or None for any.
       query_parts: words of the longest part of a query that counts as well; 0 for none.
+      nobody: users and sessions that stand for none that is known, in lower case.
     """
 
     max_query_chars: int = 1000
@@ -69,6 +87,7 @@ class LogRules:
     person_key: bytes = b""
     day: int | None = None
     query_parts: int = 0
+    nobody: tuple[str, ...] = PLACEHOLDERS
 
 
 def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
@@ -116,8 +135,8 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     times = np.where(np.isfinite(times), times, 0).astype(np.int64)
 
     query_ids = fingerprint.hash64_array(queries)[query_of]
-    users = _people(column["user"], rows, rules.person_key)
-    sessions = _sessions(column["session"], users, rows, rules.person_key)
+    users = _people(column["user"], rows, rules)
+    sessions = _sessions(column["session"], users, rows, rules)
     if rules.day is not None:
         checked.drop(is_timed & (times // DAY_MS != rules.day), "other_day")
     units = np.round(clicks * CLICK_UNIT).astype(np.int64)
@@ -191,7 +210,7 @@ def events_of_parts(events: pa.Table, texts: pa.Table, longest: int) -> tuple[pa
 def without(letters: pa.Table, forgotten: tuple[str, ...]) -> pa.Table:
     """Dead letters but for those of images that must be forgotten."""
     listed = pa.array(forgotten, pa.string())
-    return letters.filter(pc.invert(pc.is_in(letters["key"], value_set=listed)))
+    return letters.filter(pc.invert(pc.is_in(one_form(letters["key"]), value_set=listed)))
 
 
 def check_queries(raw: pa.Array, rules: LogRules) -> tuple[pa.Array, dict[str, np.ndarray]]:
@@ -255,18 +274,20 @@ def _why_no_time(column: pa.ChunkedArray | None) -> Callable[[int], str]:
     return why
 
 
-def _people(column: pa.ChunkedArray | None, rows: int, key: bytes) -> pa.Array:
+def _people(column: pa.ChunkedArray | None, rows: int, rules: LogRules) -> pa.Array:
     """[rows] int64 hash of who a column names, null where it names nobody."""
-    if column is None:
-        return pa.nulls(rows, pa.int64())
     values, places = ids(column, rows)
-    hashes = fingerprint.hash64_array(values, key)[places]
-    return pa.array(hashes, mask=_numpy(pc.equal(values, b""))[places])
+    hashes = fingerprint.hash64_array(values, rules.person_key)
+    placeholders = pa.array(["", *rules.nobody], pa.string())
+    is_nobody = _numpy(pc.is_in(pc.utf8_lower(decode(values)), value_set=placeholders))
+    return pa.array(hashes, mask=is_nobody).take(pa.array(places))
 
 
-def _sessions(column: pa.ChunkedArray | None, users: pa.Array, rows: int, key: bytes) -> pa.Array:
+def _sessions(
+    column: pa.ChunkedArray | None, users: pa.Array, rows: int, rules: LogRules
+) -> pa.Array:
     """[rows] int64: a session of one user; without a session id, all that a user does."""
-    named = _people(column, rows, key)
+    named = _people(column, rows, rules)
     both = fingerprint.mix(pc.fill_null(named, 0).to_numpy(), pc.fill_null(users, 0).to_numpy())
     is_known = pc.or_(pc.is_valid(named), pc.is_valid(users))
     return pa.array(both, mask=~_numpy(is_known))

@@ -6,7 +6,7 @@ those of any days merge into what a single run over all of them gives (transform
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
 import numpy as np
@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import fingerprint
-from transforms.datasets import COUNTS, Output, from_blocks, par_do, split_by_hash
+from schemas.errors import PhraseLensError
+from transforms.ceilings import EXAMPLES
+from transforms.datasets import COUNTS, NOTES, Notes, Output, from_blocks, par_do, split_by_hash
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
 
@@ -50,6 +52,7 @@ LANGUAGES = pa.schema(
 )
 
 NOBODY, A_SESSION, A_USER = 0, 1, 2
+ROBOTS = "deliveries.dropped_robot"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,8 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
 
     Returns:
       Tables `evidence`, `visits` and `languages`; counts of `deliveries` (events that
-      arrived more than once, or were a robot's, are dropped) and of `remembered` ones.
+      arrived more than once, or were a robot's, are dropped) and of `remembered` ones; notes
+      of the biggest robots.
     """
     names = [
         name for name in EVENTS.names if events[name].null_count < len(events) or name == "time"
@@ -130,7 +134,8 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
     is_robot = pc.and_(
         pc.greater(busy["known"], NOBODY), pc.greater(busy["count_all"], rules.max_person_events)
     )
-    by_robots = _rows_of(unique, busy.filter(is_robot).select(["person", "day"]))
+    robots = busy.filter(is_robot)
+    by_robots = _rows_of(unique, robots.select(["person", "day"]))
     robot_rows = int(unique["count_all"].to_numpy()[by_robots].sum())
     kept = unique.filter(pa.array(~by_robots))
     whole = {
@@ -143,13 +148,47 @@ def mine_days(events: pa.Table, rules: DayRules) -> Output:
     counts = {
         "deliveries.in": events.num_rows,
         "deliveries.out": kept.num_rows,
-        "deliveries.dropped_robot": robot_rows,
+        ROBOTS: robot_rows,
         "deliveries.dropped_delivered_twice": events.num_rows - robot_rows - kept.num_rows,
         "remembered.in": kept.num_rows,
         "remembered.out": remembered,
         "remembered.dropped_forgotten": kept.num_rows - remembered,
     }
-    return Output(tables, (), counts)
+    return Output(tables, (), counts, notes={ROBOTS: _biggest(robots)})
+
+
+def _biggest(robots: pa.Table) -> list[tuple[int, str]]:
+    """The robots with most events on a day, by their hashes, as notes."""
+    order = [("count_all", "descending"), ("person", "ascending"), ("day", "ascending")]
+    return [
+        (n := row["count_all"], f"user or session {row['person'] % 2**64:016x} ({n:,} on a day)")
+        for row in robots.sort_by(order).slice(0, EXAMPLES).to_pylist()
+    ]
+
+
+def check_robots(counters: Mapping[str, int], notes: Notes, most: float) -> None:
+    """Refuses a log of which too much is a robot's: mostly it is a name for people not known.
+
+    Args:
+      counters: see `mine_days`.
+      notes: the biggest robots.
+      most: share of the events that may be a robot's.
+
+    Raises:
+      PhraseLensError: more are.
+    """
+    robots, events = counters.get(ROBOTS, 0), counters.get("deliveries.in", 0)
+    if not events or robots <= most * events:
+        return
+    shown = ", ".join(text for _, text in notes.get(ROBOTS, ()))
+    raise PhraseLensError(
+        f"{robots / events:.1%} of the events ({robots:,} of {events:,}) would be dropped as a "
+        f"robot's, most of them of {shown}",
+        f"at most {most:.1%}",
+        "Where that is what the log writes for people whom it does not know, name it with "
+        "--nobody (docs/mining.md says whose a hash is). Where people do so much, raise "
+        "--max_person_events; where there are so many robots, --max_robot_share.",
+    )
 
 
 def forget(table: pa.Table, deletions: Deletions) -> pa.Table:
@@ -250,7 +289,7 @@ class GroupPeople(beam.PTransform):
 
 
 class MineDays(beam.PTransform):
-    """Shards of people ({events}) → tagged `evidence`, `visits`, `languages`, `counts`."""
+    """Shards of people ({events}) → tagged `evidence`, `visits`, `languages`, `counts`, `notes`."""
 
     def __init__(self, rules: DayRules):
         super().__init__()
@@ -261,7 +300,7 @@ class MineDays(beam.PTransform):
         yield from mine_days(from_blocks(blocks["events"], EVENTS), self._rules).tagged()
 
     def expand(self, shards):
-        return shards | par_do(self._mine, tags=(COUNTS, "evidence", "visits", "languages"))
+        return shards | par_do(self._mine, tags=(COUNTS, NOTES, "evidence", "visits", "languages"))
 
 
 class KeepTyped(beam.PTransform):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -24,6 +25,7 @@ from transforms.rows import id_texts, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table
 
 IMAGE_FIELDS = ("key", "image", "path")
+KEY_KINDS = ("stem", "name", "path")  # what an image file can be called by
 IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
 UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
@@ -31,7 +33,7 @@ MAX_RECORD_BYTES = 256 << 20
 
 RAW_IMAGES = pa.schema(
     [
-        ("key", pa.string()),  # null where it is no valid text
+        ("key", pa.string()),  # in NFC; null where it is no valid text
         ("image", pa.binary()),
     ]
 )
@@ -124,7 +126,7 @@ def plan_images(
     formats, passed_over = dict(choice.formats), choice.passed_over
     units: list[ImageUnit] = []
     paths = [path for path, kind in formats.items() if kind == "files"]
-    keys = [_key_of(path, key) for path in paths]
+    keys = [key_of_path(path, key) for path in paths]
     bases = tuple(dict.fromkeys(map(base_of, patterns)))
     units += [
         ImageUnit(
@@ -229,9 +231,11 @@ def count_images(units: Sequence[ImageUnit]) -> int | None:
     return sum(len(unit.paths) for unit in units) or None
 
 
-def _key_of(path: str, key: str) -> str:
+def key_of_path(path: str, kind: str) -> str:
+    """What an image file is called; `kind` is one of KEY_KINDS."""
     name = path.rsplit("/", 1)[-1]
-    return whole_text({"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key])
+    key = {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[kind]
+    return unicodedata.normalize("NFC", whole_text(key))
 
 
 def read_unit(
@@ -270,14 +274,16 @@ def _read_files(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table
         except ImageError as error:
             yield BadRows(error.reason, _valid(key) or path, [f"{path}: {error.detail}"])
         except (OSError, UnicodeError) as error:
-            yield BadRows("unreadable_file", _valid(key) or path, [f"{path}: {error}"])
+            yield BadRows("unreadable_image", _valid(key) or path, [f"{path}: {error}"])
     if rows:
         yield _raw_images(rows)
 
 
 def _valid(key: str) -> str | None:
-    """The key, or None where it is the name of a file that is no UTF-8."""
-    return None if any("\ud800" <= character <= "\udfff" for character in key) else key
+    """The key in NFC, or None where it is the name of a file that is no UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        return None
+    return unicodedata.normalize("NFC", key)
 
 
 def _raw_images(rows: list[tuple]) -> pa.Table:

@@ -11,6 +11,7 @@ from transforms.rows import Checked, id_texts, texts_of
 
 LABEL_FIELDS = ("key", "label", "split")
 
+# Keys and labels are in NFC.
 LABELS = pa.schema([("key", pa.string()), ("label", pa.string()), ("split", pa.string())])
 
 _SPLIT_NAMES = {split: split for split in SPLITS} | {"val": "validation", "dev": "validation"}

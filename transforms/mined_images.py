@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import tables
-from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
-from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, par_do, write_sorted
+from transforms import key_match
+from transforms.datasets import COUNTS, NOTES, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.duplicates import DUPLICATES
 from transforms.images import CLEAN_IMAGES
 from transforms.known_images import sources_of
@@ -56,31 +56,21 @@ def find_copies(clean: pa.Table, duplicates: pa.Table) -> Output:
     return Output({"copies": copies, "keys": pa.table([clean["key"], found], IMAGE_KEYS)})
 
 
-def join_labels(labels: pa.Table, keys: pa.Table, stage: Stage) -> Output:
-    """Finds the images that labels are of.
+def join_labels(labels: pa.Table, keys: pa.Table) -> Output:
+    """Finds the images that labels are of; those of other images, as of a larger collection, go.
 
     Args:
       labels: rows of LABELS of one shard of keys.
       keys: rows of IMAGE_KEYS of the same shard.
-      stage: the run, named in dead letters.
 
     Returns:
-      Table `attributes` (ATTRIBUTES), dead letters, counts of `known_labels`.
+      Table `attributes` (ATTRIBUTES), counts of `known_labels` and of `image_keys`, notes.
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
-    is_known = pc.is_in(labels["key"], value_set=keys["key"].combine_chunks())
-    lost = labels.filter(pc.invert(is_known))["key"].to_pylist()
-    letters = dead_letters(
-        stage.name, stage.run_id, "unknown_image", lost, ["label"] * len(lost), [b""] * len(lost)
-    )
-    attributes = labels.filter(is_known).join(keys, "key", join_type="inner")
-    counts = {
-        "known_labels.in": labels.num_rows,
-        "known_labels.out": labels.num_rows - len(lost),
-        "known_labels.dropped_unknown_image": len(lost),
-    }
+    known = key_match.match(labels["key"], keys["key"], "known_labels", "labelled")
+    attributes = labels.filter(known.is_known).join(keys, "key", join_type="inner")
     attributes = attributes.select(ATTRIBUTES.names).cast(ATTRIBUTES)
-    return Output({"attributes": attributes}, (letters,), counts)
+    return Output({"attributes": attributes}, (), known.counts, notes=known.notes)
 
 
 def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) -> Output:
@@ -151,11 +141,7 @@ class FindCopies(beam.PTransform):
 
 
 class JoinLabels(beam.PTransform):
-    """Shards of keys ({labels, keys}) → tagged `attributes`, `dead`, `counts`."""
-
-    def __init__(self, stage: Stage):
-        super().__init__()
-        self._stage = stage
+    """Shards of keys ({labels, keys}) → tagged `attributes`, `counts`, `notes`."""
 
     def _join(self, shard):
         _, blocks = shard
@@ -163,10 +149,10 @@ class JoinLabels(beam.PTransform):
             from_blocks(blocks["labels"], LABELS),
             from_blocks(blocks["keys"], IMAGE_KEYS),
         )
-        yield from join_labels(labels, keys, self._stage).tagged()
+        yield from join_labels(labels, keys).tagged()
 
     def expand(self, shards):
-        return shards | par_do(self._join, tags=("attributes", DEAD, COUNTS))
+        return shards | par_do(self._join, tags=("attributes", COUNTS, NOTES))
 
 
 class BuildImages(beam.PTransform):

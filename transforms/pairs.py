@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import tables
-from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
-from transforms import associations
-from transforms.datasets import COUNTS, DEAD, SHARDS, Output, from_blocks, par_do, write_sorted
+from transforms import associations, key_match
+from transforms.datasets import COUNTS, NOTES, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.evidence import add_up
@@ -60,42 +59,24 @@ class PairRules:
     max_linked_queries: int = 32
 
 
-def join_images(evidence: pa.Table, keys: pa.Table, stage: Stage) -> Output:
-    """Finds the images that the log talks of.
+def join_images(evidence: pa.Table, keys: pa.Table) -> Output:
+    """Finds the images that the log talks of; rows of others, as of a larger collection, go.
 
     Args:
       evidence: rows of PAIR_EVIDENCE of one shard of keys.
       keys: rows of IMAGE_KEYS of the same shard. A key may name several images (photos of
         one item); each gets the evidence, several copies of one image get it once.
-      stage: the run, named in dead letters.
 
     Returns:
-      Table `evidence` (IMAGE_EVIDENCE), a dead letter for each unknown key, counts of
-      `clicks`: rows of the log.
+      Table `evidence` (IMAGE_EVIDENCE), counts of `clicks` (rows of the log) and of
+      `image_keys`, notes.
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
-    is_known = pc.is_in(evidence["key"], value_set=keys["key"].combine_chunks())
-    lost = add_up(evidence.filter(pc.invert(is_known)), ["key"], _LOST).sort_by("key")
-    letters = dead_letters(
-        stage.name,
-        stage.run_id,
-        "unknown_image",
-        lost["key"].to_pylist(),
-        [f"{rows} rows of the log" for rows in lost["rows"].to_pylist()],
-        [b""] * len(lost),
-    )
-    joined = evidence.filter(is_known).join(keys, "key", join_type="inner")
-    rows, lost_rows = (pc.sum(t["rows"]).as_py() or 0 for t in (evidence, lost))
-    counts = {
-        "clicks.in": rows,
-        "clicks.out": rows - lost_rows,
-        "clicks.dropped_unknown_image": lost_rows,
-    }
+    known = key_match.match(evidence["key"], keys["key"], "clicks", "in_log", evidence["rows"])
+    counts = known.counts | {"image_keys.all": pc.count_distinct(keys["key"]).as_py()}
+    joined = evidence.filter(known.is_known).join(keys, "key", join_type="inner")
     found = joined.select(IMAGE_EVIDENCE.names).cast(IMAGE_EVIDENCE)
-    return Output({"evidence": found}, (letters,), counts)
-
-
-_LOST = pa.schema([("key", pa.string()), ("rows", pa.int64())])
+    return Output({"evidence": found}, (), counts, notes=known.notes)
 
 
 def name_images(evidence: pa.Table) -> pa.Table:
@@ -289,20 +270,16 @@ def build_pairs(
 
 
 class JoinImages(beam.PTransform):
-    """Shards of keys ({evidence, keys}) → tagged `evidence`, `dead`, `counts`."""
-
-    def __init__(self, stage: Stage):
-        super().__init__()
-        self._stage = stage
+    """Shards of keys ({evidence, keys}) → tagged `evidence`, `counts`, `notes`."""
 
     def _join(self, shard):
         _, blocks = shard
         evidence = from_blocks(blocks["evidence"], PAIR_EVIDENCE)
         keys = from_blocks(blocks["keys"], IMAGE_KEYS)
-        yield from join_images(evidence, keys, self._stage).tagged()
+        yield from join_images(evidence, keys).tagged()
 
     def expand(self, shards):
-        return shards | par_do(self._join, tags=("evidence", DEAD, COUNTS))
+        return shards | par_do(self._join, tags=("evidence", COUNTS, NOTES))
 
 
 class Weigh(beam.PTransform):

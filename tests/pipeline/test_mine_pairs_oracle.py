@@ -33,6 +33,7 @@ COUNTERS = {
     "blocked_query": "events",
     "no_click": "events",
     "robot": "deliveries",
+    "unknown_image": "clicks",
     "delivered_twice": "deliveries",
     "few_clicks": "pairs",
     "one_person": "pairs",
@@ -70,7 +71,7 @@ def run_job(job, **flags) -> str:
     printed = io.StringIO()
     argv = [f"--{name}={value}" for name, value in flags.items()]
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        status = job.run([*argv, "--max_dead_fraction=1"])
+        status = job.run([*argv, "--max_dead_fraction=1", "--max_robot_share=1"])
     assert status == 0, printed.getvalue()
     return printed.getvalue()
 
@@ -228,7 +229,7 @@ def test_order_deliveries_and_workers_do_not_matter(tmp_path):
         write_log(again / f"{name}1.parquet", log[500:])
     command = [sys.executable, "-m", "beam_jobs.mine_pairs", f"--log={again}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    command += [f"--output={tmp_path / 'two'}", "--max_dead_fraction=1"]
+    command += [f"--output={tmp_path / 'two'}", "--max_dead_fraction=1", "--max_robot_share=1"]
     command += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

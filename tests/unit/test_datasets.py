@@ -3,18 +3,14 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import fingerprint
-from schemas.errors import AccountingError, DeadShareError
 from transforms.datasets import (
     COUNTS,
     DEAD,
     Output,
-    check_counters,
-    dead_share,
     from_blocks,
     split_by_shard,
     to_block,
@@ -62,45 +58,3 @@ def test_output_is_tagged_and_empty_tables_stay_behind():
     )
     tags = Counter(item.tag for item in output.tagged())
     assert tags == {"rows": 1, DEAD: 1, COUNTS: 1}
-
-
-def counters(dead, harmless=0, rows=1000):
-    return {
-        "rows.in": rows,
-        "rows.out": rows - dead - harmless,
-        "rows.dropped_bad_row": dead,
-        "rows.dropped_no_click": harmless,
-    }
-
-
-@pytest.mark.parametrize(("dead", "fails"), [(0, False), (49, False), (50, False), (51, True)])
-def test_more_dead_rows_than_allowed_fail(dead, fails):
-    assert dead_share(counters(dead)) == {"rows": dead / 1000}
-    if fails:
-        with pytest.raises(DeadShareError, match=r"5\.1% of rows died.*bad_row.*max_dead_fraction"):
-            check_counters(counters(dead), 0.05)
-    else:
-        check_counters(counters(dead), 0.05)
-
-
-def test_rows_dropped_as_a_matter_of_course_are_not_dead():
-    check_counters(counters(0, harmless=1000), 0.0)
-
-
-def test_each_kind_of_row_has_its_own_share():
-    others = {"others.in": 1, "others.out": 0, "others.dropped_bad_row": 1}
-    with pytest.raises(DeadShareError, match=r"100\.0% of others"):
-        check_counters(counters(0) | others, 0.05)
-
-
-@pytest.mark.parametrize("name", ["rows.in", "rows.out", "rows.dropped_bad_row"])
-def test_rows_that_vanish_are_a_bug(name):
-    wrong = counters(1)
-    wrong[name] += 1
-    with pytest.raises(AccountingError, match="rows were lost"):
-        check_counters(wrong, 1.0)
-
-
-def test_nothing_at_all_is_in_order():
-    check_counters({}, 0.0)
-    check_counters({"rows.in": 0}, 0.0)

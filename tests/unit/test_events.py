@@ -219,3 +219,20 @@ def test_blocked_is_a_listed_word_or_the_whole_query(queries, blocklist, skip):
     column = pa.array(["sliced away"] * skip + queries, pa.string())[skip:]
     expected = [q in blocklist or bool(set(q.split()) & set(blocklist)) for q in queries]
     assert events.blocked(column, blocklist).tolist() == expected
+
+
+@pytest.mark.parametrize("column", ["user", "session"])
+@pytest.mark.parametrize("change", [str, str.upper, str.title, " {} ".format])
+def test_what_logs_write_for_nobody_is_nobody(column, change):
+    rows = [GOOD | {column: change(name).encode()} for name in ("", *events.PLACEHOLDERS)]
+    output = parse([*rows, GOOD | {column: None}, GOOD | {column: b"anonymous-7"}])
+    known = output.tables["events"][column]
+    assert output.tables["events"].num_rows == len(rows) + 2
+    assert known.null_count == len(rows) + 1
+    assert known[len(rows) + 1].is_valid
+
+
+def test_others_can_be_named_nobody():
+    rows = [GOOD | {"user": name} for name in (b"Visitor", b"anonymous", b"", b"\xff")]
+    users = parse(rows, nobody=("visitor",)).tables["events"]["user"]
+    assert users.is_valid().to_pylist() == [False, True, False, True]

@@ -5,9 +5,11 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.errors import PhraseLensError
 from transforms import days, evidence
 from transforms.datasets import from_blocks, split_by_hash
 from transforms.events import DAY_MS, EVENTS
@@ -180,3 +182,24 @@ def test_a_popular_pair_of_nobody_spreads_over_shards():
     table = pa.Table.from_pylist(rows, EVENTS)
     sizes = np.bincount(evidence.routes(table).view(np.uint64) % np.uint64(8))
     assert sizes.max() < 2 * sizes.min()
+
+
+ROW = dict.fromkeys(FIELDS) | {"key": "a", "query_id": 1, "clicks": 1024, "impressions": 1}
+ROW |= {"position": 0, "part": 0}
+
+
+def test_the_share_of_robots_has_a_ceiling_and_the_error_names_the_biggest():
+    users = [user for user, n in ((1, 2), (-1, 9), (3, 7), (4, 8), (5, 6)) for _ in range(n)]
+    rows = [ROW | {"user": user, "time": i} for i, user in enumerate(users)]
+    found = mine(rows, max_person_events=5)
+    assert found.counts["deliveries.dropped_robot"] == 30
+    evidence.check_robots(found.counts, found.notes, 30 / 32)
+    evidence.check_robots({}, {}, 0.0)
+    with pytest.raises(PhraseLensError, match=r"expected at most 93\.0%") as caught:
+        evidence.check_robots(found.counts, found.notes, 0.93)
+    error = str(caught.value)
+    assert "93.8% of the events (30 of 32)" in error
+    named = [f"user or session {user % 2**64:016x} ({n} on a day)" for user, n in ((-1, 9), (4, 8))]
+    assert ", ".join(named) in error
+    assert f"{5:016x}" not in error
+    assert all(flag in error for flag in ("--nobody", "--max_person_events", "--max_robot_share"))

@@ -1,5 +1,4 @@
 import itertools
-import types
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +9,12 @@ from scipy.stats import binomtest
 
 from transforms import pairs
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
-from transforms.events import QUERY_TEXTS
-from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound
+from transforms.events import MAX_POSITION, QUERY_TEXTS
+from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound, write_examination
 from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES
 from transforms.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
 from transforms.queries import VARIANTS
 
-STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 FLAT = np.full(101, EXAMINED_UNIT, np.int64)
 COUNTS, RATES = Log(False, False, FLAT), Log(True, True, FLAT)
 
@@ -69,7 +67,26 @@ def test_examination_starts_where_people_click_at_all():
     log = Log.of_facts(facts((1, 0, 1000), (2, 100, 1000), (3, 50, 1000)))
     np.testing.assert_allclose(log.examination[1:4] / EXAMINED_UNIT, [1, 1, 0.5])
     assert np.all(Log.of_facts(facts((1, 0, 5))).examination == EXAMINED_UNIT)
-    assert Log.of_facts({}).examination.tolist() == [EXAMINED_UNIT]
+    assert np.all(Log.of_facts({}).examination == EXAMINED_UNIT)
+
+
+def test_of_a_position_that_was_never_shown_the_one_above_holds():
+    log = Log.of_facts(facts((1, 500, 1000), (4, 250, 1000)))
+    shares = log.examination / EXAMINED_UNIT
+    assert len(shares) == MAX_POSITION + 1
+    assert set(shares[:4]) == {1}
+    assert set(shares[4:]) == {0.5}
+
+
+def test_what_was_fitted_once_is_kept():
+    fitted = Log.of_facts(facts((1, 500, 1000), (2, 250, 1000)) | {"unclicked": 1250})
+    later = Log.of_facts(facts((1, 9, 10), (2, 9, 10)) | {"users": 3}, fitted.examination)
+    assert (later.examination == fitted.examination).all()
+    assert (later.has_users, later.has_rates) == (True, True)
+
+
+def test_a_log_without_rates_leaves_nothing_to_keep():
+    assert not list(write_examination(COUNTS, None))
 
 
 def test_a_click_further_down_is_worth_more():
@@ -141,13 +158,18 @@ def test_join_gives_the_evidence_to_every_image_of_its_key():
         ("gone", 1, 1, 3, [9]),
         ("gone", 2, 1, 1, [9]),
     ]
-    output = pairs.join_images(evidence(rows, PAIR_EVIDENCE), table, STAGE)
+    output = pairs.join_images(evidence(rows, PAIR_EVIDENCE), table)
     found = [(r["image_id"], r["clicks"]) for r in output.tables["evidence"].to_pylist()]
     assert sorted(found) == [("x", 1024), ("x", 2048), ("y", 2048)]
-    assert output.counts == {"clicks.in": 9, "clicks.out": 5, "clicks.dropped_unknown_image": 4}
-    (letter,) = output.dead[0].to_pylist()
-    assert (letter["key"], letter["reason"]) == ("gone", "unknown_image")
-    assert letter["detail"] == "4 rows of the log"
+    assert not output.dead, "what the log tells of another image is no dead row"
+    assert output.counts == {
+        "clicks.in": 9,
+        "clicks.out": 5,
+        "clicks.dropped_unknown_image": 4,
+        "image_keys.in_log": 2,
+        "image_keys.all": 2,
+    }
+    assert output.notes["clicks.dropped_unknown_image"] == [(4, "gone")]
 
 
 def test_rare_queries_stay_behind_where_people_are_known():

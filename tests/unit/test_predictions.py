@@ -6,14 +6,17 @@ import types
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from model_code.classifier import Classified
 from model_code.image_embedder import ImageEmbeddings
 from model_code.inference_settings import InferenceSettings
 from model_code.progress import Progress
+from schemas.errors import DeadShareError
 from tests.image_files import encode, photo
+from transforms.ceilings import Ceilings, check_counters
 from transforms.clean_image import ImageLimits
-from transforms.datasets import Output, check_counters, dead_share
+from transforms.datasets import Output
 from transforms.image_units import IMAGE_FIELDS, plan_units
 from transforms.images import source_of
 from transforms.predictions import ClassifyImages, Networks
@@ -44,8 +47,9 @@ def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
     assert (found.counts["images.in"], found.counts["images.out"]) == (120, 120)
     assert found.counts["images_files.in"] == 2
     assert found.counts["images_files.dropped_unreadable_file"] == 1
-    assert dead_share(found.counts)["images_files"] == 0.5
-    check_counters(found.counts, 0.5)
+    check_counters(found.counts, Ceilings(0.5))
+    with pytest.raises(DeadShareError, match=r"50\.0% of images_files died"):
+        check_counters(found.counts, Ceilings(0.49))
     (letters,) = found.dead
     assert letters["key"].to_pylist() == [str(tmp_path / "b.tar")]
 
