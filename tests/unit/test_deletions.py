@@ -117,7 +117,7 @@ def test_one_person_is_one_whatever_the_type_of_the_column(tmp_path):
     assert keys == labelled == {str(NUMBER)}
     assert people == {fingerprint.hash64(str(NUMBER), KEY)}
     assert len(sessions) == 1
-    assert listed == people | keys
+    assert listed >= people | keys  # and people as older versions hashed them
 
 
 def test_a_list_of_a_type_that_no_id_has_is_refused(tmp_path):
