@@ -24,6 +24,7 @@ from transforms.evidence import (
     mine_days,
 )
 from transforms.rows import one_form
+from transforms.secret_files import FromFiles
 
 PAIR_EVIDENCE = pa.schema(
     [
@@ -153,13 +154,13 @@ class MergeDays(beam.PTransform):
 class MineAndMergeDays(beam.PTransform):
     """Shards of people ({events}) → what MineDays and MergeDays give, without a shuffle between."""
 
-    def __init__(self, rules: DayRules, gap_seconds: float):
+    def __init__(self, rules: FromFiles[DayRules], gap_seconds: float):
         super().__init__()
         self._rules, self._gap_seconds = rules, gap_seconds
 
     def _mine(self, shard):
         _, blocks = shard
-        mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules)
+        mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules())
         merged = merge_days(mined.tables["evidence"], mined.tables["visits"], self._gap_seconds)
         tables = merged.tables | {"languages": mined.tables["languages"]}
         yield from Output(tables, (), mined.counts, notes=mined.notes).tagged()
@@ -171,7 +172,7 @@ class MineAndMergeDays(beam.PTransform):
 class ReadDays(beam.PTransform):
     """PCollection[path of a day's shard] → PCollection of its tables, less what is forgotten."""
 
-    def __init__(self, schema: pa.Schema, deletions: Deletions):
+    def __init__(self, schema: pa.Schema, deletions: FromFiles[Deletions]):
         super().__init__()
         self._schema, self._deletions = schema, deletions
 
@@ -182,7 +183,7 @@ class ReadDays(beam.PTransform):
                 if "key" in table.column_names:  # an older version kept them as the log has them
                     place = table.schema.get_field_index("key")
                     table = table.set_column(place, "key", one_form(table["key"]))
-                yield forget(table, self._deletions) if "person" in table.column_names else table
+                yield forget(table, self._deletions()) if "person" in table.column_names else table
 
     def expand(self, paths):
         return paths | beam.Reshuffle() | beam.FlatMap(self._read)
