@@ -17,8 +17,9 @@ def poison(
 ) -> tuple[Rows, Rows, Rows]:
     """The rows of a mined dataset if its test images looked and were clicked otherwise.
 
-    Each test image has the pixels of `image_of`, another label, and a thousand clicks for
-    another query as well as for one that no other image has. All other rows stay.
+    Each test image has the pixels of `image_of` and another label. Every third one has no click
+    any more, the others have a thousand for another query and for one that no other image has.
+    All other rows stay.
 
     Args:
       images, pairs, queries: rows of tables.IMAGES, tables.PAIRS and tables.QUERIES.
@@ -36,6 +37,7 @@ def poison(
     clicked = [
         {"image_id": row["image_id"], "split": "test", "query_id": query} | clicks
         for place, row in enumerate(test)
+        if place % 3
         for query in (queries[place % len(queries)]["query_id"], new)
     ]
     kept = [dict(pair) for pair in pairs if pair["split"] != "test"] + clicked

@@ -1,8 +1,7 @@
 """Nothing that is fitted changes by a bit when every test row is another.
 
 prepare_pairs and embed_phrases have their tests of this beside their others
-(tests/unit/test_training_pairs.py, tests/pipeline/test_embed_phrases.py); the text generator reads
-nothing but what prepare_pairs wrote.
+(tests/unit/test_training_pairs.py, tests/pipeline/test_embed_phrases.py).
 """
 
 import dataclasses
@@ -15,7 +14,12 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import prepare_examples
-from model_code import train_fusion, train_pixel_embedder, train_text_embedder
+from model_code import (
+    train_fusion,
+    train_pixel_embedder,
+    train_text_embedder,
+    train_text_generator,
+)
 from schemas import fingerprint, manifest, stage, tables
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -75,6 +79,16 @@ def test_a_trainer_makes_the_same_model_of_other_test_images(mined, tmp_path, tr
         assert trainer.run([f"--mined={mined[world].root}", f"--output={output}", *flags]) == 0
         found.append(model_of(output))
     assert found[0] == found[1]
+
+
+def test_the_text_generator_and_the_classifiers_read_no_mined_dataset():
+    """They read what prepare_pairs and prepare_examples wrote."""
+    for trainer, expected in (
+        (train_text_generator, {"pairs", "weights"}),
+        (train_fusion, {"examples"}),
+    ):
+        fields = dataclasses.fields(trainer.Config)
+        assert {f.name for f in fields if f.metadata["role"] == "input"} == expected
 
 
 TEXT, PIXEL, CLASSES = 3, 4, ("a", "b", "c")
