@@ -1,7 +1,7 @@
 """The images of a mined dataset as training batches: decoded once, shuffled by (seed, epoch)."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from model_code.progress import Progress
 from model_code.training import epoch_order
 from schemas import storage
 from schemas.arrays import load_array
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
 _DECODE_BATCH = 64
@@ -104,11 +105,31 @@ class ImageSource:
         with pq.ParquetFile(storage.open_input(path)) as file:
             column = file.read_row_group(number, ["image"]).column("image")
         data = column.take(pa.array(positions)).to_pylist()
-        parts = [
-            self._decode(tf.constant(data[start : start + _DECODE_BATCH])).numpy()
-            for start in range(0, len(data), _DECODE_BATCH)
-        ]
+        try:
+            parts = [
+                self._decode(tf.constant(data[start : start + _DECODE_BATCH])).numpy()
+                for start in range(0, len(data), _DECODE_BATCH)
+            ]
+        except tf.errors.InvalidArgumentError:
+            raise self._unreadable(path, number, positions, data) from None
         return np.concatenate(parts)
+
+    def _unreadable(
+        self, path: str, group: int, positions: np.ndarray, data: Sequence[bytes]
+    ) -> PhraseLensError:
+        """What is said of the first image of a row group that cannot be decoded."""
+        with pq.ParquetFile(storage.open_input(path)) as file:
+            ids = file.read_row_group(group, ["image_id"]).column("image_id")
+        for position, image in zip(positions, data, strict=True):
+            try:
+                self._decode(tf.constant([image]))
+            except tf.errors.InvalidArgumentError as error:
+                return PhraseLensError(
+                    f"image {ids[position].as_py()} of {path}",
+                    f"a JPEG or PNG that TensorFlow decodes ({error.message.splitlines()[0]})",
+                    "Run mine_pairs again without --reuse: it keeps no such image.",
+                )
+        raise AssertionError("each image can be decoded, but not all of them together")
 
 
 def _row_groups(dataset: Dataset, keep: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:

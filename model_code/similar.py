@@ -13,17 +13,20 @@ too, and those that it shares with each image found are shown.
 import dataclasses
 import io
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
 
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
-from schemas import integrity, storage
+from schemas import fingerprint, integrity, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -31,9 +34,13 @@ from schemas.printable import printable
 from schemas.tables import arrow_to_vectors
 
 BATCH_ROWS = 1 << 15
-# As mine_pairs stores images, so that a picture is embedded as it would be there.
-MAX_SIDE = 512
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+# A flag of mine_pairs → what transforms/image_process.py calls it.
+LIMITS = {
+    "max_image_pixels": "max_pixels",
+    "max_image_side": "max_side",
+    "max_image_bytes": "max_bytes",
+    "max_image_seconds": "max_seconds",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,9 @@ class Config:
         role="input",
     )
     mined: str = flag(
-        "Dataset of mine_pairs, for the names of the images found.", default="", role="input"
+        "Dataset of mine_pairs, for the names of the images found; a file is read with its limits.",
+        default="",
+        role="input",
     )
     count: int = flag("Images to find.", default=10)
     json: bool = flag("Print JSON.", default=False, role="runtime")
@@ -102,35 +111,37 @@ def _units(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def read_image(path: str) -> bytes:
-    """An image file as the networks read it: JPEG or PNG, upright, on white, of bounded size.
+def read_image(path: str, mined: Mapping[str, Any] = types.MappingProxyType({})) -> bytes:
+    """An image file as mine_pairs stores it, so that a picture is embedded as it would be there.
+
+    The very program that cleans images for mining does it, in a process with limits of memory and
+    time; it belongs to a layer above this one, which imports it from nowhere.
+
+    Args:
+      path: local or gs://.
+      mined: the settings of a run of mine_pairs, for its limits; without them the defaults hold.
+
+    Returns:
+      JPEG or PNG: upright, in sRGB, on white, of bounded size.
 
     Raises:
-      PhraseLensError: it is no image.
+      PhraseLensError: it is no image, or beyond the limits.
     """
-    data = storage.read_bytes(path)
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        upright = ImageOps.exif_transpose(image)
-        clean = (
-            image.format in ("JPEG", "PNG")
-            and image.mode in ("RGB", "L")
-            and "transparency" not in image.info
-            and image.getexif().get(0x0112, 1) == 1  # orientation
-            and max(image.size) <= MAX_SIDE
-        )
-        if clean:
-            return data
-        if upright.has_transparency_data:
-            rgba = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        rgb = upright.convert("RGB")
-    except Exception as error:  # each decoder has exceptions of its own
-        raise PhraseLensError(path, "an image", f"It cannot be read: {error}") from error
-    rgb.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    rgb.save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+    limits = {ours: mined[name] for name, ours in LIMITS.items() if name in mined}
+    command = [sys.executable, "-m", "transforms.image_process", json.dumps(limits)]
+    paths = os.pathsep.join([str(fingerprint.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = subprocess.run(
+        command,
+        input=storage.read_bytes(path),
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+        check=True,
+    )
+    answer = io.BytesIO(result.stdout)
+    row = json.loads(answer.readline())
+    if "reason" in row:
+        raise PhraseLensError(path, "an image", f"{row['reason']}: {row['detail']}")
+    return answer.read()
 
 
 def check(features: Dataset, name: str, path: str) -> Dataset:
@@ -192,7 +203,8 @@ def _embed_files(
         )
     generator = check(features, "generator", config.generator)
     index = check(features, "phrases", config.phrases) if config.phrases else None
-    images = [read_image(path) for path in files]
+    mined = Dataset(config.mined).manifest.config if config.mined else {}
+    images = [read_image(path, mined) for path in files]
 
     from model_code.image_embedder import ImageEmbedder
 

@@ -5,6 +5,10 @@ memory than there is, run for hours (a JPEG of thousands of scans) or crash. Not
 decoder within a thread. The process has a limit of memory and, for each image, of CPU time,
 which the kernel keeps; where it ends, that image is dead and the next one gets a new process.
 CPU time and not time on the clock, so that a busy machine kills no image.
+
+As a program it cleans one image: `python -m transforms.image_process LIMITS < FILE`, where LIMITS
+is JSON of `ImageLimits`. It writes a line of JSON, with the reason and detail of an image that
+cannot be used, and behind it the bytes of the clean image.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -145,14 +150,16 @@ def serve(limits_json: str) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = math.ceil(used.ru_utime + used.ru_stime) + limits.max_seconds
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
-        row, image = _answer(data, limits)
+        row, image = _answer(clean_image, data, limits)
         _write(answers, json.dumps(row).encode())
         _write(answers, image)
 
 
-def _answer(data: bytes, limits: ImageLimits) -> tuple[dict, bytes]:
+def _answer(
+    clean: Callable[[bytes, ImageLimits], CleanImage], data: bytes, limits: ImageLimits
+) -> tuple[dict, bytes]:
     try:
-        image = clean_image(data, limits)
+        image = clean(data, limits)
     except ImageError as error:
         return {"reason": error.reason, "detail": error.detail}, b""
     row = vars(image) | {"signature": image.signature.hex()}
@@ -163,3 +170,13 @@ def _address_space() -> int:
     """Bytes of memory that this process has mapped."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
+
+
+def main() -> None:
+    limits = ImageLimits(**json.loads(sys.argv[1]))
+    row, image = _answer(clean_safely, sys.stdin.buffer.read(), limits)
+    sys.stdout.buffer.write(json.dumps(row).encode() + b"\n" + image)
+
+
+if __name__ == "__main__":
+    main()

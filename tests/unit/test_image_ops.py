@@ -10,7 +10,9 @@ from PIL import Image
 
 from model_code import image_ops
 from model_code.image_source import ArraySource, ImageSource
-from tests.mined_dataset import write_colours
+from schemas.errors import PhraseLensError
+from tests.image_files import encode, photo
+from tests.mined_dataset import write_colours, write_mined
 
 
 def picture(height, width, mode="RGB"):
@@ -111,6 +113,25 @@ def test_cached_and_streamed_images_are_the_same(mined):
             np.testing.assert_array_equal(images, expected[rows])
             seen += rows.tolist()
         assert len(seen) == len(set(seen)) == 18
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, cache_bytes):
+    """One that an older version kept: a PNG with a wrong checksum."""
+    bad = bytearray(encode(photo(), "PNG"))
+    bad[bad.index(b"IEND") - 5] ^= 1
+    rows = [
+        {"image_id": f"{i:032x}", "keys": [str(i)], "image": encode(photo(i), "PNG")}
+        for i in range(9)
+    ]
+    rows[4]["image"] = bytes(bad)
+    mined = write_mined(str(tmp_path), rows, [], [], [])
+    with pytest.raises(PhraseLensError, match=rf"image {4:032x} of "):
+        list(ImageSource(mined, np.ones(9, bool), 8, cache_bytes, "decode").in_order(4))
+    ids = mined.table("images")["image_id"].to_pylist()
+    keep = np.array([image_id != f"{4:032x}" for image_id in ids])
+    others = ImageSource(mined, keep, 8, cache_bytes, "decode").in_order(4)
+    assert sum(map(len, others)) == 8
 
 
 def test_array_source_serves_like_an_image_source():

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from beam_jobs import mine_pairs
 from model_code import similar
 from schemas import fingerprint, manifest, stage, tables
 from schemas.config import flag
-from tests import mined_dataset
+from schemas.errors import PhraseLensError
+from tests import icc_profiles, image_files, mined_dataset
+from transforms.clean_image import ImageLimits, clean_image
 
 IMAGES, SHARDS, WIDTH = 60, 3, 5
 
@@ -177,3 +180,37 @@ def test_an_image_is_read_as_mine_pairs_would_store_it(tmp_path):
                 assert (
                     max(abs(a - b) for a, b in zip(image.getpixel((5, 5)), colour, strict=True)) < 4
                 )
+
+
+KINDS = {
+    "photo.jpg": image_files.encode(image_files.photo(1, 700, 500), "JPEG"),
+    "turned.jpg": image_files.rotated_jpeg(image_files.photo(), 6),
+    "adobe.png": image_files.encode(image_files.photo(), "PNG", icc_profile=icc_profiles.ADOBE_RGB),
+    "deep.png": image_files.png16(np.full((16, 24), 40_000, np.uint16)),
+    "phone.heic": image_files.HEIC,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_is_read_as_the_very_bytes_that_mining_stores(tmp_path, name):
+    (tmp_path / name).write_bytes(KINDS[name])
+    assert similar.read_image(f"{tmp_path}/{name}") == clean_image(KINDS[name], ImageLimits()).data
+
+
+def test_a_file_is_read_with_the_limits_of_the_mined_dataset(tmp_path):
+    mined = mine_pairs.Config(output="", max_image_side=64)
+    settings = {name: getattr(mined, name) for name in similar.LIMITS}
+    (tmp_path / "a.jpg").write_bytes(KINDS["photo.jpg"])
+    expected = clean_image(KINDS["photo.jpg"], ImageLimits.of(mined))
+    assert similar.read_image(f"{tmp_path}/a.jpg", settings) == expected.data
+    assert expected.width == 64
+    with pytest.raises(PhraseLensError, match="too_many_pixels: 700 x 500"):
+        similar.read_image(f"{tmp_path}/a.jpg", {"max_image_pixels": 1000})
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    data = bytearray(image_files.encode(image_files.photo(), "PNG"))
+    data[-20] ^= 1
+    (tmp_path / "bad.png").write_bytes(data)
+    with pytest.raises(PhraseLensError, match=r"bad\.png: expected an image\. truncated_image: "):
+        similar.read_image(f"{tmp_path}/bad.png")
