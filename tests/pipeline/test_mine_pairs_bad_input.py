@@ -151,6 +151,7 @@ def test_every_row_is_good_or_dead(tmp_path, images, kind):
     harmless = ("events.dropped_no_click", "events.dropped_private_query")
     for name in (*harmless, "deliveries.dropped_delivered_twice"):
         dropped.pop(name)
+    assert dropped.pop("clicks.dropped_unknown_image") == 2
     # The stills of the GIF, the WebP and the APNG are the CMYK picture: all red.
     assert dropped.pop("unique_images.dropped_duplicate") == 3
     assert sum(dropped.values()) == len(dead)
@@ -221,7 +222,7 @@ def test_log_without_rows_is_an_error_and_commits_nothing(tmp_path, images, caps
 
 def test_too_many_dead_rows_fail_with_the_reason(tmp_path, images, capsys):
     log = tmp_path / "log.csv"
-    log.write_text("query,image,clicks\n" + "red,p1,1\n" * 8 + "red,p1,many\n")
+    log.write_text("query,image,clicks\n" + "red,p1,1\n" * 8 + "red,p1,many\n" * 11)
     status, root = mine(tmp_path, log, images)
     assert status == 1
     error = capsys.readouterr().err
@@ -253,5 +254,5 @@ def test_file_names_that_are_no_text_die_alone(tmp_path, images):
     assert len(reasons) == len(BAD_IMAGES) + 1
     assert set(reasons) - {reason for _, reason in BAD_IMAGES.values()} <= {
         "bad_encoding",
-        "unreadable_file",
+        "unreadable_image",
     }
