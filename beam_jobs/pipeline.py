@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from model_code.evaluation import decimals, unmeasured
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
@@ -273,12 +274,12 @@ def command_of(step: Step, config: RunConfig) -> list[str]:
 
 
 def ablation_table(evaluation: Mapping) -> str:
-    """The test split's results as a text table: a row for each classifier, a column a metric."""
+    """The test split's results as text: a row for each classifier, a column a metric, and notes."""
     lines = [f"{'':12}" + "".join(f"{title:>8}" for title in METRICS.values())]
     for key, title in ABLATIONS.items():
         values = evaluation["test"][key]
-        lines.append(f"{title:12}" + "".join(f"{values[name]:8.3f}" for name in METRICS))
-    return "\n".join(lines)
+        lines.append(f"{title:12}" + "".join(f"{decimals(values[name]):>8}" for name in METRICS))
+    return "\n".join([*lines, *unmeasured(evaluation)])
 
 
 def results(config: Config) -> str:

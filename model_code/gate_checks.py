@@ -193,7 +193,10 @@ def _dataset_of(table: str) -> str:
 
 
 def _evaluation(drops: Mapping[str, Drop] | None, limits: Limits) -> list[Check]:
-    why = f"under {MIN_LABELS} labels" if drops is not None else "no predictions of both"
+    if drops is None:
+        why = "no predictions of both"
+    else:
+        why = f"under {MIN_LABELS} labels" if drops else "no labelled test image in one of them"
     drops = drops or {}
     allowed = {"top1": limits.max_top1_drop, "map": limits.max_map_drop}
     checks = []

@@ -54,7 +54,8 @@ def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused")
     """The fall of "top1" and, from `MIN_LABELS` labels, of "map".
 
     Test images that both snapshots have are judged by the labels of the new one, and compared
-    pair by pair. With fewer than `MIN_SHARED` of them, each model is judged on its own.
+    pair by pair. With fewer than `MIN_SHARED` of them, each model is judged on its own. Where one
+    of the two has no test image at all, nothing can be compared.
 
     Args:
       old: test images with the predictions of the model in use.
@@ -73,6 +74,8 @@ def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused")
     else:
         sides = [list(old), list(new)]
         images = f"{len(old):,} and {len(new):,} test images, {len(pairs)} shared"
+    if not all(sides):
+        return {}
     shared = len(pairs) >= MIN_SHARED
     found = {"top1": _drop([_right(side, classifier) for side in sides], shared, images)}
     labels = sorted({label for case in sides[1] for label in case.true})
