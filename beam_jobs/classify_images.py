@@ -66,7 +66,6 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
-    config.check()
     if config.device == "tpu":
         raise PhraseLensError(
             "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."
