@@ -18,6 +18,7 @@ import sys
 import apache_beam as beam
 
 from beam_jobs import job
+from model_code.inference_settings import BACKBONES
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
@@ -32,9 +33,9 @@ class Config:
     mined: str = flag("Dataset of mine_pairs.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
-        "Network to train: resnet101, resnet50, mobilenet, densenet121, convnext_base or "
-        "small_resnet.",
+        "Network to train.",
         default="resnet101",
+        choices=BACKBONES,
     )
     image_size: int = flag("Side of the images in pixels; 0 for the network's own.", default=0)
     image_encoding: str = flag(

@@ -88,38 +88,56 @@ class Config:
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
+    def __post_init__(self):
+        """Raises PhraseLensError where a setting to try is none."""
+        grid(self)
 
-def grid(config: Config) -> list:
-    """The `fusion.Settings` to try.
+
+def grid(config: Config) -> list[tuple]:
+    """What to try: the fields of `fusion.Settings`, in their order.
 
     Raises:
-      PhraseLensError: a flag holds no number.
+      PhraseLensError: a flag holds none, or what is no number of its range.
     """
-    from model_code.fusion import Settings
+    share = _between(0, np.nextafter(1, 0))
+    positive, any_size = _between(np.nextafter(0, 1), np.inf), _between(0, np.inf)
+    tried: dict[str, tuple[Callable[[str], Any], str]] = {
+        "heads": (_widths, "widths joined by '-', or linear"),
+        "learning_rates": (positive, "numbers above 0"),
+        "dropouts": (share, "shares from 0 to below 1"),
+        "weight_decays": (any_size, "numbers from 0"),
+        "part_dropouts": (share, "shares from 0 to below 1"),
+        "pixel_scales": (positive, "numbers above 0"),
+    }
+    values = []
+    for name, (read, expected) in tried.items():
+        texts = getattr(config, name)
+        try:
+            values.append([read(text) for text in texts])
+        except ValueError:
+            values.append([])
+        if not values[-1]:
+            raise PhraseLensError(
+                f"--{name}={','.join(texts)}", f"{expected}, separated by commas", "Correct it."
+            )
+    return list(itertools.product(*values))
 
-    def hidden(text: str) -> tuple[int, ...]:
-        return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
-    return [
-        Settings(*choice)
-        for choice in itertools.product(
-            _numbers("heads", config.heads, hidden),
-            _numbers("learning_rates", config.learning_rates, float),
-            _numbers("dropouts", config.dropouts, float),
-            _numbers("weight_decays", config.weight_decays, float),
-            _numbers("part_dropouts", config.part_dropouts, float),
-            _numbers("pixel_scales", config.pixel_scales, float),
-        )
-    ]
+def _widths(text: str) -> tuple[int, ...]:
+    widths = () if text == "linear" else tuple(int(width) for width in text.split("-"))
+    if any(width < 1 for width in widths):
+        raise ValueError(text)
+    return widths
 
 
-def _numbers(name: str, texts: Sequence[str], of: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [of(text) for text in texts]
-    except ValueError as error:
-        raise PhraseLensError(
-            f"--{name}={','.join(texts)}", "numbers separated by commas", "See --help."
-        ) from error
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not (low <= value <= high and np.isfinite(value)):
+            raise ValueError(text)
+        return value
+
+    return read
 
 
 def _work(config: Config, stage: Stage) -> int:
@@ -130,7 +148,7 @@ def _work(config: Config, stage: Stage) -> int:
     from model_code.example_reader import open_examples
 
     open_device(config.device)
-    choices = grid(config)
+    choices = [fusion.Settings(*choice) for choice in grid(config)]
     with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
         reader.require(SPLITS)
         truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
