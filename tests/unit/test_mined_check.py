@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import mined_check, pipeline
+from beam_jobs import mined_check, pipeline, reprocess, reprocess_steps
 from beam_jobs.mined_check import Needs
 from model_code import labelling, train_pixel_embedder
 from schemas.errors import PhraseLensError
 from schemas.tables import SPLITS
 from tests import mined_dataset
+from tests.unit.test_snapshots import commit
 from transforms.examples import LABELLED, select
 
 ALL = [step.name for step in pipeline.STEPS]
@@ -213,3 +214,25 @@ def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
     assert len(ran.read_text().split()) == 1
     assert pipeline.run_steps(config, steps[:1]) == 0
     assert "6 of 6 images labelled" in capsys.readouterr().out
+
+
+def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
+    """Two stages that only note that they ran, in place of those that mine and make examples."""
+    work, ran = str(tmp_path / "work"), tmp_path / "ran"
+    for name in reprocess_steps.MODELS:
+        commit(work, name, f"first {name}")
+    for name in ("noted_mining", "noted_examples"):
+        (tmp_path / f"{name}.py").write_text(
+            f"def run(argv):\n    open({str(ran)!r}, 'a').write('{name} ')\n    return 0\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    steps = (
+        pipeline.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
+        pipeline.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
+    )
+    monkeypatch.setattr(pipeline, "STEPS", steps)
+    write(f"{work}/mined", [(split, []) for split, _ in GOOD])
+    argv = [f"--workdir={work}", "--date=2026-01-31", "--log=l", "--images=i", "--labels=l"]
+    assert reprocess.run(argv) == 2
+    assert "0 of 6 images labelled" in capsys.readouterr().err
+    assert ran.read_text() == "noted_mining "
