@@ -1,5 +1,6 @@
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import pipeline, reprocess, stage_flags
-from schemas import manifest
+from schemas import fingerprint, manifest
 from schemas.errors import PhraseLensError
-from tests import report_work
+from tests import report_work, work_folder
 
 STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
@@ -252,3 +253,35 @@ def test_driver_starts_without_beam_and_tensorflow():
     code = "import sys, beam_jobs.pipeline; print({'apache_beam', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# Of Beam's runners, Docker's build, argparse and run.sh.
+OTHERS = {
+    "help",
+    "runner",
+    "project",
+    "job_name",
+    "setup_file",
+    "save_main_session",
+    "build",
+    "job",
+}
+OTHERS |= {"sdk_container_image", "flexrs_goal", "dataflow_service_options"}
+
+
+def test_errors_name_flags_that_exist():
+    flags, told = set(OTHERS), []
+    for package in fingerprint.PACKAGES:
+        for path in (work_folder.ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    flags |= {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "PhraseLensError":
+                    constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                    told += [(path, text) for text in constants if isinstance(text, str)]
+    assert len(told) > 300
+    for path, text in told:
+        for name in re.findall(r"--([a-z]\w*)", text):
+            assert name in flags, f"{path}: {text}"
+        for stage, name in re.findall(r"\b(\w+)\.([a-z_]+)\b", text):
+            assert stage not in STEPS or name in fields_of(STEPS[stage].module), f"{path}: {text}"
