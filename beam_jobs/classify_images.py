@@ -72,7 +72,6 @@ def _image_plan(config: Config) -> ImagePlan:
 
 
 def preflight(config: Config) -> job.Inputs:
-    config.check()
     if config.device == "tpu":
         raise PhraseLensError(
             "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."

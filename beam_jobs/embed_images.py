@@ -55,10 +55,13 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
+    def __post_init__(self):
+        """Raises PhraseLensError for a value that makes no sense."""
+        super().__post_init__()
+        PhraseSettings.of(dataclasses.asdict(self)).check()
+
 
 def preflight(config: Config) -> job.Inputs:
-    config.check()
-    PhraseSettings.of(dataclasses.asdict(config)).check()
     mined = Dataset(config.mined)
     mined.shards("images")
     ModelFolder.of(config.generator)

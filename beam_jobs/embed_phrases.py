@@ -79,7 +79,6 @@ def _datasets(config: Config) -> dict[str, str]:
 
 
 def preflight(config: Config) -> job.Inputs:
-    config.check()
     mined = Dataset(config.mined)
     mined.shards("pairs")
     for model in (config.generator, config.text_embedder):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs import code_check, dataflow, dataflow_plan, worker_options
 from model_code.progress import duration
@@ -88,10 +88,22 @@ def parse(
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
     parsed, pipeline_options = config_lib.from_args(config, args), PipelineOptions(rest)
+    _check_runner(pipeline_options)
     dataflow.prepare(pipeline_options, runs_networks)
     if dataflow.is_dataflow(pipeline_options) and not parsed.dry_run:
         dataflow.check_paths(parsed, pipeline_options)
     return parsed, pipeline_options
+
+
+def _check_runner(options: PipelineOptions) -> None:
+    """Raises PhraseLensError where Beam has no runner of the name that is given."""
+    name = options.view_as(StandardOptions).runner
+    try:
+        beam.runners.create_runner(name)
+    except ValueError as error:
+        raise PhraseLensError(
+            f"--runner={name}", "a runner that Beam has", str(error).partition("\n")[0]
+        ) from error
 
 
 def is_one_machine(options: PipelineOptions) -> bool:

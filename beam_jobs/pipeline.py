@@ -24,6 +24,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from beam_jobs import mined_check, stage_flags
+from model_code.evaluation import decimals, unmeasured
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
@@ -219,11 +221,21 @@ def parse_overrides(text: str, names: Sequence[str]) -> dict[str, dict[str, str]
     overrides: dict[str, dict[str, str]] = {}
     for part in re.split(r",(?=\w+\.\w+=)", text) if text else []:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", part, re.DOTALL)
-        if not match or match[1] not in names:
+        if not match:
+            raise PhraseLensError(
+                f"--set {part}", "STAGE.FLAG=VALUE", "Example: --set train_fusion.epochs=50"
+            )
+        if match[1] not in names:
             raise PhraseLensError(
                 f"--set {part}",
-                f"STAGE.FLAG=VALUE, with one of the stages {', '.join(names)}",
-                "Example: --set train_fusion.epochs=50",
+                f"one of the stages {', '.join(names)}",
+                stage_flags.nearest(match[1], names),
+            )
+        if match[2] in stage_flags.OF_THE_RUN:
+            raise PhraseLensError(
+                f"--set {part}",
+                f"a setting of the stage, not --{match[2]}",
+                "Leave it out: --workdir says where all stages write, --dry_run runs none.",
             )
         overrides.setdefault(match[1], {})[match[2]] = match[3]
     return overrides
@@ -273,12 +285,12 @@ def command_of(step: Step, config: RunConfig) -> list[str]:
 
 
 def ablation_table(evaluation: Mapping) -> str:
-    """The test split's results as a text table: a row for each classifier, a column a metric."""
+    """The test split's results as text: a row for each classifier, a column a metric, and notes."""
     lines = [f"{'':12}" + "".join(f"{title:>8}" for title in METRICS.values())]
     for key, title in ABLATIONS.items():
         values = evaluation["test"][key]
-        lines.append(f"{title:12}" + "".join(f"{values[name]:8.3f}" for name in METRICS))
-    return "\n".join(lines)
+        lines.append(f"{title:12}" + "".join(f"{decimals(values[name]):>8}" for name in METRICS))
+    return "\n".join([*lines, *unmeasured(evaluation)])
 
 
 def results(config: Config) -> str:
@@ -303,7 +315,8 @@ def check(config: RunConfig) -> None:
     """Refuses flags that cannot work, before any stage starts.
 
     Raises:
-      PhraseLensError: inputs are missing or doubled, or `--set` cannot be read.
+      PhraseLensError: inputs are missing or doubled, `--set` cannot be read, or a stage would not
+        take the flags that `--set` and `--beam` give it.
     """
     needed = ("days" if config.days else "log", "images", "labels")
     missing = [f"--{name}" for name in needed if not getattr(config, name)]
@@ -315,7 +328,12 @@ def check(config: RunConfig) -> None:
         raise PhraseLensError(
             " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
         )
-    parse_overrides(config.set, [step.name for step in (SAMPLES, FORGET, *STEPS)])
+    steps = (SAMPLES, FORGET, *STEPS)
+    overrides = parse_overrides(config.set, [step.name for step in steps])
+    for step in steps:
+        is_beam = step.module.startswith("beam_jobs.")
+        if step.name in overrides or (config.beam and is_beam and step is not FORGET):
+            stage_flags.check(step.name, step.module, command_of(step, config)[3:])
 
 
 def steps_of(config: Config) -> tuple[Step, ...]:
@@ -329,13 +347,19 @@ def steps_of(config: Config) -> tuple[Step, ...]:
     names = [step.name for step in steps]
     if config.until and config.until not in names:
         raise PhraseLensError(
-            f"--until={config.until}", f"one of {', '.join(names)}", "Correct it."
+            f"--until={config.until}",
+            f"one of {', '.join(names)}",
+            stage_flags.nearest(config.until, names),
         )
     return steps[: names.index(config.until) + 1] if config.until else steps
 
 
 def run_steps(config: Config, steps: Sequence[Step]) -> int:
-    """Runs the stages one after the other; returns the exit status of the first that fails."""
+    """Runs the stages one after the other; returns the exit status of the first that fails.
+
+    Raises:
+      PhraseLensError: what was mined is not enough for a later stage.
+    """
     for n, step in enumerate(steps, 1):
         command = command_of(step, config)
         print(f"\nstage {n} of {len(steps)}: {step.name} — {step.does}", flush=True)
@@ -351,7 +375,22 @@ def run_steps(config: Config, steps: Sequence[Step]) -> int:
             )
             return status if status > 0 else 1
         print(f"{step.name}: {took}", flush=True)
+        if step.name == "mine_pairs":
+            check_mined(config, {later.name: flags_of(later, config) for later in steps[n:]})
     return 0
+
+
+def check_mined(config: RunConfig, later: Mapping[str, Mapping[str, str]]) -> None:
+    """Says what was mined, and refuses what a later stage could not work with.
+
+    Args:
+      config: of the run.
+      later: the flags of the stages that come, stage → flag → value.
+
+    Raises:
+      PhraseLensError: one of them would fail.
+    """
+    mined_check.check_dataset(storage.join(config.workdir, "mined"), later)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

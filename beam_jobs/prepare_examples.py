@@ -35,9 +35,10 @@ class Config(CeilingConfig):
     features: str = flag("Dataset of embed_images.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     task: str = flag(
-        "One label an image (softmax), or any number (sigmoid).",
-        default="single",
-        choices=("single", "multi"),
+        "One label an image (softmax), or any number (sigmoid); auto goes by the labels: any "
+        "number where more than 1 in 100 labelled images has several.",
+        default="auto",
+        choices=("auto", "single", "multi"),
     )
     min_label_images: int = flag(
         "Fewest training images that make a label; 1 keeps labels that only held-out images have, "
@@ -83,11 +84,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | "Once" >> beam.Create([None])
         | "SelectLabels"
         >> beam.Map(
-            lambda _, parts: examples.select(parts, config.min_label_images),
+            lambda _, parts: examples.select(parts, config.min_label_images, config.task),
             beam.pvalue.AsList(labelled),
         )
     )
-    selected = shards | examples.SelectRows(selection, config.task, schema, stage)
+    selected = shards | examples.SelectRows(selection, schema, stage)
     batches = {
         split: selected[split] | f"ToTFXIO {split}" >> beam.FlatMap(examples.to_large_lists)
         for split in tables.SPLITS
@@ -117,11 +118,10 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     learned = saved_model | "WriteTransformFn" >> beam.FlatMap(
         examples.write_transform_fn,
         beam.pvalue.AsSingleton(metadata.deferred_metadata),
+        beam.pvalue.AsSingleton(selection),
         stage,
         # The exported model chooses phrases as those were that the classifier was trained with.
-        {"task": config.task}
-        | dataclasses.asdict(PhraseSettings.of(dataset.manifest.config))
-        | widths,
+        dataclasses.asdict(PhraseSettings.of(dataset.manifest.config)) | widths,
     )
     found = selected[ANOMALIES] | "CountAnomalies" >> beam.CombinePerKey(sum)
     report = (

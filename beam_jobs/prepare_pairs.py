@@ -19,6 +19,7 @@ import apache_beam as beam
 
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
+from model_code.inference_settings import BACKBONES
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
@@ -33,9 +34,9 @@ class Config(CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
-        "Network to train: resnet101, resnet50, mobilenet, densenet121, convnext_base or "
-        "small_resnet.",
+        "Network to train.",
         default="resnet101",
+        choices=BACKBONES,
     )
     image_size: int = flag("Side of the images in pixels; 0 for the network's own.", default=0)
     image_encoding: str = flag(

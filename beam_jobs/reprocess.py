@@ -166,7 +166,8 @@ def reprocess(config: Config) -> Iterator[Done]:
     """Runs the stages, and commits the snapshot when the last of them is done.
 
     Raises:
-      PhraseLensError: inputs are missing or the snapshot is in use.
+      PhraseLensError: inputs are missing, the snapshot is in use, or what was mined is not enough
+        for a later stage.
       StageError: a stage failed.
     """
     trained = reprocess_steps.retrained(config)
@@ -175,7 +176,7 @@ def reprocess(config: Config) -> Iterator[Done]:
     where = {name: path for name, path in in_use.items() if name not in trained}
     runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
     steps = reprocess_steps.steps_of(config)
-    for step in steps:
+    for n, step in enumerate(steps, 1):
         argv = reprocess_steps.command_of(
             step, reprocess_steps.flags_of(step, config, where, earlier), config
         )
@@ -189,6 +190,9 @@ def reprocess(config: Config) -> Iterator[Done]:
         if output:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)
+        if step.name == "mine_pairs":
+            later = {s.name: pipeline.flags_of(s, config) for s in steps[n:]}
+            pipeline.check_mined(config, later)
         yield done
     snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
     if config.forget:

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 from beam_jobs import pipeline
+from model_code.evaluation import decimals
 from model_code.metrics import mean_and_error
 from schemas import config as config_lib
 from schemas import storage
@@ -60,13 +61,18 @@ def table(values: np.ndarray, metric: str) -> str:
     """[seeds, 3] values as a table, with means, standard errors and the difference."""
     lines = [f"{metric:6}" + "".join(f"{name:>16}" for name in ABLATIONS)]
     lines += [
-        f"{seed:<6}" + "".join(f"{value:16.3f}" for value in row) for seed, row in enumerate(values)
+        f"{seed:<6}" + "".join(f"{decimals(value):>16}" for value in row)
+        for seed, row in enumerate(values)
     ]
     means = [mean_and_error(column) for column in values.T]
-    lines.append("mean  " + "".join(f"{f'{mean:.3f} ± {error:.3f}':>16}" for mean, error in means))
+    cells = [f"{decimals(mean)} ± {decimals(error)}" for mean, error in means]
+    lines.append("mean  " + "".join(f"{text:>16}" for text in cells))
     mean, error = mean_and_error(values[:, 2] - values[:, 0])
     ratio = mean / error if error else float("inf")
-    lines.append(f"fused − pixel: {mean:+.3f} ± {error:.3f} (standard error), {ratio:.1f} times it")
+    lines.append(
+        f"fused − pixel: {decimals(mean, '+')} ± {decimals(error)} (standard error), "
+        f"{ratio:.1f} times it"
+    )
     return "\n".join(lines)
 
 

@@ -144,6 +144,7 @@ def describe(
         "labels": reader.labels,
         "task": "multi" if reader.multi else "single",
         "rows": {split: reader.rows(split) for split in SPLITS},
+        "unknown_test_rows": int((~truth["test"].any(axis=1)).sum()),
     }
     result |= {key: {} for key in ("test", "validation", "tuning", "chosen", "curves")}
     for name, trials in tuned.items():

@@ -92,6 +92,57 @@ def predictions_table(
     return pa.table(columns)
 
 
+def unmeasured(evaluation: Mapping[str, Any]) -> list[str]:
+    """Why some figures of evaluation.json are dashes or say little: a sentence for each cause.
+
+    Args:
+      evaluation: with NaN where a metric has no value, see `with_nan`.
+    """
+    classes, found = evaluation["test"]["fused"]["per_class"], []
+    untested = [row["label"] for row in classes if not row["support"]]
+    if untested:
+        rest = len(classes) - len(untested)
+        mean = f"mAP is the mean over the other {rest:,}" if rest else "there is no mAP"
+        found.append(
+            f"{len(untested):,} of {len(classes):,} labels have no test image, and so neither "
+            f"recall nor average precision ({mean}): {shortened(untested)}."
+        )
+    unnamed = [row["label"] for row in classes if row["support"] and np.isnan(row["precision"])]
+    if unnamed:
+        found.append(
+            f"{len(unnamed):,} of {len(classes):,} labels were chosen for no test image by the "
+            f"fused classifier, and so have no precision: {shortened(unnamed)}."
+        )
+    if unknown := evaluation.get("unknown_test_rows", 0):
+        found.append(
+            f"{unknown:,} of {evaluation['rows']['test']:,} test images have no label that a "
+            "training image has: they count as wrong, and have no likelihood."
+        )
+    if evaluation["rows"]["test"] == 1:
+        found.append("There is one test image only: no error can be told.")
+    return found
+
+
+def shortened(names: Sequence[str], limit: int = 10) -> str:
+    """Names joined by commas; of many the first ones, and how many more."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """A metric with three decimals; a dash where it has no value."""
+    return "–" if math.isnan(value) else f"{value:{sign}.3f}"
+
+
+def with_nan(value: Any) -> Any:
+    """The inverse of `without_nan`: NaN for each null."""
+    if isinstance(value, Mapping):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 def without_nan(value: Any) -> Any:
     """A JSON value with null where a metric has no value, which JSON cannot say otherwise."""
     if isinstance(value, Mapping):

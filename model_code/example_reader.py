@@ -80,7 +80,8 @@ class ExampleReader:
                 raise PhraseLensError(
                     f"split {split!r} of {self._dataset.root}",
                     "at least one labelled example",
-                    "Label images of every split, or mine with other --split shares.",
+                    "Label images of every split, or mine again with another --validation_share "
+                    "and --test_share.",
                 )
 
     def batches(self, split: str) -> tf.data.Dataset:

@@ -193,7 +193,10 @@ def _dataset_of(table: str) -> str:
 
 
 def _evaluation(drops: Mapping[str, Drop] | None, limits: Limits) -> list[Check]:
-    why = f"under {MIN_LABELS} labels" if drops is not None else "no predictions of both"
+    if drops is None:
+        why = "no predictions of both"
+    else:
+        why = f"under {MIN_LABELS} labels" if drops else "no labelled test image before"
     drops = drops or {}
     allowed = {"top1": limits.max_top1_drop, "map": limits.max_map_drop}
     checks = []
@@ -211,7 +214,8 @@ def table(checks: Sequence[Check]) -> str:
     """The checks as text: a row each."""
     lines = [f"{'check':24}{'figure':>9}{'chance':>9}{'limit':>8}{'threshold':>11}  verdict"]
     for check in checks:
-        figure = "–" if check.figure is None else f"{check.figure:.4f}"
+        is_known = check.figure is not None and not np.isnan(check.figure)
+        figure = f"{check.figure:.4f}" if is_known else "–"
         lines.append(
             f"{check.name:24}{figure:>9}{check.chance:9.4f}{check.limit:8.3f}"
             f"{check.threshold:11.4f}  {check.verdict}{f' ({check.note})' if check.note else ''}"

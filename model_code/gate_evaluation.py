@@ -1,6 +1,7 @@
 """Whether a new classifier is worse than the one in use, on the test images of both."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,9 @@ def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused")
     """The fall of "top1" and, from `MIN_LABELS` labels, of "map".
 
     Test images that both snapshots have are judged by the labels of the new one, and compared
-    pair by pair. With fewer than `MIN_SHARED` of them, each model is judged on its own.
+    pair by pair. With fewer than `MIN_SHARED` of them, each model is judged on its own. Where the
+    one in use has no test image, there is nothing to compare with; where the candidate has none,
+    the fall is NaN, as it is no reason to pass.
 
     Args:
       old: test images with the predictions of the model in use.
@@ -73,6 +76,10 @@ def compare(old: Sequence[Case], new: Sequence[Case], classifier: str = "fused")
     else:
         sides = [list(old), list(new)]
         images = f"{len(old):,} and {len(new):,} test images, {len(pairs)} shared"
+    if not sides[0]:
+        return {}
+    if not sides[1]:
+        return {"top1": Drop(math.nan, 0.0, "no labelled test image any more")}
     shared = len(pairs) >= MIN_SHARED
     found = {"top1": _drop([_right(side, classifier) for side in sides], shared, images)}
     labels = sorted({label for case in sides[1] for label in case.true})

@@ -9,6 +9,7 @@ from schemas.errors import PhraseLensError
 
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 TRAINING_DEVICES = ("auto", "cpu", "gpu")
+BACKBONES = ("resnet101", "resnet50", "mobilenet", "densenet121", "convnext_base", "small_resnet")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -45,7 +46,7 @@ class InferenceSettings:
         role="runtime",
     )
 
-    def check(self) -> None:
+    def __post_init__(self):
         """Raises PhraseLensError for a value that makes no sense."""
         for name, least in (("batch_size", 1), ("batch_bytes", 1), ("tf_threads", 0)):
             value = getattr(self, name)

@@ -3,7 +3,8 @@
 Everywhere `scores` or `probabilities` is [rows, classes] float and `truth` is
 [rows, classes] bool: one True a row for one label, any number for many. A row without a
 True (its label was never trained) counts as wrong where a metric is a share of rows, and
-is left out where the metric has no value for it.
+is left out where the metric has no value for it. A metric without a value, such as the recall
+of a class that no row has, is NaN.
 """
 
 import numpy as np
@@ -71,7 +72,7 @@ def decisions(probabilities: np.ndarray, multi: bool) -> np.ndarray:
 
 
 def precision_recall_f1(chosen: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Precision, recall and F1 of every class; 0 where a denominator is.
+    """Precision, recall and F1 of every class; NaN where a denominator is 0.
 
     Args:
       chosen: [rows, classes] bool, see `decisions`.
@@ -80,11 +81,13 @@ def precision_recall_f1(chosen: np.ndarray, truth: np.ndarray) -> tuple[np.ndarr
     Returns:
       Three [classes] float64.
     """
-    hits = (chosen & truth).sum(axis=0)
-    precision = hits / np.maximum(chosen.sum(axis=0), 1)
-    recall = hits / np.maximum(truth.sum(axis=0), 1)
-    f1 = 2 * hits / np.maximum(chosen.sum(axis=0) + truth.sum(axis=0), 1)
-    return precision, recall, f1
+    hits, guessed, true = ((chosen & truth).sum(axis=0), chosen.sum(axis=0), truth.sum(axis=0))
+    return _ratio(hits, guessed), _ratio(hits, true), _ratio(2 * hits, guessed + true)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """[n] / [n], NaN where the divisor is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def confusion_matrix(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -156,9 +159,9 @@ def expected_calibration_error(reliability: list[dict[str, float]]) -> float:
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean of [n] values and its standard error; NaN for the error of one value."""
+    """Mean of [n] values and its standard error; NaN for the error of one value, and of none."""
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
+    return _mean(values), float(error)
 
 
 def _mean(values: np.ndarray) -> float:

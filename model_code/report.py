@@ -18,6 +18,7 @@ from pathlib import Path
 import jinja2
 
 from model_code import command, report_charts, report_data, report_effects
+from model_code.evaluation import decimals, shortened, unmeasured
 from schemas import manifest, storage
 from schemas.config import flag
 from schemas.manifest import Dataset
@@ -92,6 +93,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     env.filters |= {"percent": percent, "points": points, "cell": cell, "signed": signed}
+    env.filters |= {"decimals": decimals, "sortable": sortable}
     env.filters["number"] = lambda value: f"{value:,.0f}"
     env.filters["megabytes"] = lambda value: f"{value / 1e6:,.1f} MB"
     return env
@@ -105,6 +107,11 @@ def percent(share: float) -> str:
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
     return "–" if math.isnan(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def sortable(value: float) -> str:
+    """A figure as the page's script sorts it: what is a dash comes below all numbers."""
+    return "-Infinity" if math.isnan(value) else str(value)
 
 
 def signed(value: float) -> str:
@@ -138,6 +145,7 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
     shown = [case for chosen in gallery.values() for case in chosen]
     images = report_data.read_images(datasets["mined"], [case.image_id for case in shown])
     difference, error = report_data.paired_difference(cases, "fused", "pixel")
+    collection = report_data.read_collection(datasets["mined"])
     manifests = {name: dataset.manifest for name, dataset in datasets.items()}
     return {
         "ablations": report_data.ABLATIONS,
@@ -156,7 +164,11 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
             evaluation["test"]["fused"].get("confusion", []), evaluation["labels"], 12
         ),
         "classes": _classes(evaluation["test"]),
-        "collection": report_data.read_collection(datasets["mined"]),
+        "collection": collection,
+        "notes": [
+            *unmeasured(evaluation),
+            *_unlearned(list(collection.labels), evaluation["labels"]),
+        ],
         "rows": {name: report_data.row_counts(m.counters) for name, m in manifests.items()},
         "others": {name: report_data.other_counters(m.counters) for name, m in manifests.items()},
         "dead": {name: report_data.dead_rows(dataset) for name, dataset in datasets.items()},
@@ -170,6 +182,19 @@ def _classes(test: Mapping) -> list[dict]:
     pixel = {row["label"]: row["average_precision"] for row in test["pixel"]["per_class"]}
     return [
         row | {"pixel_average_precision": pixel[row["label"]]} for row in test["fused"]["per_class"]
+    ]
+
+
+def _unlearned(collected: Sequence[str], learned: Sequence[str]) -> list[str]:
+    """A sentence on the labels that the classifiers do not know, where there are some."""
+    known = set(learned)
+    unknown = [label for label in collected if label not in known]
+    if not unknown:
+        return []
+    return [
+        f"{len(unknown):,} of {len(collected):,} labels of the collection are unknown to the "
+        "classifiers, as too few images, or none for training, have them: "
+        f"{shortened(unknown)}."
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from model_code.evaluation import with_nan
 from model_code.image_rows import read_rows
 from model_code.metrics import mean_and_error
 from schemas import fingerprint, storage
@@ -31,9 +32,12 @@ THUMBNAIL = 224  # pixels
 
 
 def read_evaluation(fusion: Dataset) -> dict:
-    """The contents of evaluation.json: settings and metrics of each classifier by split."""
+    """The contents of evaluation.json: settings and metrics of each classifier by split.
+
+    A metric that has no value is NaN.
+    """
     path = storage.join(fusion.folder("evaluation"), "evaluation.json")
-    return json.loads(storage.read_bytes(path))
+    return with_nan(json.loads(storage.read_bytes(path)))
 
 
 def read_history(dataset: Dataset) -> dict | None:

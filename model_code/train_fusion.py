@@ -26,6 +26,13 @@ from typing import Any
 import numpy as np
 
 from model_code import command
+from model_code.evaluation import (
+    decimals,
+    predictions_table,
+    unmeasured,
+    with_nan,
+    without_nan,
+)
 from model_code.inference_settings import training_device
 from model_code.metrics import mean_and_error
 from schemas import fingerprint, storage
@@ -81,51 +88,76 @@ class Config:
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
+    def __post_init__(self):
+        """Raises PhraseLensError where a setting to try is none."""
+        grid(self)
 
-def grid(config: Config) -> list:
-    """The `fusion.Settings` to try.
+
+def grid(config: Config) -> list[tuple]:
+    """What to try: the fields of `fusion.Settings`, in their order.
 
     Raises:
-      PhraseLensError: a flag holds no number.
+      PhraseLensError: a flag holds none, or what is no number of its range.
     """
-    from model_code.fusion import Settings
+    share = _between(0, np.nextafter(1, 0))
+    positive, any_size = _between(np.nextafter(0, 1), np.inf), _between(0, np.inf)
+    tried: dict[str, tuple[Callable[[str], Any], str]] = {
+        "heads": (_widths, "widths joined by '-', or linear"),
+        "learning_rates": (positive, "numbers above 0"),
+        "dropouts": (share, "shares from 0 to below 1"),
+        "weight_decays": (any_size, "numbers from 0"),
+        "part_dropouts": (share, "shares from 0 to below 1"),
+        "pixel_scales": (positive, "numbers above 0"),
+    }
+    values = []
+    for name, (read, expected) in tried.items():
+        texts = getattr(config, name)
+        try:
+            values.append([read(text) for text in texts])
+        except ValueError:
+            values.append([])
+        if not values[-1]:
+            raise PhraseLensError(
+                f"--{name}={','.join(texts)}", f"{expected}, separated by commas", "Correct it."
+            )
+    return list(itertools.product(*values))
 
-    def hidden(text: str) -> tuple[int, ...]:
-        return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
-    return [
-        Settings(*choice)
-        for choice in itertools.product(
-            _numbers("heads", config.heads, hidden),
-            _numbers("learning_rates", config.learning_rates, float),
-            _numbers("dropouts", config.dropouts, float),
-            _numbers("weight_decays", config.weight_decays, float),
-            _numbers("part_dropouts", config.part_dropouts, float),
-            _numbers("pixel_scales", config.pixel_scales, float),
-        )
-    ]
+def _widths(text: str) -> tuple[int, ...]:
+    widths = () if text == "linear" else tuple(int(width) for width in text.split("-"))
+    if any(width < 1 for width in widths):
+        raise ValueError(text)
+    return widths
 
 
-def _numbers(name: str, texts: Sequence[str], of: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [of(text) for text in texts]
-    except ValueError as error:
-        raise PhraseLensError(
-            f"--{name}={','.join(texts)}", "numbers separated by commas", "See --help."
-        ) from error
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not (low <= value <= high and np.isfinite(value)):
+            raise ValueError(text)
+        return value
+
+    return read
 
 
 def _work(config: Config, stage: Stage) -> int:
     import pyarrow.parquet as pq
 
-    from model_code import ablations, evaluation, fusion
+    from model_code import ablations, fusion
     from model_code.devices import open_device
     from model_code.example_reader import open_examples
 
     open_device(config.device)
-    choices = grid(config)
+    choices = [fusion.Settings(*choice) for choice in grid(config)]
     with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
         reader.require(SPLITS)
+        truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
+        if not truth["validation"].any():
+            raise PhraseLensError(
+                f"split 'validation' of {config.examples}",
+                "an example with a label that a training example has",
+                "Label more images: without one, no setting is better than another.",
+            )
         budget = {
             "epochs": config.epochs,
             "patience": config.patience,
@@ -137,7 +169,6 @@ def _work(config: Config, stage: Stage) -> int:
         chosen = {name: trial for name, (trial, _) in tuned.items()}
         if config.pool:
             chosen = trainer.pooled(chosen)
-        truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
         tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
         trials = {name: tried for name, (_, tried) in tuned.items()}
         result = ablations.describe(trainer, trials, chosen, truth, tested, config.seed)
@@ -145,9 +176,7 @@ def _work(config: Config, stage: Stage) -> int:
         result["seeds"] = ablations.measure_seeds(
             trainer, chosen, truth["test"], result["test"], seeds
         )
-        predictions = evaluation.predictions_table(
-            *reader.names("test"), truth["test"], reader.labels, tested
-        )
+        predictions = predictions_table(*reader.names("test"), truth["test"], reader.labels, tested)
     local = {table: os.path.join(stage.scratch, table) for table in ("model", "evaluation")}
     description = {
         "labels": result["labels"],
@@ -160,7 +189,7 @@ def _work(config: Config, stage: Stage) -> int:
     os.makedirs(local["evaluation"], exist_ok=True)
     pq.write_table(predictions, os.path.join(local["evaluation"], "predictions.parquet"))
     with open(os.path.join(local["evaluation"], "evaluation.json"), "w") as f:
-        json.dump(evaluation.without_nan(result), f, indent=1, ensure_ascii=False)
+        json.dump(without_nan(result), f, indent=1, ensure_ascii=False)
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
     # Weights mean nothing without the normalisation that the examples were made with.
@@ -170,18 +199,20 @@ def _work(config: Config, stage: Stage) -> int:
             folder = Dataset(config.examples).folder(table)
             local[table] = stack.enter_context(storage.local_copy(folder))
         stage.commit_tables(local, counters, identity)
-    unknown = int((~truth["test"].any(axis=1)).sum())
-    if unknown:
-        print(f"{unknown} test images have no label that training has: they count as wrong")
     print("\n".join(report_lines(result)))
     print(f"next: python -m model_code.export_model --fusion {config.output} …  (see its --help)")
     return 0
 
 
 def report_lines(result: Mapping[str, Any]) -> list[str]:
-    """The ablation table on the test split, and with several seeds the differences."""
+    """The ablation table on the test split, with several seeds the differences, and notes.
+
+    Args:
+      result: the contents of evaluation.json; null or NaN where a metric has no value.
+    """
     from model_code.ablations import SHOWN, TITLES
 
+    result = with_nan(result)
     rows, seeds = result["rows"], result["seeds"]
     lines = [
         f"{len(result['labels'])} labels; {rows['train']:,} train, {rows['validation']:,} "
@@ -195,13 +226,13 @@ def report_lines(result: Mapping[str, Any]) -> list[str]:
         gains = [[s["fused"][metric] - s["pixel"][metric] for s in seeds] for metric in SHOWN]
         line = "".join(f"{_cell(values, '+'):>16}" for values in gains)
         lines += [f"{'gain':<12}{line}", f"mean ± standard error over {len(seeds)} seeds"]
-    return lines
+    return [*lines, *unmeasured(result)]
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:
     mean, error = mean_and_error(np.array(values))
-    text = f"{mean:{sign}.3f}"
-    return text if len(values) == 1 else f"{text} ± {error:.3f}"
+    text = decimals(mean, sign)
+    return text if len(values) == 1 else f"{text} ± {decimals(error)}"
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,8 @@ import numpy as np
 
 from model_code import command
 from model_code.few_labels import keep_first
-from model_code.inference_settings import training_device
+from model_code.inference_settings import BACKBONES, training_device
+from model_code.labelling import task_of
 from schemas import fingerprint
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -36,8 +37,9 @@ class Config:
     mined: str = flag("Mined dataset.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
-        "Network: mobilenet, densenet121, convnext_base, resnet50, resnet101 or small_resnet.",
+        "Network.",
         default="mobilenet",
+        choices=BACKBONES,
     )
     weights: str = flag(
         "Its weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to download "
@@ -76,15 +78,16 @@ class Labelled:
 
     Attributes:
       keep: [rows of the images table] bool, which they are.
-      targets: [images, classes] float32, 1 for the classes of an image.
+      targets: [images, classes] float32, 1 for the classes of an image; where an image has one
+        class, those of several share the 1.
     """
 
     keep: np.ndarray
     targets: np.ndarray
 
 
-def load_labels(config: Config) -> tuple[list[str], Labelled, Labelled]:
-    """The classes, and the labelled training and validation images.
+def load_labels(config: Config) -> tuple[list[str], str, Labelled, Labelled]:
+    """The classes, the task (see `task_of`), and the labelled training and validation images.
 
     Raises:
       PhraseLensError: fewer than two classes are labelled in the training images.
@@ -101,6 +104,7 @@ def load_labels(config: Config) -> tuple[list[str], Labelled, Labelled]:
             f"labelled training images of two classes, found {len(classes)}",
             "Give --labels to mine_pairs, or --weights to this command.",
         )
+    task = task_of(sum(len(of) > 1 for of in labels), sum(bool(of) for of in labels))
     place = {label: column for column, label in enumerate(classes)}
     known = np.array([any(label in place for label in of) for of in labels])
 
@@ -108,9 +112,11 @@ def load_labels(config: Config) -> tuple[list[str], Labelled, Labelled]:
         targets = np.zeros((int(keep.sum()), len(classes)), np.float32)
         for row, image in enumerate(np.flatnonzero(keep)):
             targets[row, [place[label] for label in labels[image] if label in place]] = 1
+        if task == "single":
+            targets /= targets.sum(axis=1, keepdims=True)
         return Labelled(keep, targets)
 
-    return classes, labelled(train), labelled(known & (split == "validation"))
+    return classes, task, labelled(train), labelled(known & (split == "validation"))
 
 
 def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> tuple[Any, Any]:
@@ -129,8 +135,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
     from model_code import backbones, image_ops, training
     from model_code.image_source import ImageSource
 
-    classes, train, held_out = load_labels(config)
-    single = bool((train.targets.sum(1) == 1).all() and (held_out.targets.sum(1) == 1).all())
+    classes, task, train, held_out = load_labels(config)
     mined, preprocessing = Dataset(config.mined), backbones.spec(config.backbone).preprocessing
     images = ImageSource(mined, train.keep, size, config.cache_bytes, "decode training images")
     held_out_images = ImageSource(
@@ -146,7 +151,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
     optimizer.build(classifier.trainable_variables)
 
     def losses(logits, targets):
-        if single:
+        if task == "single":
             return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), 1)
 
@@ -171,7 +176,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
         if not held_out_images.rows:
             return {}
         logits = np.concatenate([predict(pixels) for pixels in held_out_images.in_order(256)])
-        best = np.take_along_axis(held_out.targets, logits.argmax(1)[:, None], 1)
+        best = np.take_along_axis(held_out.targets, logits.argmax(1)[:, None], 1) > 0
         loss = tf.reduce_mean(losses(logits, held_out.targets))
         return {"validation_loss": float(loss), "validation_top1": float(best.mean())}
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from model_code import command
-from model_code.inference_settings import training_device
+from model_code.inference_settings import BACKBONES, training_device
 from schemas import fingerprint
 from schemas.arrays import load_array
 from schemas.config import flag
@@ -39,9 +39,9 @@ class Config:
     pairs: str = flag("Dataset of prepare_pairs.", role="input")
     output: str = flag("Dataset to write.", role="runtime")
     backbone: str = flag(
-        "Network: resnet101, resnet50, mobilenet, densenet121, convnext_base or small_resnet; "
-        "none for the one that the pairs were prepared for.",
+        "Network; none for the one that the pairs were prepared for.",
         default="",
+        choices=("", *BACKBONES),
     )
     weights: str = flag(
         "Its first weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to "
@@ -108,6 +108,16 @@ class Config:
     )
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+
+    def __post_init__(self):
+        """Raises PhraseLensError where layers or devices are no numbers."""
+        for name, texts, others in (
+            ("head_hidden", self.head_hidden, ()),
+            ("devices", (self.devices,), ("all",)),
+        ):
+            if not all(text in others or text.isdecimal() for text in texts):
+                expected = " or ".join(("whole numbers", *others))
+                raise PhraseLensError(f"--{name}={','.join(texts)}", expected, "Correct it.")
 
 
 def network_of(config: Config, prepared_for: str, image_size: int) -> str:

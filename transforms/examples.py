@@ -1,5 +1,6 @@
 """Features → normalised tf.Examples: selection of labelled rows, tf.Transform, TFRecord shards."""
 
+import dataclasses
 import json
 import tempfile
 from collections import Counter
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from model_code.labelling import task_of
 from schemas import fingerprint, manifest, storage, tables
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
@@ -31,30 +33,46 @@ LARGE_LISTS = pa.schema(
 )
 
 
-def select(labelled: Iterable[pa.Table], min_label_images: int) -> frozenset[str]:
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What is learned.
+
+    Attributes:
+      labels: the labels.
+      task: "single" (one label an image) or "multi" (any number).
+    """
+
+    labels: frozenset[str]
+    task: str
+
+
+def select(labelled: Iterable[pa.Table], min_label_images: int, task: str) -> Selection:
     """Chooses labels by their support in training: what is held out decides over none.
 
     Args:
       labelled: rows of LABELLED of all images.
       min_label_images: a label with fewer training images is left out; with 1 all stay, also
         those that only held-out images have.
+      task: "single", "multi", or "auto" for what `task_of` finds.
     """
     table = pa.concat_tables([LABELLED.empty_table(), *labelled])
-    if min_label_images > 1:
-        table = table.filter(pc.equal(table["split"], "train"))
-    counts = Counter(label for labels in table["labels"].to_pylist() for label in labels)
-    return frozenset(label for label, images in counts.items() if images >= min_label_images)
+    counted = table if min_label_images == 1 else table.filter(pc.equal(table["split"], "train"))
+    counts = Counter(label for labels in counted["labels"].to_pylist() for label in labels)
+    chosen = frozenset(label for label, images in counts.items() if images >= min_label_images)
+    if task == "auto":
+        per_image = [len(chosen.intersection(labels)) for labels in table["labels"].to_pylist()]
+        task = task_of(sum(n > 1 for n in per_image), sum(n > 0 for n in per_image))
+    return Selection(chosen, task)
 
 
 def select_rows(
-    table: pa.Table, selection: frozenset[str], task: str, schema, stage: Stage
+    table: pa.Table, selection: Selection, schema, stage: Stage
 ) -> tuple[Output, Counter]:
     """Takes the rows of a batch of features that become examples.
 
     Args:
       table: [n] rows of features.
-      selection: the labels that `select` chose.
-      task: "single" (exactly one label an image) or "multi".
+      selection: what `select` chose; where the task is "single", rows of several labels are dead.
       schema: TFMD schema of the features.
       stage: the run, named in dead letters.
 
@@ -73,7 +91,7 @@ def select_rows(
     kept = []
     for row, labels in enumerate(table["labels"].to_pylist()):
         labels = labels or []
-        chosen = [label for label in labels if label in selection]
+        chosen = [label for label in labels if label in selection.labels]
         kept.append(chosen)
         if reasons[row]:
             continue
@@ -81,7 +99,7 @@ def select_rows(
             reasons[row] = "unlabelled"
         elif not chosen:
             reasons[row] = "rare_label"
-        elif task == "single" and len(chosen) > 1:
+        elif selection.task == "single" and len(chosen) > 1:
             reasons[row] = "schema_anomaly"
             details[row] = f"labels: {len(chosen)} labels, expected one; use --task=multi"
             findings.append((row, "labels", "several labels where the task is single"))
@@ -111,15 +129,15 @@ def select_rows(
 class SelectRows(beam.PTransform):
     """PCollection[path of a features shard] → tagged tables by split, dead, counts, anomalies."""
 
-    def __init__(self, selection, task: str, schema, stage: Stage):
+    def __init__(self, selection, schema, stage: Stage):
         super().__init__()
-        self._selection, self._task, self._schema, self._stage = selection, task, schema, stage
+        self._selection, self._schema, self._stage = selection, schema, stage
 
     def _select(self, path, selection):
         with pq.ParquetFile(storage.open_input(path)) as file:
             for batch in file.iter_batches(READ_BATCH, columns=[*INPUT_COLUMNS, "split"]):
                 table = pa.Table.from_batches([batch])
-                output, found = select_rows(table, selection, self._task, self._schema, self._stage)
+                output, found = select_rows(table, selection, self._schema, self._stage)
                 yield from output.tagged()
                 for item in found.items():
                     yield beam.pvalue.TaggedOutput(ANOMALIES, item)
@@ -222,14 +240,17 @@ class WriteExamples(beam.PTransform):
         )
 
 
-def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
+def write_transform_fn(
+    saved_model: str, metadata, selection: Selection, stage: Stage, config: dict
+):
     """Publishes what tf.Transform learned as tables of files.
 
     Args:
       saved_model: the folder where tf.Transform wrote its graph.
       metadata: its DatasetMetadata.
+      selection: the labels and the task.
       stage: the run.
-      config: what the trainer must know, written as metadata/config.json.
+      config: what else the trainer must know; with the task it is written as metadata/config.json.
 
     Yields:
       (name, Shard) of `transform_fn` and `metadata` (labels.txt, config.json).
@@ -253,6 +274,7 @@ def write_transform_fn(saved_model: str, metadata, stage: Stage, config: dict):
         )
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
+        config = {"task": selection.task} | config
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
         for shard in stage.publish("metadata", folder):
             yield "metadata", shard

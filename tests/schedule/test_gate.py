@@ -77,7 +77,6 @@ def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(use
         assert notes[drops[0]] == ("skip", "no predictions of both")
 
 
-@pytest.mark.filterwarnings("ignore:.*empty slice", "ignore:invalid value")
 @pytest.mark.parametrize("retrained", [True, False])
 def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
     """A figure that cannot be made, because one side has none of them, is no reason to pass."""

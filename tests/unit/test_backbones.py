@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model_code import backbones
+from model_code import backbones, inference_settings
 from schemas.errors import PhraseLensError
 
 
@@ -95,3 +95,7 @@ def test_frozen_batch_norm_keeps_its_statistics(small):
     for old, new in zip(before, model.non_trainable_variables, strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(model(images(32), training=True), model(images(32)))
+
+
+def test_flags_name_the_networks_that_there_are():
+    assert set(inference_settings.BACKBONES) == set(backbones.BACKBONES)

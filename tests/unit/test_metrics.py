@@ -77,7 +77,7 @@ def test_precision_recall_f1_equal_scikit_learn(case):
     probabilities, truth = case
     chosen = metrics.decisions(probabilities, multi=True)
     found = metrics.precision_recall_f1(chosen, truth)
-    expected = oracle.precision_recall_fscore_support(truth, chosen, zero_division=0)[:3]
+    expected = oracle.precision_recall_fscore_support(truth, chosen, zero_division=np.nan)[:3]
     np.testing.assert_allclose(found, expected)
 
 

@@ -1,5 +1,6 @@
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -7,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import pipeline
-from schemas import manifest
+from beam_jobs import pipeline, reprocess, stage_flags
+from schemas import fingerprint, manifest
 from schemas.errors import PhraseLensError
-from tests import report_work
+from tests import report_work, work_folder
 
 STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
@@ -87,17 +88,97 @@ def test_override_that_cannot_be_read_is_named(text):
         pipeline.parse_overrides(text, list(STEPS))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train_fusoin.epochs=3", "Did you mean train_fusion?"),
+        ("train_fusion.epochz=3", "Did you mean --epochs?"),
+        ("train_fusion.epochs=many", "--epochs=many: expected a whole number"),
+        ("train_fusion.epochs=", "--epochs=: expected a whole number"),
+        ("train_text_embedder.width=2.5", "--width=2.5: expected a whole number"),
+        ("train_text_embedder.learning_rate=fast", "expected a number"),
+        ("train_fusion.pool=perhaps", "--pool=perhaps: expected true or false"),
+        ("train_text_generator.candidates=best", "one of log_uniform, frequency, mixed"),
+        ("train_text_generator.head_hidden=wide", "--head_hidden=wide: expected whole numbers"),
+        ("train_text_generator.devices=some", "--devices=some: expected whole numbers or all"),
+        ("train_pixel_embedder.backbone=resnet5", "one of resnet101, resnet50, mobilenet"),
+        ("train_pixel_embedder.weights=missing.h5", "missing.h5: expected the file"),
+        ("train_fusion.heads=64-wide", "--heads=64-wide: expected widths"),
+        ("train_fusion.heads=0", "--heads=0: expected widths"),
+        ("train_fusion.dropouts=0.1,much", "--dropouts=0.1,much: expected shares"),
+        ("train_fusion.dropouts=1", "--dropouts=1: expected shares"),
+        ("train_fusion.learning_rates=nan", "--learning_rates=nan: expected numbers above 0"),
+        ("train_fusion.weight_decays=", "--weight_decays=: expected numbers"),
+        ("make_samples.images=3", "make_samples: --images 3"),
+        ("report.gallery=all", "report: --gallery=all: expected a whole number"),
+        ("mine_pairs.max_users=3", "Did you mean --min_users?"),
+        ("prepare_pairs.backbone=resnet5", "one of resnet101, resnet50, mobilenet"),
+        ("embed_images.num_phrases=0", "embed_images: --num_phrases=0: expected at least 1"),
+        ("embed_images.diversity=some", "one of none, merge, mmr"),
+        ("embed_images.gpu=t4", "--gpu: expected --runner=DataflowRunner"),
+        ("prepare_examples.task=several", "one of auto, single, multi"),
+        ("classify_images.batch_size=0", "--batch_size=0: expected at least 1"),
+        ("train_fusion.output=elsewhere", "expected a setting of the stage"),
+        ("mine_pairs.dry_run=true", "expected a setting of the stage"),
+        ("train_fusion.epochs=3,embed_images.top=9", "embed_images: --top=9"),
+    ],
+)
+def test_a_setting_that_a_stage_would_refuse_is_refused_at_once(text, says, capsys):
+    assert pipeline.run([*OWN, f"--set={text}"]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert "stage 1" not in printed.out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("--num_workers=many", "--num_workers=many"),
+        ("--nmu_workers=3", "Did you mean --num_workers?"),
+        ("--runner=NoSuch", "--runner=NoSuch: expected a runner that Beam has"),
+        ("--runner=DataflowRunner", "Add --project=my-project"),
+    ],
+)
+def test_pipeline_options_that_beam_would_refuse_are_refused_at_once(text, says, capsys):
+    assert pipeline.run([*OWN, f"--beam={text}"]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_reprocess_refuses_the_same_settings(capsys):
+    flags = [*OWN, "--date=2026-01-31"]
+    assert reprocess.run([*flags, "--set=train_fusion.epochz=3"]) == 2
+    assert "Did you mean --epochs?" in capsys.readouterr().err
+    assert reprocess.run([*flags, "--beam=--nmu_workers=3"]) == 2
+    assert "Did you mean --num_workers?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", pipeline.PRESETS)
+def test_every_stage_takes_the_settings_of_every_preset(preset):
+    config = pipeline.Config(workdir="w", preset=preset, samples=True)
+    for step in STEPS.values():
+        stage_flags.check(step.name, step.module, pipeline.command_of(step, config)[3:])
+
+
+def test_a_stage_to_stop_after_that_is_none_is_named_with_the_nearest(capsys):
+    assert pipeline.run([*OWN, "--until=train_fusio"]) == 2
+    assert "Did you mean train_fusion?" in capsys.readouterr().err
+
+
 def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
     flags = [
         "--preset=quickstart",
         "--set=train_text_generator.epochs=2",
-        "--beam=--runner=X --y=2",
+        "--beam=--runner=DirectRunner --direct_num_workers=2",
     ]
     assert pipeline.run([*OWN, *flags, "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(pipeline.STEPS)
     for line in lines:
-        assert ("--runner=X --y=2" in line) == ("-m beam_jobs." in line)
+        beam = "--runner=DirectRunner --direct_num_workers=2"
+        assert (beam in line) == ("-m beam_jobs." in line)
         assert ("--epochs=2" in line) == ("train_text_generator" in line.split()[2])
         assert "--epochs=15" not in line
 
@@ -172,3 +253,35 @@ def test_driver_starts_without_beam_and_tensorflow():
     code = "import sys, beam_jobs.pipeline; print({'apache_beam', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# Of Beam's runners, Docker's build, argparse and run.sh.
+OTHERS = {
+    "help",
+    "runner",
+    "project",
+    "job_name",
+    "setup_file",
+    "save_main_session",
+    "build",
+    "job",
+}
+OTHERS |= {"sdk_container_image", "flexrs_goal", "dataflow_service_options"}
+
+
+def test_errors_name_flags_that_exist():
+    flags, told = set(OTHERS), []
+    for package in fingerprint.PACKAGES:
+        for path in (work_folder.ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    flags |= {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "PhraseLensError":
+                    constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                    told += [(path, text) for text in constants if isinstance(text, str)]
+    assert len(told) > 300
+    for path, text in told:
+        for name in re.findall(r"--([a-z]\w*)", text):
+            assert name in flags, f"{path}: {text}"
+        for stage, name in re.findall(r"\b(\w+)\.([a-z_]+)\b", text):
+            assert stage not in STEPS or name in fields_of(STEPS[stage].module), f"{path}: {text}"

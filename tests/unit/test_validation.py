@@ -7,7 +7,7 @@ import pytest
 from model_code.preprocessing import raw_schema
 from schemas import stage as stage_lib
 from schemas import tables
-from transforms.examples import LABELLED, select, select_rows
+from transforms.examples import LABELLED, Selection, select, select_rows
 from transforms.validation import anomalies, validate
 
 STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
@@ -79,7 +79,7 @@ def test_anomalies_count_rows_by_field():
 )
 def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
     table = _features(labels=pa.array(labels, pa.list_(pa.string())))
-    output, _ = select_rows(table, selection, task, raw_schema(2, 3), STAGE)
+    output, _ = select_rows(table, Selection(selection, task), raw_schema(2, 3), STAGE)
     found = {k.removeprefix("features."): v for k, v in output.counts.items() if "features" in k}
     assert found == {"in": 3} | counts
     assert sum(part.num_rows for part in output.tables.values()) == counts["out"]
@@ -92,7 +92,7 @@ def test_labels_are_those_that_enough_training_images_have():
     ids, splits, labels = zip(*rows, strict=True)
     labelled = pa.table([list(ids), list(splits), list(labels)], LABELLED)
     parts = [labelled.slice(5), labelled.slice(0, 5)]
-    assert select(parts, 1) == frozenset("abc"), "what training has not counts as wrong"
-    assert select(parts, 2) == select(parts, 4) == frozenset("ab")
-    assert select(parts, 5) == frozenset("a")
-    assert select(parts, 6) == frozenset()
+    # What training has not counts as wrong.
+    assert select(parts, 1, "auto") == Selection(frozenset("abc"), "multi")
+    for least, chosen in ((2, "ab"), (4, "ab"), (5, "a"), (6, "")):
+        assert select(parts, least, "auto") == Selection(frozenset(chosen), "single")
