@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs import job
 from beam_jobs.mined_days import find_days, read_deletions_of
-from schemas import fingerprint, manifest, run_folders, storage
+from schemas import fingerprint, heartbeat, manifest, run_folders, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Manifest
@@ -66,7 +66,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
             gone += len(table) - len(kept)
             if name == "evidence":
                 queries.append(pc.unique(kept["query_id"]))
-    print(f"forget: {gone:,} rows of {root}", file=sys.stderr, flush=True)
+    heartbeat.say(f"forget: {gone:,} rows of {root}")
     if not gone:
         # An older run may hold it, where this one was mined without, or was left by a forgetting
         # that was killed before its purge.
@@ -140,6 +140,7 @@ def run(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return job.execute(
+        "forget",
         lambda pipeline: build(pipeline, config),
         config,
         options,

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from schemas import quiet
+
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
 DISK_GIB, MEMORY_GIB, CORES = 5, 8, 2
@@ -127,7 +129,8 @@ def gpu_names() -> list[str] | None:
         import tensorflow as tf
     except ImportError:
         return None
-    devices = tf.config.list_physical_devices("GPU")
+    with quiet.loading("the GPU"):
+        devices = tf.config.list_physical_devices("GPU")
     return [
         tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in devices
     ]
@@ -211,6 +214,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
+    quiet.add_flag(parser)
     found = findings(parser.parse_args(argv).workdir)
     for finding in found:
         print(finding)
