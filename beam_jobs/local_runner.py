@@ -73,10 +73,9 @@ class LocalRunner(fn_runner.FnApiRunner):
             read, spent = _told(stage.manager)
             more = {step: ms - stage.spent.get(step, 0) for step, ms in spent.items()}
             stage.spent = spent
-            busiest = max(more, key=lambda step: more[step], default="")
             names = stage.manager.process_bundle_descriptor.transforms
-            if busiest:
-                text += f", {_short(names[busiest].unique_name)}"
+            busiest = max(more, key=lambda step: more[step], default=next(iter(names)))
+            text += f", {_short(names[busiest].unique_name)}"
             if read:
                 seconds = time.monotonic() - stage.start
                 text += f": {how_far(read, stage.elements, 'blocks', seconds)}"

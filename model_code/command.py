@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
-from schemas import fingerprint, heartbeat, stage, storage
+from schemas import fingerprint, heartbeat, quiet, stage, storage
 from schemas.errors import PhraseLensError, message_of
 from schemas.stage import Stage
 
@@ -71,9 +71,9 @@ def main(
 def describe(planned: Stage, config: Any) -> str:
     """The plan of a run, for people."""
     lines = [f"{planned.name}: run {planned.run_id} → {planned.output}"]
-    inputs = (f"{name} {digits}" for name, digits in fingerprint.short(planned.inputs).items())
-    lines += [f"  {line}" for line in (", ".join(inputs), *config_lib.shown(config)) if line]
-    return "\n".join(lines)
+    if quiet.verbose():
+        lines += [f"  input {k}: {v}" for k, v in fingerprint.short(planned.inputs).items()]
+    return "\n".join([*lines, *(f"  {line}" for line in config_lib.shown(config))])
 
 
 def weights_input(weights: str) -> dict[str, str]:

@@ -64,6 +64,7 @@ def shown(config: Any) -> list[str]:
         told = field.name in ("output", "dry_run")
         if not told and (quiet.verbose() or value != field.default):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
             words.append(shlex.quote(f"--{field.name}={text}"))
     return [" ".join(words)] if words else []
 

@@ -19,7 +19,6 @@ Item = TypeVar("Item")
 
 EVERY = 10.0  # seconds between two lines of a log
 _EVERY_ON_TERMINAL = 0.5
-_PAUSE = 1.0  # seconds
 
 
 def duration(seconds: float) -> str:
@@ -84,8 +83,8 @@ class Heartbeat:
     def begin(self, activity: Activity) -> None:
         """From now on `activity` is asked for news, for as long as somebody holds it."""
         with self._lock:
-            # Many short activities in a row are a long one.
-            if not self._live() and self.clock() > self._ended + _PAUSE:
+            # Many short activities, not far from one another, are a long one.
+            if not self._live() and self.clock() > self._ended + EVERY:
                 self._next = max(self._next, self.clock() + self._every())
             self._activities.append(weakref.ref(activity))
 
