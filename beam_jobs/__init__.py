@@ -1,0 +1,3 @@
+from schemas import quiet
+
+quiet.install()  # before a module of this package imports a library

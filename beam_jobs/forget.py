@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from beam_jobs import job, mine_log
 from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
-from schemas import fingerprint, manifest, run_folders, storage
+from schemas import fingerprint, heartbeat, manifest, run_folders, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Manifest
@@ -69,7 +69,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
             gone += len(table) - len(kept)
             if name == "evidence":
                 queries.append(pc.unique(kept["query_id"]))
-    print(f"forget: {gone:,} rows of {root}", file=sys.stderr, flush=True)
+    heartbeat.say(f"forget: {gone:,} rows of {root}")
     if not gone:
         # An older run may hold it, where this one was mined without, or was left by a forgetting
         # that was killed before its purge.
@@ -150,6 +150,7 @@ def run(argv: list[str] | None = None) -> int:
     folder = storage.join(temp, f"forget-{uuid.uuid4().hex}")
     try:
         return job.execute(
+            "forget",
             lambda pipeline: build(pipeline, job.for_workers(config, options, folder)),
             config,
             options,

@@ -15,11 +15,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs import code_check, dataflow, dataflow_plan, worker_options
-from model_code.progress import duration
+from beam_jobs.local_runner import LocalRunner
 from schemas import config as config_lib
-from schemas import manifest, storage
+from schemas import heartbeat, manifest, storage
 from schemas import stage as stage_lib
 from schemas.errors import PhraseLensError, message_of
+from schemas.heartbeat import duration
 from schemas.stage import Stage
 
 
@@ -156,10 +157,11 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     try:
         config, options = parse(job.name, job.config, job.doc, argv, job.runs_networks)
         config = worker_options.fit(config, options)
-        inputs = job.preflight(config)
-        stage = stage_lib.plan(
-            job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw
-        )
+        with heartbeat.doing(f"{job.name}, looks at its inputs"):
+            inputs = job.preflight(config)
+            stage = stage_lib.plan(
+                job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw
+            )
         if getattr(config, "retry_dead", False):
             again = stage.retry()
             if again is None:
@@ -177,8 +179,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         return 2
     runner = options.get_all_options()["runner"]
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
-    for fact in inputs.facts:
-        print(f"  {fact}", flush=True)
+    for line in (*inputs.facts, *config_lib.shown(config)):
+        print(f"  {line}", flush=True)
 
     def finish() -> None:
         _print_summary(stage, time.monotonic() - start)
@@ -196,12 +198,13 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
 
     start = time.monotonic()
     try:
-        return execute(draw, config, options, finish, clean, stage.alone())
+        return execute(job.name, draw, config, options, finish, clean, stage.alone())
     finally:
         shutil.rmtree(stage.temp, ignore_errors=True)
 
 
 def execute(
+    name: str,
     draw: Callable[[beam.Pipeline], None],
     config: Any,
     options: PipelineOptions,
@@ -212,6 +215,7 @@ def execute(
     """Runs a graph, or with --dry_run says what would be run; returns the exit status.
 
     Args:
+      name: of the job, for people.
       draw: draws the graph.
       config: the job's flags.
       options: the pipeline's.
@@ -227,7 +231,7 @@ def execute(
             print("  --dry_run: nothing was run")
         else:
             with alone or contextlib.nullcontext():
-                _run_graph(draw, options, clean)
+                _run_graph(name, draw, options, clean)
             finish()
     except Exception as error:
         found = message_of(error) or dataflow.refusal(error)
@@ -245,10 +249,19 @@ def _not_known(record: logging.LogRecord) -> bool:
 
 
 def _run_graph(
-    draw: Callable[[beam.Pipeline], None], options: PipelineOptions, clean: Callable[[], None]
+    name: str,
+    draw: Callable[[beam.Pipeline], None],
+    options: PipelineOptions,
+    clean: Callable[[], None],
 ) -> None:
+    # Of other runners Beam knows no more than that they run; they have pages of their own.
+    local = LocalRunner() if dataflow.runner_of(options) == "fnapirunner" else None
+    more = local.position if local else lambda: None
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with (
+            heartbeat.doing(name, more),
+            beam.Pipeline(runner=local, options=options) as pipeline,
+        ):
             draw(pipeline)
     except Exception:
         clean()

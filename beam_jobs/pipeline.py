@@ -29,7 +29,7 @@ from model_code.evaluation import decimals, unmeasured
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
-from schemas import manifest, snapshots, storage
+from schemas import manifest, quiet, snapshots, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -281,7 +281,7 @@ def command_of(step: Step, config: RunConfig) -> list[str]:
     """The command line of a stage."""
     flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
     beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
-    return [sys.executable, "-m", step.module, *flags, *beam]
+    return [sys.executable, "-m", step.module, *flags, *quiet.flags(), *beam]
 
 
 def ablation_table(evaluation: Mapping) -> str:

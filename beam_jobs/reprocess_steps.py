@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from beam_jobs import pipeline
 from beam_jobs.pipeline import Step
-from schemas import manifest, snapshots, storage
+from schemas import manifest, quiet, snapshots, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -130,4 +130,4 @@ def flags_of(
 
 def command_of(step: Step, flags: Mapping[str, str], config: Config) -> list[str]:
     beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
-    return [*(f"--{name}={value}" for name, value in flags.items()), *beam]
+    return [*(f"--{name}={value}" for name, value in flags.items()), *quiet.flags(), *beam]

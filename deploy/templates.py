@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs import dataflow, submit
-from schemas import storage
+from schemas import quiet, storage
 from schemas.errors import PhraseLensError
 
 # What a value must look like, by its type. Lists are values with commas between them.
@@ -131,6 +131,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
     parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
     parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")
+    quiet.add_flag(parser)
     args = parser.parse_args(argv)
     try:
         if bool(args.image) != bool(args.output):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
-from schemas import fingerprint, stage, storage
+from schemas import fingerprint, heartbeat, quiet, stage, storage
 from schemas.errors import PhraseLensError, message_of
 from schemas.stage import Stage
 
@@ -50,12 +50,12 @@ def main(
                 planned.restore()
             print(f"{name}: already done: {config.output}")
             return 0
-        print(describe(planned), flush=True)
+        print(describe(planned, config), flush=True)
         if config.dry_run:
             return 0
         # Workers that train together run the same command, each with a TF_CONFIG of its own.
         task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
-        with planned.alone(int(task.get("index", 0))):
+        with planned.alone(int(task.get("index", 0))), heartbeat.doing(name):
             return work(config, planned)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,12 +68,12 @@ def main(
         return 1
 
 
-def describe(planned: Stage) -> str:
+def describe(planned: Stage, config: Any) -> str:
     """The plan of a run, for people."""
-    lines = [f"{planned.name}: run {planned.run_id}", f"  output: {planned.output}"]
-    lines += [f"  input {k}: {v}" for k, v in fingerprint.short(planned.inputs).items()]
-    lines += [f"  {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in planned.settings.items()]
-    return "\n".join(lines)
+    lines = [f"{planned.name}: run {planned.run_id} → {planned.output}"]
+    if quiet.verbose():
+        lines += [f"  input {k}: {v}" for k, v in fingerprint.short(planned.inputs).items()]
+    return "\n".join([*lines, *(f"  {line}" for line in config_lib.shown(config))])
 
 
 def weights_input(weights: str) -> dict[str, str]:

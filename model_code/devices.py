@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemas import quiet
 from schemas.errors import PhraseLensError
 
 
@@ -62,6 +63,11 @@ def open_device(kind: str, threads: int = 0) -> Device:
     Raises:
       PhraseLensError: the machine has no such device.
     """
+    with quiet.loading("the device"):
+        return _opened(kind, threads)
+
+
+def _opened(kind: str, threads: int) -> Device:
     if threads:
         _set_threads(threads)
     if kind == "tpu":

@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from schemas import quiet
+
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
 DISK_GIB, MEMORY_GIB, CORES = 5, 8, 2
@@ -156,7 +158,8 @@ def gpu_names() -> list[str] | None:
         import tensorflow as tf
     except ImportError:
         return None
-    devices = tf.config.list_physical_devices("GPU")
+    with quiet.loading("the GPU"):
+        devices = tf.config.list_physical_devices("GPU")
     return [
         tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in devices
     ]
@@ -241,6 +244,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
     parser.add_argument("--locks", nargs="+", metavar="FILE", help="check nothing but these locks")
+    quiet.add_flag(parser)
     args = parser.parse_args(argv)
     if args.locks:
         texts = [Path(name).read_text(encoding="utf-8") for name in args.locks]

@@ -21,7 +21,7 @@ from model_code.evaluation import without_nan
 from model_code.gate_checks import Check
 from model_code.report_data import Case, read_cases
 from schemas import config as config_lib
-from schemas import snapshots, storage
+from schemas import heartbeat, snapshots, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -126,7 +126,8 @@ def _json(
 def run(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
-        return 0 if gate(config) else 1
+        with heartbeat.doing("gate"):
+            return 0 if gate(config) else 1
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

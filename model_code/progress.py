@@ -1,30 +1,26 @@
-"""Progress for people: one line that rewrites itself on a terminal, plain lines elsewhere."""
+"""How far counted work is, how fast it goes, and how long it will take."""
 
-import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import TextIO
 
+from schemas import heartbeat
+from schemas.heartbeat import duration, how_far
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 3:07 min, 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+__all__ = ["Progress", "duration", "shared"]
 
 
 class Progress:
-    """Counts rows of one piece of work and says how fast they go and how long they will take.
+    """Counts rows of one piece of work; threads may share it.
 
     Args:
       label: what is being done.
       total: rows in all, or None when nobody knows.
       unit: what a row is, in plural.
-      out: where the lines go.
+      done: rows that an earlier attempt did.
       clock: seconds; tests inject their own.
+      alone: see heartbeat.begin.
     """
 
     def __init__(
@@ -32,44 +28,77 @@ class Progress:
         label: str,
         total: int | None,
         unit: str,
-        out: TextIO | None = None,
+        done: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        alone: bool = True,
     ):
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
-        self._out = out or sys.stderr
+        self.done = self._before = done
+        self._lock = threading.Lock()
         self._clock = clock
-        self._start = clock()
-        self._every = 0.5 if self._out.isatty() else 5.0
-        self._next = self._start + self._every
-        self._shown = False
+        self._start = self._counted = clock()
+        heartbeat.begin(self, alone)
 
-    def add(self, rows: int, note: str = "") -> None:
-        """Counts rows, and says so if it is time to."""
-        self.done += rows
-        if self._clock() >= self._next:
-            self._next = self._clock() + self._every
-            self._write(note)
+    def add(self, rows: int) -> None:
+        """Counts rows."""
+        with self._lock:
+            self.done += rows
+            self._counted = self._clock()
 
     def line(self, note: str = "") -> str:
-        seconds = max(self._clock() - self._start, 1e-9)
-        rate = self.done / seconds
-        text = f"{self.label}: {self.done:,}"
-        if self.total is not None:
-            text += f" of {self.total:,}"
-        text += f" {self.unit}, {rate:,.0f}/s"
-        if self.total is not None and 0 < self.done < self.total:
-            text += f", {duration((self.total - self.done) / rate)} left"
-        return f"{text}, {note}" if note else text
+        seconds = self._counted - self._start
+        text = how_far(self.done, self.total, self.unit, seconds, self._before)
+        return f"{self.label}: {text}, {note}" if note else f"{self.label}: {text}"
+
+    def news(self) -> str | None:
+        return self.line()
 
     def close(self, note: str = "") -> None:
-        """Says the last state and ends the line."""
-        self._write(note)
-        if self._out.isatty():
-            print(file=self._out)
+        """Says the last state."""
+        heartbeat.end(self)
+        heartbeat.say(self.line(note))
 
-    def _write(self, note: str) -> None:
-        if self._out.isatty():
-            print(f"\r\x1b[K{self.line(note)}", end="", file=self._out, flush=True)
-        else:
-            print(self.line(note), file=self._out, flush=True)
+
+_RECENT = 3.0  # seconds
+
+
+class _Shared(Progress):
+    """Of all threads of a worker, each of which closes it."""
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        unit: str,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__(label, total, unit, clock=clock, alone=False)
+        self._told = False
+
+    def news(self) -> str | None:
+        """None where nothing was counted of late: another step of the job is at work."""
+        if not self.done or self._clock() - self._counted > _RECENT:
+            return None
+        self._told = True
+        return self.line()
+
+    def close(self, note: str = "") -> None:
+        with _lock:
+            is_first = _open.get(self.label) is self
+            _open.pop(self.label, None)
+        heartbeat.end(self)
+        if is_first and self._told:  # what nobody saw needs no end
+            heartbeat.say(self.line(note))
+
+
+_open: "weakref.WeakValueDictionary[str, _Shared]" = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared(label: str, total: int | None, unit: str) -> Progress:
+    """The progress that all threads of a worker count under a label, until one closes it."""
+    with _lock:
+        found = _open.get(label)
+        if found is None:
+            found = _open[label] = _Shared(label, total, unit)
+        return found

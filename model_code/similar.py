@@ -26,7 +26,7 @@ import pyarrow as pa
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
-from schemas import fingerprint, integrity, storage
+from schemas import fingerprint, heartbeat, integrity, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -286,7 +286,8 @@ def run(argv: Sequence[str] | None = None) -> int:
             known = [f"--{field.name}" for field in dataclasses.fields(Config)]
             raise config_lib.unknown_flags(leftover, known)
         config = config_lib.from_args(Config, args)
-        found = find(config, args.images)
+        with heartbeat.doing("similar"):
+            found = find(config, args.images)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

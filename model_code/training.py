@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from model_code.ahead import Ahead
 from model_code.progress import Progress
+from schemas import heartbeat
 
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
@@ -154,8 +155,7 @@ def fit(
             saved = json.load(f)
         rows, best_epoch, waits = saved["epochs"], saved["best_epoch"], saved["input_wait"]
     writer = tf.summary.create_file_writer(os.path.join(folder, "tensorboard"))
-    progress = Progress(label, steps_per_epoch * epochs, "steps")
-    progress.done = steps_per_epoch * len(rows)
+    progress = Progress(label, steps_per_epoch * epochs, "steps", steps_per_epoch * len(rows))
     coming = None
     for epoch in range(len(rows) + 1, epochs + 1):
         if best_epoch and epoch - 1 - best_epoch >= patience:
@@ -165,7 +165,8 @@ def fit(
         coming = Ahead(batches(epoch + 1)) if epoch < epochs else None
         waits.append(taken.input_wait)
         row = {"epoch": float(epoch), "loss": taken.loss}
-        row |= {name: float(value) for name, value in evaluate().items()}
+        with heartbeat.doing(f"{label}, evaluates epoch {epoch}"):
+            row |= {name: float(value) for name, value in evaluate().items()}
         sign = 1 if maximize else -1
         if not best_epoch or sign * row[monitor] > sign * rows[best_epoch - 1][monitor]:
             best.write(os.path.join(folder, f"best-{epoch}"))

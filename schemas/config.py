@@ -9,13 +9,14 @@ class Config:
 import argparse
 import dataclasses
 import difflib
+import shlex
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas import snapshots
+from schemas import heartbeat, quiet, snapshots
 from schemas.errors import PhraseLensError
 
 _REQUIRED = object()
@@ -50,6 +51,22 @@ def settings(config: Any) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if field.metadata["role"] == "setting"
     }
+
+
+def shown(config: Any) -> list[str]:
+    """The flags of a config for people, in one line: those that are not as they are by default.
+
+    With --verbose it is all of them. Where it writes, each command says by itself.
+    """
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        told = field.name in ("output", "dry_run")
+        if not told and (quiet.verbose() or value != field.default):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
+            words.append(shlex.quote(f"--{field.name}={text}"))
+    return [" ".join(words)] if words else []
 
 
 def _boolean(text: str) -> bool:
@@ -90,6 +107,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             if not field.metadata["choices"]:
                 options["metavar"] = {str: "TEXT", int: "INT", float: "NUM"}[kind]
         groups[field.metadata["role"]].add_argument(f"--{field.name}", **options)
+    quiet.add_flag(groups["runtime"])
 
 
 def parser_for(config: type, prog: str, description: str) -> argparse.ArgumentParser:
@@ -130,7 +148,7 @@ def parse(config: type, prog: str, description: str, argv: Sequence[str] | None)
     parser = parser_for(config, prog, description)
     args, leftover = parser.parse_known_args(argv)
     if leftover:
-        raise unknown_flags(leftover, [f"--{f.name}" for f in dataclasses.fields(config)])
+        raise unknown_flags(leftover, list(parser._option_string_actions))
     return from_args(config, args)
 
 
@@ -147,7 +165,9 @@ def main(
       The exit status: 0, or 2 where a PhraseLensError says what is wrong.
     """
     try:
-        work(parse(config, prog, doc or "", argv))
+        parsed = parse(config, prog, doc or "", argv)
+        with heartbeat.doing(prog.removeprefix("./run.sh ")):
+            work(parsed)
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import fingerprint, storage
+from schemas import fingerprint, heartbeat, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.records import Record
 
@@ -493,11 +493,11 @@ def verify(dataset: str) -> list[str]:
     """
     opened = Dataset(dataset)
     manifest, problems = opened.manifest, []
-    for name, table in manifest.tables.items():
-        for shard in table.shards:
-            problem = _verify_shard(opened, table, shard)
-            if problem:
-                problems.append(f"{name}: {shard.path}: {problem}")
+    shards = [(n, table, shard) for n, table in manifest.tables.items() for shard in table.shards]
+    for name, table, shard in heartbeat.counted(f"verify {dataset}", shards, "files"):
+        problem = _verify_shard(opened, table, shard)
+        if problem:
+            problems.append(f"{name}: {shard.path}: {problem}")
     named = {shard.path for shard in shards_of(manifest)}
     for file in storage.list_files(opened.run_folder):
         path = f"{RUNS}/{manifest.run_id}/{file}"

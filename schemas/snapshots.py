@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from schemas import manifest, run_folders, storage
+from schemas import heartbeat, manifest, run_folders, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.manifest import Dataset
 
@@ -322,7 +322,8 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
     garbage = find_garbage(work, pointer, keep, started_before)
     for date in garbage.dates:
         storage.remove(_path(work, date))
-    gone = [run for run in garbage.runs if run_folders.remove_run(run)]
+    runs = heartbeat.counted("delete", garbage.runs, "runs")
+    gone = [run for run in runs if run_folders.remove_run(run)]
     return dataclasses.replace(garbage, runs=gone)
 
 

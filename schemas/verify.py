@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from schemas import manifest, snapshots, storage
+from schemas import manifest, quiet, snapshots, storage
 from schemas.errors import PhraseLensError
 
 
@@ -65,6 +65,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
+    quiet.add_flag(parser)
     args = parser.parse_args(argv)
     healthy, pointers = True, snapshots.Resolver()
     try:

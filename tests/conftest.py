@@ -40,4 +40,4 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> work_folder.TinyRun:
     start = time.monotonic()
     done = work_folder.drive(config)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return work_folder.TinyRun(config, done.stdout, time.monotonic() - start)
+    return work_folder.TinyRun(config, done.stdout, done.stderr, time.monotonic() - start)

@@ -117,11 +117,13 @@ class TinyRun:
     Attributes:
       config: its config.
       printed: its standard output.
+      told: its standard error.
       seconds: how long it took.
     """
 
     config: pipeline.Config
     printed: str
+    told: str
     seconds: float
 
     def dataset(self, stage: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import apache_beam as beam
 import pyarrow as pa
 
-from model_code.progress import Progress
+from model_code import progress
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
 from transforms.clean_image import CleanImage, ImageError, ImageLimits
@@ -126,7 +126,10 @@ class _ReadImagesFn(beam.DoFn):
 
     def setup(self):
         self._forgotten = self._deletions().key_set
-        self._progress = Progress("read images", self._total, "images")
+        self._progress = progress.shared("read images", self._total, "images")
+
+    def teardown(self):
+        self._progress.close()
 
     def process(self, unit):
         clean = functools.partial(

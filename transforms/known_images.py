@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from model_code.progress import Progress
+from model_code import progress
 from schemas import storage
 from schemas.manifest import Dataset
 from schemas.stage import Stage
@@ -170,7 +170,10 @@ class _ReadRawFn(beam.DoFn):
 
     def setup(self):
         self._forgotten = self._deletions().key_set
-        self._progress = Progress("read images", self._total, "images")
+        self._progress = progress.shared("read images", self._total, "images")
+
+    def teardown(self):
+        self._progress.close()
 
     def process(self, unit):
         batches = read_unit(unit, self._forgotten)

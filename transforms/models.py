@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from model_code.inference_settings import InferenceSettings
-from schemas import integrity, storage
+from schemas import integrity, quiet, storage
 from schemas.manifest import Dataset
 
 
@@ -78,6 +78,7 @@ def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | 
         for folder, path in zip(folders, paths, strict=True):
             if folder:
                 integrity.check(path, dict(folder.checksums))
+        stack.enter_context(quiet.loading(f"the {kind.replace('_', ' ')}"))
         if kind == "image_embedder":
             from model_code.image_embedder import ImageEmbedder
 

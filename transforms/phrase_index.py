@@ -5,7 +5,6 @@ and graphs (hnsw) cannot be merged.
 """
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind
-from schemas import fingerprint, manifest, storage
+from schemas import fingerprint, heartbeat, manifest, storage
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 from schemas.tables import arrow_to_vectors
@@ -105,7 +104,7 @@ def lay_out(
 
 
 def _say(what: str) -> None:
-    print(f"phrase index: {what}", file=sys.stderr, flush=True)
+    heartbeat.say(f"phrase index: {what}")
 
 
 def _usable(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.progress import Progress
+from model_code import progress
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
 from transforms import moments
@@ -312,7 +312,10 @@ class _ReadRowsFn(beam.DoFn):
         self._kind, self._read, self._parse, self._stage = kind, read, parse, stage
 
     def setup(self):
-        self._progress = Progress(f"read {self._kind}", None, "rows")
+        self._progress = progress.shared(f"read {self._kind}", None, "rows")
+
+    def teardown(self):
+        self._progress.close()
 
     def process(self, unit):
         for output in checked_file(self._read(unit), self._kind, self._parse, self._stage):

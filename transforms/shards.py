@@ -12,6 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
+from model_code import progress
 from model_code.progress import Progress
 from schemas import manifest, storage
 from schemas.records import Record
@@ -82,10 +83,11 @@ class _MapShardsFn(beam.DoFn):
 
     def setup(self):
         self._loaded = self._shared.acquire(lambda: _Loaded(self._worker.load()))
-        self._progress = Progress(self._worker.label, self._worker.total, self._worker.unit)
+        worker = self._worker
+        self._progress = progress.shared(worker.label, worker.total, worker.unit)
 
     def teardown(self):
-        if self._progress and self._progress.done:
+        if self._progress:
             self._progress.close()
 
     def process(self, task):

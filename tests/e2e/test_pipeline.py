@@ -158,6 +158,32 @@ def test_no_image_is_on_two_sides(datasets):
                 assert split_of[image_id.decode()] == split
 
 
+# What we write to standard error: how far something is, and what the phrase index is.
+OURS = re.compile(
+    r"[\w ,.-]+: ([\d,]+( of [\d,]+)? \w+, [\d.,]+/(s|min|h)|[\d:]+ (s|min|h))(, .*)?"
+    r"|phrase index: .*"
+)
+
+
+def test_every_line_is_one_of_ours(tiny_run):
+    """Libraries write to standard error, and none of them was heard."""
+    lines = tiny_run.told.splitlines()
+    assert [line for line in lines if not OURS.fullmatch(line)] == []
+    libraries = r"^([IWEF]\d{4} |WARNING|E0000|.*(absl|Warning: |oneDNN|cuda))"
+    assert re.findall(libraries, tiny_run.printed, re.MULTILINE) == []
+
+
+def test_flags_are_shown_where_they_are_not_the_defaults(tiny_run):
+    """Of every stage those that it was given, and no other setting."""
+    shown = re.findall(r"^  ('?--\w+=.*)$", tiny_run.printed, re.MULTILINE)
+    given = [pipeline.flags_of(step, tiny_run.config) for step in STEPS.values()]
+    for line, flags in zip(shown, given, strict=True):
+        words = dict(word[2:].split("=", 1) for word in shlex.split(line))
+        assert set(words) <= set(flags)
+        # A number may be shown as its type writes it: 12 as 12.0.
+        assert all(v == flags[n] or float(v) == float(flags[n]) for n, v in words.items())
+
+
 def table_of(printed: str) -> dict[str, list[float]]:
     """The ablation table that the driver printed: classifier → its figures."""
     rows = re.findall(r"^(pixel-only|text-only|fused) +((?:\d\.\d+ *)+)$", printed, re.MULTILINE)
