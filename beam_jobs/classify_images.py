@@ -40,7 +40,7 @@ from transforms.tabular import column_mapping
 class Config(InferenceSettings, ImageConfig, ReuseConfig):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     image_columns: tuple[str, ...] = flag(
         "Columns of an image table, or features of a TFRecord, as field=column; fields are key, "
         "image (bytes) and path (relative to the table).",
@@ -54,8 +54,10 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig):
         default="path",
         choices=("stem", "name", "path"),
     )
-    images_per_shard: int = flag("Image files of a shard.", default=1024)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    images_per_shard: int = flag("Image files of a shard.", default=1024, minimum=1)
+    max_dead_fraction: float = flag(
+        "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
+    )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -66,7 +68,6 @@ def _units(config: Config):
 
 
 def preflight(config: Config) -> job.Inputs:
-    config.check()
     if config.device == "tpu":
         raise PhraseLensError(
             "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."

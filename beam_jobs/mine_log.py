@@ -59,22 +59,29 @@ class LogConfig:
     person_key: str = flag(
         "File with the secret key of the hashes of users and sessions.", default="", role="input"
     )
-    max_query_chars: int = flag("Longer queries die.", default=1000)
+    max_query_chars: int = flag("Longer queries die.", default=1000, minimum=1)
     query_parts: int = flag(
         "Count a click for the parts of its query too, of at most so many words: for captions and "
         "titles, which hardly repeat as a whole. 0 for none.",
         default=0,
+        minimum=0,
     )
-    max_person_events: int = flag("Who does more on one day is a robot.", default=1000)
-    max_person_clicks: int = flag("Clicks a day of one person on one pair that count.", default=3)
+    max_person_events: int = flag("Who does more on one day is a robot.", default=1000, minimum=1)
+    max_person_clicks: int = flag(
+        "Clicks a day of one person on one pair that count.", default=3, minimum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(LogConfig):
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
-    num_shards: int = flag("Shards of every table; 0 goes by the size of the log.", default=0)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    num_shards: int = flag(
+        "Shards of every table; 0 goes by the size of the log.", default=0, minimum=0
+    )
+    max_dead_fraction: float = flag(
+        "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
+    )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
 class RunConfig:
     """What every run of the stages takes."""
 
-    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="runtime")
+    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="output")
     log: str = flag(
         "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
     )

@@ -32,15 +32,19 @@ from transforms.validation import anomalies
 @dataclasses.dataclass(frozen=True)
 class Config:
     features: str = flag("Dataset of embed_images.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     task: str = flag(
         "One label an image (softmax), or any number (sigmoid).",
         default="single",
         choices=("single", "multi"),
     )
-    min_label_images: int = flag("Fewest images, over all splits, that make a label.", default=1)
-    num_shards: int = flag("Shards of a split.", default=4)
-    max_dead_fraction: float = flag("Share of dead rows that fails the job.", default=0.05)
+    min_label_images: int = flag(
+        "Fewest images, over all splits, that make a label.", default=1, minimum=1
+    )
+    num_shards: int = flag("Shards of a split.", default=4, minimum=1)
+    max_dead_fraction: float = flag(
+        "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
+    )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

@@ -43,20 +43,22 @@ SHARDS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for images, networks and features.")
+    workdir: str = flag("Folder for images, networks and features.", role="output")
     mined: str = flag(
         "Dataset of mine_pairs whose images are taken; without it, drawn.", default=""
     )
-    images: int = flag("Photos to draw: with fewer, starting takes a larger share.", default=5120)
+    images: int = flag(
+        "Photos to draw: with fewer, starting takes a larger share.", default=5120, minimum=1
+    )
     backbone: str = flag("Network of generator and pixel embedder.", default="mobilenet")
     weights: str = flag("Its weights; random ones without.", default="")
-    batch_size: int = flag("Images of a batch.", default=32)
-    rounds: int = flag("Times that each is run.", default=3)
+    batch_size: int = flag("Images of a batch.", default=32, minimum=1)
+    rounds: int = flag("Times that each is run.", default=3, minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-    output: str = flag("Dataset.", role="runtime")
+    output: str = flag("Dataset.", role="output")
 
 
 def planned(name: str, root: str, *identity: object) -> Stage:

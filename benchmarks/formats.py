@@ -51,10 +51,12 @@ WIT_HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rows: int = flag("Rows of each sample.", default=2000)
-    speed_rows: int = flag("Rows of the tables whose reading is timed.", default=1_000_000)
-    broken: float = flag("Share of broken rows.", default=0.03)
-    seed: int = flag("Of the samples.", default=0)
+    rows: int = flag("Rows of each sample.", default=2000, minimum=1)
+    speed_rows: int = flag(
+        "Rows of the tables whose reading is timed.", default=1_000_000, minimum=1
+    )
+    broken: float = flag("Share of broken rows.", default=0.03, minimum=0, maximum=1)
+    seed: int = flag("Of the samples.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 class Sample:

@@ -42,7 +42,7 @@ Tables = dict[str, pa.Table]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Local work folder with samples and every stage.", role="runtime")
+    workdir: str = flag("Local work folder with samples and every stage.", role="output")
     preset: str = flag("As all had it.", default="quickstart")
     set: str = flag("As all had it.", default="")
     cases: tuple[str, ...] = flag("Cases to run; none for all.", default=())

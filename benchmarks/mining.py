@@ -43,15 +43,15 @@ SAMPLES_PER_SECOND = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for logs and results.", role="runtime")
+    workdir: str = flag("Folder for logs and results.", role="output")
     events: tuple[str, ...] = flag(
         "Rows of the logs.", default=("1000000", "10000000", "100000000")
     )
     engines: tuple[str, ...] = flag(
         "Which to measure: job1, job2, duckdb, spark.", default=("job1", "job2", "duckdb", "spark")
     )
-    memory: int = flag("GiB that DuckDB, and the JVM of Spark, may use.", default=8)
-    seed: int = flag("Another log for each.", default=0)
+    memory: int = flag("GiB that DuckDB, and the JVM of Spark, may use.", default=8, minimum=1)
+    seed: int = flag("Another log for each.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,8 @@ SQL = Path(__file__).with_name("mining.sql")
 class Config:
     engine: str = flag("Who does it.", choices=ENGINES)
     log: str = flag("Folder of the log.", role="input")
-    output: str = flag("Folder for the tables.", role="runtime")
-    memory: int = flag("GiB that the engine may use.", default=8)
+    output: str = flag("Folder for the tables.", role="output")
+    memory: int = flag("GiB that the engine may use.", default=8, minimum=1)
 
 
 def statements() -> Iterator[tuple[str, str, str]]:

@@ -27,7 +27,7 @@ SHORT = {name.split()[0]: name for name in phrase_search.ENGINES}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for vectors, indexes and results.", role="runtime")
+    workdir: str = flag("Folder for vectors, indexes and results.", role="output")
     queries: tuple[str, ...] = flag(
         "Numbers of phrases to search among, K.", default=("1000000", "4000000")
     )
@@ -36,7 +36,7 @@ class Config:
     step_queries: tuple[str, ...] = flag(
         "Sizes of the query table for steps.", default=("100000", "1000000", "4000000")
     )
-    seed: int = flag("Other vectors for each.", default=0)
+    seed: int = flag("Other vectors for each.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 def _check(flag_name: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -96,9 +96,9 @@ METRICS = ("recall_at_1", "recall_at_3", "recall_at_10", "mrr")
 class Config:
     data: str = flag("Folder that holds fashion/ and emoji/.", role="input")
     weights: str = flag("MobileNet weights (.weights.h5).", role="input")
-    workdir: str = flag("Folder for the datasets.", role="runtime")
+    workdir: str = flag("Folder for the datasets.", role="output")
     names: tuple[str, ...] = flag("Which of them.", default=tuple(COLLECTIONS))
-    seeds: int = flag("Seeds of labels and classifiers.", default=5)
+    seeds: int = flag("Seeds of labels and classifiers.", default=5, minimum=1)
     variants: bool = flag("Measure what may be otherwise, too.", default=True)
 
 

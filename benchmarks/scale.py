@@ -35,11 +35,11 @@ SAMPLE_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for images, networks and features.")
-    images: int = flag("Images to draw.", default=1_000_000)
-    images_per_shard: int = flag("Images of a shard.", default=10_000)
-    broken_every: int = flag("One image of so many is broken.", default=1009)
-    batch_size: int = flag("Images of a batch.", default=256)
+    workdir: str = flag("Folder for images, networks and features.", role="output")
+    images: int = flag("Images to draw.", default=1_000_000, minimum=1)
+    images_per_shard: int = flag("Images of a shard.", default=10_000, minimum=1)
+    broken_every: int = flag("One image of so many is broken.", default=1009, minimum=1)
+    batch_size: int = flag("Images of a batch.", default=256, minimum=1)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -65,10 +65,10 @@ PAIRS = CANDIDATES = 10_000
 class Config:
     data: str = flag("Folder that holds emoji/, flickr1k/ and fashion/.", role="input")
     workdir: str = flag(
-        "Folder for the datasets.", default="work/bench_text_embedder", role="runtime"
+        "Folder for the datasets.", default="work/bench_text_embedder", role="output"
     )
     names: tuple[str, ...] = flag("Which of them.", default=tuple(VARIANTS))
-    seeds: int = flag("Draws of the probe's labels.", default=5)
+    seeds: int = flag("Draws of the probe's labels.", default=5, minimum=1)
 
 
 def read_tsv(path: str) -> pa.Table:

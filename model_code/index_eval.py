@@ -53,10 +53,10 @@ class Config:
         role="input",
     )
     kinds: tuple[str, ...] = flag("Kinds to measure.", default=KINDS)
-    num_phrases: int = flag("Phrases of an image, N.", default=3)
-    images: int = flag("Images that tune and ask.", default=2048)
-    index_recall: float = flag("Recall@3 to tune for.", default=0.99)
-    output: str = flag("JSON file to write the figures to.", default="", role="runtime")
+    num_phrases: int = flag("Phrases of an image, N.", default=3, minimum=1)
+    images: int = flag("Images that tune and ask.", default=2048, minimum=1)
+    index_recall: float = flag("Recall@3 to tune for.", default=0.99, above=0, maximum=1)
+    output: str = flag("JSON file to write the figures to.", default="", role="output")
 
 
 @dataclasses.dataclass(frozen=True)

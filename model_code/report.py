@@ -46,7 +46,7 @@ DATASETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     work: str = flag("Work folder whose datasets are reported.", default=".", role="input")
     samples: str = flag("Samples, if not WORK/samples.", default="", role="input")
     mined: str = flag("Mined dataset, if not WORK/mined.", default="", role="input")
@@ -59,7 +59,7 @@ class Config:
     fusion: str = flag("If not WORK/fusion.", default="", role="input")
     model: str = flag("If not WORK/model.", default="", role="input")
     predictions: str = flag("If not WORK/predictions.", default="", role="input")
-    gallery: int = flag("Images to show for each kind of outcome.", default=8)
+    gallery: int = flag("Images to show for each kind of outcome.", default=8, minimum=0)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

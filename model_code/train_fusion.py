@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,43 +42,62 @@ MODULES = ("model_code.train_fusion",)
 @dataclasses.dataclass(frozen=True)
 class Config:
     examples: str = flag("Dataset of beam_jobs.prepare_examples.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     heads: tuple[str, ...] = flag(
         "Heads to try: widths of hidden layers joined by '-', or linear.",
         default=("512-256", "linear"),
     )
-    learning_rates: tuple[str, ...] = flag("Of AdamW, to try.", default=("0.001",))
+    learning_rates: tuple[str, ...] = flag(
+        "Of AdamW, to try.", default=("0.001",), numbers=float, above=0
+    )
     dropouts: tuple[str, ...] = flag(
-        "Shares of inputs and hidden units dropped, to try.", default=("0.5",)
+        "Shares of inputs and hidden units dropped, to try.",
+        default=("0.5",),
+        numbers=float,
+        minimum=0,
+        below=1,
     )
     weight_decays: tuple[str, ...] = flag(
         "Times the learning rate: share of a weight that a step takes away, to try.",
         default=("0.1", "3"),
+        numbers=float,
+        minimum=0,
     )
     part_dropouts: tuple[str, ...] = flag(
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
         default=("0",),
+        numbers=float,
+        minimum=0,
+        below=1,
     )
     pixel_scales: tuple[str, ...] = flag(
         "What the numbers of pixels are multiplied by, to try: less than 1 trusts text more.",
         default=("1", "0.3"),
+        numbers=float,
+        minimum=0,
     )
     labels_per_class: int = flag(
-        "Train on so few examples of each label, others from each seed; 0 for all.", default=0
+        "Train on so few examples of each label, others from each seed; 0 for all.",
+        default=0,
+        minimum=0,
     )
     pool: bool = flag(
         "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
-    epochs: int = flag("At most this many epochs.", default=40)
-    patience: int = flag("Epochs without a better one before stopping.", default=6)
+    epochs: int = flag("At most this many epochs.", default=40, minimum=1)
+    patience: int = flag("Epochs without a better one before stopping.", default=6, minimum=1)
     min_steps: int = flag(
-        "An epoch goes over few examples again until it has about this many batches.", default=30
+        "An epoch goes over few examples again until it has about this many batches.",
+        default=30,
+        minimum=0,
     )
-    batch_size: int = flag("Examples in a batch.", default=128)
-    seed: int = flag("Of weights, order and dropout.", default=0)
-    seeds: int = flag("Train the chosen settings from this many seeds.", default=1)
-    cache_bytes: int = flag("A split that is not larger is kept in memory.", default=2 * 10**9)
+    batch_size: int = flag("Examples in a batch.", default=128, minimum=1)
+    seed: int = flag("Of weights, order and dropout.", default=0, minimum=0, maximum=2**32 - 1)
+    seeds: int = flag("Train the chosen settings from this many seeds.", default=1, minimum=1)
+    cache_bytes: int = flag(
+        "A split that is not larger is kept in memory.", default=2 * 10**9, minimum=0
+    )
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -91,6 +111,8 @@ def grid(config: Config) -> list:
     from model_code.fusion import Settings
 
     def hidden(text: str) -> tuple[int, ...]:
+        if not re.fullmatch(r"linear|[1-9]\d*(-[1-9]\d*)*", text):
+            raise ValueError(text)
         return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
     return [

@@ -29,7 +29,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if not path.startswith(GCS_PREFIX):
         return pafs.LocalFileSystem(), os.path.abspath(path)
     client = _client(os.environ.get("STORAGE_EMULATOR_HOST", ""), os.getpid())
-    return client, path[len(GCS_PREFIX) :]
+    return client, path[len(GCS_PREFIX) :].rstrip("/")
 
 
 @functools.lru_cache(maxsize=8)
@@ -59,8 +59,8 @@ def size(path: str) -> int | None:
 
 def is_folder(path: str) -> bool:
     """Whether `path` is a folder, or, in Cloud Storage, a prefix of objects."""
-    if path.startswith(GCS_PREFIX) and not path.endswith("/"):
-        return size(path) is None and bool(list_files(path))
+    if path.startswith(GCS_PREFIX):
+        return next(list_objects(join(path, "")), None) is not None
     return os.path.isdir(path)
 
 
@@ -94,6 +94,23 @@ def list_folders(path: str) -> list[str]:
     found = google_client().list_blobs(bucket, prefix=prefix, delimiter="/")
     list(found)  # prefixes come with the objects
     return sorted(name.removeprefix(prefix).rstrip("/") for name in found.prefixes)
+
+
+def list_objects(start: str, exact: bool = False) -> Iterator[tuple[str, int, float]]:
+    """Objects in Cloud Storage: path, bytes, and time of change in seconds since 1970.
+
+    Args:
+      start: gs://BUCKET/KEY, with which their paths begin.
+      exact: only the one whose path this is.
+    """
+    bucket, _, key = start[len(GCS_PREFIX) :].partition("/")
+    if exact:
+        found = google_client().bucket(bucket).get_blob(key) if key else None
+        blobs = [found] if found else []
+    else:
+        blobs = google_client().list_blobs(bucket, prefix=key)
+    for blob in blobs:
+        yield f"{GCS_PREFIX}{bucket}/{blob.name}", blob.size, blob.updated.timestamp()
 
 
 def google_client():

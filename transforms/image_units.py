@@ -15,8 +15,8 @@ from schemas.errors import PhraseLensError
 from transforms import webdataset
 from transforms.clean_image import ImageError
 from transforms.compression import open_stream
-from transforms.files import match
-from transforms.image_places import Places, base_of
+from transforms.files import base_of, match
+from transforms.image_places import Places
 from transforms.rows import texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
