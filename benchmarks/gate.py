@@ -31,7 +31,7 @@ from PIL import Image, ImageFilter
 
 from model_code import gate
 from schemas import config as config_lib
-from schemas import manifest, snapshots
+from schemas import launch, manifest, snapshots
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -126,7 +126,7 @@ def draw_others(config: Config) -> Tables:
 
 
 def _run(*module_and_flags: str) -> None:
-    subprocess.run([sys.executable, "-m", *module_and_flags], check=True)
+    subprocess.run(launch.part([sys.executable, "-m", *module_and_flags]), check=True)
 
 
 def measure(config: Config, name: str, tables: Tables, date: str) -> dict:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs.reprocess_steps import MODELS
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
 from schemas.manifest import Dataset
 
@@ -106,7 +106,7 @@ def run_command(module: str, *flags: str) -> float:
       CalledProcessError: it failed.
     """
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", module, *flags], check=True)
+    subprocess.run(launch.part([sys.executable, "-m", module, *flags]), check=True)
     return time.monotonic() - start
 
 

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import mining_log
 from schemas import config as config_lib
+from schemas import launch
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -75,7 +76,7 @@ def measure(command: list[str], log: Path) -> tuple[float, int]:
     """
     start, peak = time.monotonic(), 0
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(launch.part(command), stdout=file, stderr=subprocess.STDOUT)
         parent = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, resident(parent))

@@ -29,7 +29,7 @@ from beam_jobs import pipeline
 from model_code.ablations import TITLES
 from model_code.metrics import mean_and_error
 from schemas import config as config_lib
-from schemas import fingerprint, storage
+from schemas import fingerprint, launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -121,7 +121,7 @@ class Collection:
     def run(self, module: str, flags: Mapping[str, str]) -> None:
         """Runs a stage; raises PhraseLensError when it fails."""
         command = [sys.executable, "-m", module, *(f"--{k}={v}" for k, v in flags.items())]
-        if subprocess.run(command).returncode:
+        if subprocess.run(launch.part(command)).returncode:
             raise PhraseLensError(" ".join(command[2:]), "to succeed", "See what it said above.")
 
     def embed(self, variant: str = "", changes: Mapping = {}) -> dict[str, str]:

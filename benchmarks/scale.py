@@ -24,7 +24,7 @@ from benchmarks import embed
 from benchmarks.mining import resident
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -106,7 +106,7 @@ def watch(command: Sequence[str]) -> Memory:
     """
     start = time.monotonic()
     seconds, used = [], []
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(launch.part(command)) as process:
         while process.poll() is None:
             seconds.append(time.monotonic() - start)
             used.append(resident(psutil.Process(process.pid)))

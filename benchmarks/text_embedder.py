@@ -30,7 +30,7 @@ from model_code.metrics import mean_and_error
 from model_code.query_pairs import Neighbours, load_associations
 from model_code.text import normalize_query
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -102,7 +102,7 @@ def phrases(config: Config, name: str, split: str) -> pa.Table:
 
 def _run(module: str, flags: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", module, *(f"--{k}={v}" for k, v in flags.items())]
-    if subprocess.run(command).returncode:
+    if subprocess.run(launch.part(command)).returncode:
         raise PhraseLensError(module, "to succeed", "See what it said above.")
 
 

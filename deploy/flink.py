@@ -87,7 +87,8 @@ def submit(cluster: Cluster, words: Sequence[str]) -> None:
         raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
     if not any(process.alive for process in cluster.processes):
         raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
-    command = [sys.executable, "-m", f"beam_jobs.{job}", *cluster.options, *flags]
+    command = [sys.executable, "-m", "schemas.launch", f"beam_jobs.{job}"]
+    command += [*cluster.options, *flags]
     os.execv(sys.executable, command)
 
 

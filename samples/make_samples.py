@@ -25,7 +25,7 @@ import pyarrow as pa
 from model_code import command
 from model_code.progress import Progress
 from samples import click_log, scenes
-from schemas import manifest, storage
+from schemas import launch, manifest, storage
 from schemas.config import flag
 from schemas.records import Record
 from schemas.stage import Stage
@@ -148,7 +148,9 @@ def _records(config: Config, stage: Stage) -> Iterator[Record]:
     if config.workers == 1:
         yield from map(write, todo)
         return
-    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
+    with launch.interrupts_are_ours():
+        pool = multiprocessing.get_context("spawn").Pool(config.workers)
+    with pool:
         yield from pool.imap(write, todo)
 
 
