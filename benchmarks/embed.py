@@ -145,7 +145,7 @@ def write_networks(
         network.save(os.path.join(local, "backbone.keras"))
         head.save(os.path.join(local, "head.keras"))
         config = description | {"width": width, "temperature": TEMPERATURE}
-        Path(local, "config.json").write_text(json.dumps(config))
+        Path(local, "config.json").write_text(json.dumps(config), encoding="utf-8")
         model = fingerprint.of_arrays(config, [*network.get_weights(), *head.get_weights()])
         stages[name].commit_files("model", local, {}, model)
     local = stages["phrases"].empty_folder("index")
@@ -195,7 +195,7 @@ class Raw:
         from model_code.folding import fold_batch_norm
 
         folder = Dataset(generator).folder("model")
-        config = json.loads(Path(folder, "config.json").read_text())
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         network = backbones.load(os.path.join(folder, "backbone.keras"))
         network = fold_batch_norm(network) if folded else network
         head = backbones.load(os.path.join(folder, "head.keras"))
@@ -284,7 +284,10 @@ def cpu_seconds() -> float:
     ended = os.times()
     ticks = 0
     for stat in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(stat) as f:
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(stat, encoding="utf-8") as f,
+        ):
             _, parent, *fields = f.read().rpartition(")")[2].split()
             if int(parent) == os.getpid():
                 ticks += int(fields[9]) + int(fields[10])  # utime, stime

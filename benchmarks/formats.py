@@ -376,7 +376,7 @@ def read_all(path: str, format_: str) -> None:
 
 
 def write_jsonl(table: pa.Table, path: str) -> None:
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
 
 

@@ -130,7 +130,7 @@ def reprocess(config: Config, work: str, data: str, day: str) -> dict:
     summary = f"{config.workdir}/{day}.json"
     flags = [f"--workdir={work}", f"--set={settings(config)}", f"--date={day}", *_inputs(data)]
     seconds = run_command("beam_jobs.reprocess", *flags, f"--summary={summary}")
-    with open(summary) as f:
+    with open(summary, encoding="utf-8") as f:
         stages = json.load(f)
     rest = seconds - sum(stage["seconds"] for stage in stages)
     start = {"stage": "(start of the process)", "seconds": rest, "images": 0, "reused": 0}

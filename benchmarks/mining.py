@@ -75,7 +75,7 @@ def measure(command: list[str], log: Path) -> tuple[float, int]:
       PhraseLensError: it failed.
     """
     start, peak = time.monotonic(), 0
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(launch.part(command), stdout=file, stderr=subprocess.STDOUT)
         parent = psutil.Process(process.pid)
         while process.poll() is None:
@@ -118,7 +118,7 @@ def run_engine(name: str, log: Path, folder: Path, memory: int) -> Result:
     """Mines a log with an engine in a fresh folder; what is done is read back instead."""
     done = folder / "result.json"
     if done.exists():
-        return Result(**json.loads(done.read_text()))
+        return Result(**json.loads(done.read_text(encoding="utf-8")))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     output = folder / "mined"
@@ -132,7 +132,7 @@ def run_engine(name: str, log: Path, folder: Path, memory: int) -> Result:
         pairs = Dataset(str(output)).table("pairs").select(columns)
     result = Result(seconds, peak, pairs.num_rows, hash_pairs(pairs))
     shutil.rmtree(output)
-    done.write_text(json.dumps(dataclasses.asdict(result)))
+    done.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
     return result
 
 

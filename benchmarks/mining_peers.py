@@ -43,7 +43,7 @@ class Config:
 
 def statements() -> Iterator[tuple[str, str, str]]:
     """The statements of mining.sql as (kind, name, SELECT)."""
-    for part in SQL.read_text().split("\n-- ")[1:]:
+    for part in SQL.read_text(encoding="utf-8").split("\n-- ")[1:]:
         head, _, select = part.partition("\n")
         kind, _, name = head.partition(": ")
         if kind in ("table", "view", "result", "python"):

@@ -74,8 +74,10 @@ def steps(config: Config) -> str:
             print(f"{queries:,} queries: steps", flush=True)
             measured = softmax_steps.measure_steps([queries])
             done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(json.dumps([dataclasses.asdict(row) for row in measured]))
-        rows += [softmax_steps.Row(**row) for row in json.loads(done.read_text())]
+            done.write_text(
+                json.dumps([dataclasses.asdict(row) for row in measured]), encoding="utf-8"
+            )
+        rows += [softmax_steps.Row(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
     return softmax_steps.table(rows)
 
 

@@ -222,7 +222,10 @@ def without_language(collection: Collection, language: str) -> dict[str, dict[st
     """The changes that leave a language out of the log."""
     path = os.path.join(collection.base.workdir, f"queries_without_{language}.tsv")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(collection.base.log, newline="") as log, open(path, "w", newline="") as kept:
+    with (
+        open(collection.base.log, encoding="utf-8", newline="") as log,
+        open(path, "w", encoding="utf-8", newline="") as kept,
+    ):
         rows = csv.DictReader(log, delimiter="\t", quoting=csv.QUOTE_NONE)
         kept.write("\t".join(rows.fieldnames or ()) + "\n")
         for row in rows:
@@ -311,10 +314,10 @@ def work(config: Config) -> None:
     for name in config.names:
         result = measure(config, name)
         texts.append(report(name, result))
-        with open(os.path.join(config.workdir, f"{name}.json"), "w") as f:
+        with open(os.path.join(config.workdir, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(result, f, indent=1)
     text = "\n\n".join(texts) + "\n"
-    with open(os.path.join(config.workdir, "quality.md"), "w") as f:
+    with open(os.path.join(config.workdir, "quality.md"), "w", encoding="utf-8") as f:
         f.write(text)
     print("\n" + text)
 

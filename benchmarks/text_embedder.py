@@ -128,7 +128,7 @@ def held_out_tables(trained: Mapping[str, Dataset]) -> list[str]:
     """The figures of all variants and the baselines on what each run held out."""
     found = {}
     for variant, dataset in trained.items():
-        with open(os.path.join(dataset.folder("model"), "evaluation.json")) as f:
+        with open(os.path.join(dataset.folder("model"), "evaluation.json"), encoding="utf-8") as f:
             found[variant] = json.load(f)
     first = found[next(iter(found))]
     tables = []

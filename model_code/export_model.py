@@ -68,7 +68,7 @@ def _work(config: Config, stage: Stage) -> int:
         }
         sizes = classifier.export(folders, local, config.top_labels)
     description = sizes | {"inputs": stage.inputs}
-    with open(os.path.join(local, "config.json"), "w") as f:
+    with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     stage.commit_files("model", local, {}, fingerprint.of_json(description))
     size = sum(shard.bytes for shard in Dataset(stage.output).shards("model"))

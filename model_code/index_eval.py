@@ -125,7 +125,7 @@ def private_bytes() -> int:
     """Memory that this process holds and that is no file's, in bytes (Linux with glibc)."""
     # What was freed does not count, though the allocator keeps it.
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/smaps_rollup") as f:
+    with open("/proc/self/smaps_rollup", encoding="utf-8") as f:
         return next(int(line.split()[1]) << 10 for line in f if line.startswith("Anonymous:"))
 
 

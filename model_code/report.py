@@ -78,7 +78,7 @@ def raw_inputs(config: Config) -> dict[str, str]:
     runs = {
         f"{name}_run": Dataset(path).manifest.fingerprint for name, path in folders(config).items()
     }
-    texts = [(Path(__file__).parent / name).read_text() for name in FILES]
+    texts = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in FILES]
     return runs | {"templates": hashlib.sha256("\0".join(texts).encode()).hexdigest()}
 
 

@@ -181,7 +181,7 @@ def _work(config: Config, stage: Stage) -> int:
     ablations.write_models(local["model"], chosen, description)
     os.makedirs(local["evaluation"], exist_ok=True)
     pq.write_table(predictions, os.path.join(local["evaluation"], "predictions.parquet"))
-    with open(os.path.join(local["evaluation"], "evaluation.json"), "w") as f:
+    with open(os.path.join(local["evaluation"], "evaluation.json"), "w", encoding="utf-8") as f:
         json.dump(evaluation.without_nan(result), f, indent=1, ensure_ascii=False)
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}

@@ -224,7 +224,7 @@ def work(config: Config, stage: Stage) -> int:
         "width": embedder.output_shape[1],
     }
     embedder.save(os.path.join(local, "backbone.keras"))
-    with open(os.path.join(local, "config.json"), "w") as f:
+    with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     model = fingerprint.of_arrays(description, embedder.get_weights())
     stage.commit_files("model", local, {}, model)

@@ -167,7 +167,7 @@ def _work(config: Config, stage: Stage) -> int:
     evaluation = text_held_out.evaluate(model, bags, everything, held, config.max_tokens)
     contents = {"config": description, "evaluation": without_nan(evaluation)}
     for name, content in contents.items():
-        with open(os.path.join(local, f"{name}.json"), "w") as f:
+        with open(os.path.join(local, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(content, f, indent=1)
     training.write_logs(history, stage.scratch, local)
     trained = len(held.train.pairs)

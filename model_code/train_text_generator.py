@@ -304,7 +304,7 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
     backbone.save(os.path.join(local, "backbone.keras"))
     head.save(os.path.join(local, "head.keras"))
     np.save(os.path.join(local, "query_ids.npy"), query_ids)
-    with open(os.path.join(local, "config.json"), "w") as f:
+    with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     arrays = [*backbone.get_weights(), *head.get_weights(), query_ids, vectors]
     counters = {

@@ -162,5 +162,5 @@ def _answer(data: bytes, limits: ImageLimits) -> tuple[dict, bytes]:
 
 def _address_space() -> int:
     """Bytes of memory that this process has mapped."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     return pages * resource.getpagesize()
