@@ -12,6 +12,7 @@ metadata (labels.txt, config.json), anomalies (TFMD Anomalies proto) and dead_le
 
 import dataclasses
 import hashlib
+import os
 import sys
 from importlib import resources
 
@@ -19,7 +20,7 @@ import apache_beam as beam
 
 from beam_jobs import job
 from model_code.phrase_settings import PhraseSettings
-from schemas import tables
+from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
@@ -100,7 +101,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
     # is made while the graph is drawn, so a plan has it here.
     is_here = config.dry_run or job.is_one_machine(pipeline.options)
-    temp = f"{stage.scratch if is_here else stage.spill}/tft"
+    if is_here:
+        os.makedirs(stage.scratch, exist_ok=True)
+    temp = f"{storage.plain_folder(stage.scratch) if is_here else stage.spill}/tft"
     with tft_beam.Context(temp_dir=temp):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
         written = []

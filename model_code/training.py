@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from model_code.ahead import Ahead
 from model_code.progress import Progress
+from schemas import storage
 
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
@@ -140,6 +141,7 @@ def fit(
       The history, with the epochs of earlier attempts.
     """
     os.makedirs(folder, exist_ok=True)
+    folder = storage.plain_folder(folder)
     epoch_done = tf.Variable(0, dtype=tf.int64, trainable=False)
     parts = {name: _trackable(part) for name, part in state.items()}
     checkpoint = tf.train.Checkpoint(epoch=epoch_done, **parts)

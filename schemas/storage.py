@@ -4,10 +4,12 @@ Paths are plain local paths or `gs://bucket/key`. `STORAGE_EMULATOR_HOST` points
 `gs://` at an emulator, the variable that google-cloud-storage reads too.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -229,6 +231,21 @@ def upload_dir(local: str, path: str) -> list[str]:
     return names
 
 
+@functools.cache
+def plain_folder(path: str) -> str:
+    """A local folder under a name that is no pattern, for TensorFlow.
+
+    It looks for checkpoints, also those of SavedModels, by their path as a pattern, and finds none
+    below a folder such as `run [2]`. There it gets a link, which goes when the process ends.
+    """
+    if not re.search(r"[*?\[\]{}\\]", path):
+        return path
+    folder = tempfile.mkdtemp(prefix="phraselens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.symlink(os.path.abspath(path), f"{folder}/link")
+    return f"{folder}/link"
+
+
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
     """A local folder with the files below `path`: the folder itself when it is local.
@@ -236,7 +253,7 @@ def local_copy(path: str) -> Iterator[str]:
     TensorFlow and Faiss open local files only (tf.io.gfile ignores emulators).
     """
     if not path.startswith(GCS_PREFIX):
-        yield path
+        yield plain_folder(path)
         return
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         for name in list_files(path):
