@@ -1,11 +1,14 @@
 """Paths, places and flags that people type, and what a command makes of them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from beam_jobs import classify_images, forget, job, mine_log, mine_pairs, pipeline
 from model_code import train_fusion
 from samples import make_samples
-from schemas import config, gc
+from schemas import config, fingerprint, gc
 from tests.inputs.case import Case, command, error_of
 from transforms.files import match
 
@@ -63,6 +66,21 @@ def _typed_home(folder: Path) -> str:
     here = Path.home()
     found = config.parse(gc.Config, "gc", "", ["--workdir=~/work", "--keep=1"]).workdir
     return "the folder work of your home" if found == f"{here}/work" else found
+
+
+def _fingerprint(locale: str):
+    """Whether the code has the same fingerprint under a locale."""
+    modules = ["schemas.storage"]
+    code = f"from schemas import fingerprint; print(fingerprint.of_code({modules}))"
+
+    def run(_: Path) -> str:
+        environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0"}
+        environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(fingerprint.ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        same = done.stdout.decode().strip() == fingerprint.of_code(modules)
+        return "the fingerprint of the code is the same" if same else done.stderr.decode()
+
+    return run
 
 
 _PATHS = "brackets and other real paths"
@@ -231,5 +249,17 @@ CASES = [
         "`--image_key=stems`",
         "refused: --image_key=stems: expected one of stem, name, path. Did you mean stem?",
         _refused(mine_pairs, "--output=o", "--image_key=stems"),
+    ),
+    Case(
+        "locale",
+        "`LC_ALL=C`, which is ASCII",
+        "the fingerprint of the code is the same",
+        _fingerprint("C"),
+    ),
+    Case(
+        "locale",
+        "`LC_ALL=POSIX`",
+        "the fingerprint of the code is the same",
+        _fingerprint("POSIX"),
     ),
 ]
