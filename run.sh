@@ -8,6 +8,8 @@ python=$venv/bin/python
 
 # Modules come from this folder and never from the one where the command was typed.
 export PYTHONPATH=$root PYTHONSAFEPATH=1 PATH=$venv/bin:$PATH
+# Text, file names and the command line are UTF-8, whatever the locale says.
+export PYTHONUTF8=1
 # TensorFlow's errors arrive as exceptions; its log calls even a missing GPU driver an error.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
 
@@ -82,6 +84,19 @@ Environment
 EOF
 }
 
+usage_of() { # COMMAND [CHOICES…]: its lines of the help above, and what may follow it; ends
+  echo "usage: ./run.sh $1 ${2:+NAME }[FLAGS]"
+  echo
+  usage | grep -E "^  $1( |$)"
+  [ $# -lt 2 ] || printf '\nNAME is one of:\n%s\nmore of each: ./run.sh %s NAME --help\n' \
+    "$(printf '  %s\n' "${@:2}")" "$1"
+  exit
+}
+
+is_help() { # WORDS…
+  [[ " $* " == *" --help "* || " $* " == *" -h "* ]]
+}
+
 fail() { # ITEM EXPECTED REMEDY
   echo "error: $1: expected $2. $3" >&2
   exit 2
@@ -135,6 +150,7 @@ install() { # LOCK
 }
 
 setup() { # [--gpu | --airflow]
+  ! is_help "$@" || usage_of setup
   case ${1:-} in
     --gpu)
       [ ! -e "$venv/requirements.lock" ] || fail "$venv" "no CPU environment" \
@@ -163,10 +179,11 @@ setup_dev() {
 
 module() { # MODULE ARGS…
   setup
-  exec "$python" -m "$@"
+  exec "$python" -m schemas.launch "$@"
 }
 
 run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
+  ! is_help "${1:-}" || usage_of test
   setup_dev
   cd "$root"
   if [ "${1:-}" = --fuzz ]; then
@@ -193,6 +210,7 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
 bench() { # NAME ARGS…
   local names
   names=$(cd "$root/benchmarks" && ls | sed -n '/^__/d; s/\.py$//p')
+  ! is_help "${1:-}" || usage_of bench $names
   [ -e "$root/benchmarks/${1:-}.py" ] ||
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
   setup
@@ -202,6 +220,7 @@ bench() { # NAME ARGS…
 }
 
 lock() { # ARGS of uv pip compile | --check [FOLDER]
+  ! is_help "$@" || usage_of lock
   if [ "${1:-}" = --check ]; then
     check_locks "${2:-}"
     return
@@ -258,11 +277,13 @@ case $command in
     module "beam_jobs.$command" "$@"
     ;;
   train)
+    ! is_help "${1:-}" || usage_of train $models
     [[ " $models " == *" ${1:-} "* ]] ||
       fail "train ${1:-}" "one of: ${models// /, }" "$(nearest "${1:-}" $models)"
     module "model_code.train_$1" "${@:2}"
     ;;
   submit)
+    ! is_help "${1:-}" || usage_of submit $jobs forget
     [[ " $jobs forget " == *" ${1:-} "* ]] ||
       fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
     module beam_jobs.submit --job="$1" "${@:2}"
@@ -282,7 +303,7 @@ case $command in
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
-    exec "$python" -m model_code.doctor "$@"
+    exec "$python" -m schemas.launch model_code.doctor "$@"
     ;;
   bench) bench "$@" ;;
   lock) lock "$@" ;;

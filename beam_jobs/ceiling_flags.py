@@ -12,10 +12,13 @@ class CeilingConfig:
         "Share of the rows of a kind (images, rows of the log, labels …) that may die before the "
         "job fails; 0 for none.",
         default=0.05,
+        minimum=0,
+        maximum=1,
     )
     max_dead_rows: int = flag(
         "So many rows of a kind may die whatever their share, while half of them are good.",
         default=10,
+        minimum=0,
     )
 
     def ceilings(self) -> Ceilings:

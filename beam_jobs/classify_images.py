@@ -47,7 +47,7 @@ from transforms.tabular import column_mapping
 class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
     model: str = flag("Exported model.", role="input")
     images: tuple[str, ...] = flag("Images: files, globs, folders, tables.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     image_columns: tuple[str, ...] = flag(
         "Columns of an image table, or features of a TFRecord, as field=column; fields are key, "
         "image (bytes) and path (relative to the table).",
@@ -61,7 +61,7 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
         default="path",
         choices=("stem", "name", "path"),
     )
-    images_per_shard: int = flag("Image files of a shard.", default=1024)
+    images_per_shard: int = flag("Image files of a shard.", default=1024, minimum=1)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

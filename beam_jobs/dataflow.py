@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -62,7 +63,7 @@ class Flags:
         default="",
         role="runtime",
     )
-    gpu_count: int = flag("Dataflow: GPUs of such a worker.", default=1, role="runtime")
+    gpu_count: int = flag("Dataflow: GPUs of such a worker.", default=1, role="runtime", minimum=1)
     inference_ram: str = flag(
         "Dataflow: least memory of such a worker, as 32GB; without it, by the models' size.",
         default="",
@@ -115,6 +116,19 @@ def memory_hint(pipeline: beam.Pipeline, data_bytes: int) -> dict[str, str]:
     if not is_dataflow(pipeline.options) or needed <= SMALLEST_WORKER:
         return {}
     return {"min_ram": f"{math.ceil(needed / GIB)}GiB"}
+
+
+def mistyped(words: Sequence[str], parser: config_lib.Parser) -> list[str]:
+    """Flags of a command line that only Dataflow has, but that look like a job's own.
+
+    Args:
+      words: what the job's parser did not take; they go to another runner than Dataflow's.
+      parser: the job's.
+    """
+    own = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    given = [word.partition("=")[0] for word in words]
+    found = [flag for flag in given if flag[2:] in FLAG_NAMES]
+    return [flag for flag in found if difflib.get_close_matches(flag, own, 1, 0.85)]
 
 
 def prepare(options: PipelineOptions, runs_networks: bool) -> None:

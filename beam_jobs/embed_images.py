@@ -36,17 +36,24 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     generator: str = flag("Text generator.", role="input")
     pixel_embedder: str = flag("Pixel embedder.", role="input")
     phrases: str = flag("Dataset of embed_phrases.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
-    num_phrases: int = flag("Phrases predicted for an image, N.", default=3)
+    output: str = flag("Dataset to write.", role="output")
+    num_phrases: int = flag("Phrases predicted for an image, N.", default=3, minimum=1)
     diversity: str = flag(
         "The N nearest phrases; near-identical ones once (merge); or maximal marginal relevance.",
         default="none",
         choices=phrase_settings.DIVERSITIES,
     )
-    phrase_pool: int = flag("Nearest phrases that merge and mmr choose from.", default=50)
-    mmr_lambda: float = flag("Of mmr: 1 is nearness alone, 0 difference alone.", default=0.7)
+    phrase_pool: int = flag(
+        "Nearest phrases that merge and mmr choose from.", default=50, minimum=1
+    )
+    mmr_lambda: float = flag(
+        "Of mmr: 1 is nearness alone, 0 difference alone.", default=0.7, minimum=0, maximum=1
+    )
     merge_similarity: float = flag(
-        "Of merge: cosine of text embeddings from which on two phrases are one.", default=0.9
+        "Of merge: cosine of text embeddings from which on two phrases are one.",
+        default=0.9,
+        above=0,
+        maximum=1,
     )
     phrase_weights: str = flag(
         "Weights of the phrases in the text feature.",

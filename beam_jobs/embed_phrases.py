@@ -42,8 +42,10 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     generator: str = flag("Text generator.", role="input")
     text_embedder: str = flag("Text embedder.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
-    min_prototype_images: int = flag("Fewest training images that make a prototype.", default=2)
+    output: str = flag("Dataset to write.", role="output")
+    min_prototype_images: int = flag(
+        "Fewest training images that make a prototype.", default=2, minimum=1
+    )
     prototype_weights: str = flag(
         "What an image counts in a prototype: more with more clicks, or all the same.",
         default="clicks",
@@ -56,17 +58,27 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
         choices=HEADS,
     )
     calibration_images: int = flag(
-        "Validation images that calibrate prototypes and rank phrases, at most.", default=10_000
+        "Validation images that calibrate prototypes and rank phrases, at most.",
+        default=10_000,
+        minimum=0,
+    )
+    max_dead_fraction: float = flag(
+        "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
     )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
     index_kind: str = flag("Kind of the phrase index.", default="auto", choices=("auto", *KINDS))
-    index_recall: float = flag("Share of the 3 nearest phrases that search finds.", default=0.99)
-    index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0)
+    index_recall: float = flag(
+        "Share of the 3 nearest phrases that search finds.", default=0.99, above=0, maximum=1
+    )
+    index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0, minimum=0)
     previous_phrases: str = flag(
         "Dataset of embed_phrases whose index is updated.", default="", role="input"
     )
     max_index_drift: float = flag(
-        "Share of phrases added, removed or moved that makes it anew.", default=0.2
+        "Share of phrases added, removed or moved that makes it anew.",
+        default=0.2,
+        minimum=0,
+        maximum=1,
     )
 
 

@@ -18,14 +18,18 @@ class ImageConfig:
         default=(),
     )
     fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
-    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0)
+    fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0, above=0)
     fetch_private_hosts: tuple[str, ...] = flag(
         "Hosts that may be fetched from at private addresses and any port.", default=()
     )
-    max_image_pixels: int = flag("Larger images die.", default=100_000_000)
-    max_image_side: int = flag("Larger images are shrunk to this many pixels.", default=512)
-    max_image_bytes: int = flag("Larger image files die.", default=64 << 20)
-    max_image_seconds: int = flag("CPU seconds after which decoding an image ends.", default=30)
+    max_image_pixels: int = flag("Larger images die.", default=100_000_000, minimum=1)
+    max_image_side: int = flag(
+        "Larger images are shrunk to this many pixels.", default=512, minimum=1
+    )
+    max_image_bytes: int = flag("Larger image files die.", default=64 << 20, minimum=1)
+    max_image_seconds: int = flag(
+        "CPU seconds after which decoding an image ends.", default=30, minimum=1
+    )
 
     def same_limits(self, earlier: Mapping[str, Any]) -> bool:
         """Whether the settings of an earlier run's manifest have these limits."""

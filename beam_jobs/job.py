@@ -69,22 +69,22 @@ def parse(
       PhraseLensError: a flag that none of them knows (Beam by itself only warns), or that
         Dataflow cannot work with.
     """
-    parser = config_lib.parser_for(config, f"python -m beam_jobs.{name}", doc)
+    parser = config_lib.parser_for(config, f"./run.sh {name}", doc)
     parser.epilog = (
         "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
         + ", ".join(f"--{name}" for name in dataflow.FLAG_NAMES)
         + " (docs/dataflow.md)."
     )
-    args, rest = parser.parse_known_args(argv)
-    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    args, rest = parser.read_known(argv)
+    beam_parser = config_lib.Parser("Beam", add_help=False)
     for options in PipelineOptions.__subclasses__():
         with_flags = getattr(options, "_add_argparse_args", None)
         if with_flags:
             with_flags(_Lenient(beam_parser))
-    _, unknown = beam_parser.parse_known_args(rest)
-    if unknown:
-        known = [flag for p in (parser, beam_parser) for flag in p._option_string_actions]
-        raise config_lib.unknown_flags(unknown, known)
+    beam_args, unknown = beam_parser.parse_known_args(rest)
+    if "dataflow" not in (beam_args.runner or "").lower():
+        unknown = dataflow.mistyped(rest, parser) + unknown
+    parser.refuse(args, unknown, beam_parser._option_string_actions)
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")

@@ -63,29 +63,37 @@ class LogConfig:
     person_key: str = flag(
         "File with the secret key of the hashes of users and sessions.", default="", role="input"
     )
-    max_query_chars: int = flag("Longer queries die.", default=1000)
+    max_query_chars: int = flag("Longer queries die.", default=1000, minimum=1)
     query_parts: int = flag(
         "Count a click for the parts of its query too, of at most so many words: for captions and "
         "titles, which hardly repeat as a whole. 0 for none.",
         default=0,
+        minimum=0,
+    )
+    max_person_events: int = flag("Who does more on one day is a robot.", default=1000, minimum=1)
+    max_person_clicks: int = flag(
+        "Clicks a day of one person on one pair that count.", default=3, minimum=1
     )
     nobody: tuple[str, ...] = flag(
         "Users and sessions that stand for people who are not known, in any case; empty ones "
         "always do.",
         default=events.PLACEHOLDERS,
     )
-    max_person_events: int = flag("Who does more on one day is a robot.", default=1000)
     max_robot_share: float = flag(
-        "Share of the events that may be dropped as a robot's before the job fails.", default=0.25
+        "Share of the events that may be dropped as a robot's before the job fails.",
+        default=0.25,
+        minimum=0,
+        maximum=1,
     )
-    max_person_clicks: int = flag("Clicks a day of one person on one pair that count.", default=3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(LogConfig, CeilingConfig):
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
-    num_shards: int = flag("Shards of every table; 0 goes by the size of the log.", default=0)
+    num_shards: int = flag(
+        "Shards of every table; 0 goes by the size of the log.", default=0, minimum=0
+    )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

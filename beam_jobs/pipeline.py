@@ -19,7 +19,6 @@ snapshots are deleted too.
 import dataclasses
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from model_code.evaluation import decimals, unmeasured
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
-from schemas import manifest, quiet, snapshots, storage
+from schemas import launch, manifest, quiet, snapshots, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -72,7 +71,7 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
 class RunConfig:
     """What every run of the stages takes."""
 
-    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="runtime")
+    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="output")
     log: str = flag(
         "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
     )
@@ -364,7 +363,7 @@ def run_steps(config: Config, steps: Sequence[Step]) -> int:
         command = command_of(step, config)
         print(f"\nstage {n} of {len(steps)}: {step.name} — {step.does}", flush=True)
         start = time.monotonic()
-        status = subprocess.run(command).returncode
+        status = launch.call(command)
         took = duration(time.monotonic() - start)
         if status:
             print(
@@ -395,7 +394,7 @@ def check_mined(config: RunConfig, later: Mapping[str, Mapping[str, str]]) -> No
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = config_lib.parse(Config, "python -m beam_jobs.pipeline", __doc__ or "", argv)
+        config = config_lib.parse(Config, "./run.sh all", __doc__ or "", argv)
         check(config)
         steps = steps_of(config)
         if config.dry_run:
@@ -415,9 +414,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped; give the same command again to go on", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ def preload(phrases: Sequence[str], images: Sequence[str], modules: Iterable[str
 
     Raises:
       PhraseLensError: flags, models or the device are wrong.
-      SystemExit: a flag is not of its type.
     """
     settings, config = _settings(embed_images.JOB, images)
     others, _ = _settings(embed_phrases.JOB, phrases)

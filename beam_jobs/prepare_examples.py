@@ -12,6 +12,7 @@ metadata (labels.txt, config.json), anomalies (TFMD Anomalies proto) and dead_le
 
 import dataclasses
 import hashlib
+import os
 import sys
 from importlib import resources
 
@@ -20,7 +21,7 @@ import apache_beam as beam
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.phrase_settings import PhraseSettings
-from schemas import tables
+from schemas import storage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Table
@@ -33,7 +34,7 @@ from transforms.validation import anomalies
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(CeilingConfig):
     features: str = flag("Dataset of embed_images.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     task: str = flag(
         "One label an image (softmax), or any number (sigmoid); auto goes by the labels: any "
         "number where more than 1 in 100 labelled images has several.",
@@ -44,8 +45,9 @@ class Config(CeilingConfig):
         "Fewest training images that make a label; 1 keeps labels that only held-out images have, "
         "too, which count as wrong.",
         default=1,
+        minimum=1,
     )
-    num_shards: int = flag("Shards of a split.", default=4)
+    num_shards: int = flag("Shards of a split.", default=4, minimum=1)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -101,7 +103,9 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
     # is made while the graph is drawn, so a plan has it here.
     is_here = config.dry_run or job.is_one_machine(pipeline.options)
-    temp = f"{stage.temp if is_here else stage.spill}/tft"
+    if is_here:
+        os.makedirs(stage.temp, exist_ok=True)
+    temp = f"{storage.plain_folder(stage.temp) if is_here else stage.spill}/tft"
     with tft_beam.Context(temp_dir=temp):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
         written = []

@@ -32,13 +32,15 @@ from transforms.training_pairs import Limits, PreparePairs
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     backbone: str = flag(
         "Network to train.",
         default="resnet101",
         choices=BACKBONES,
     )
-    image_size: int = flag("Side of the images in pixels; 0 for the network's own.", default=0)
+    image_size: int = flag(
+        "Side of the images in pixels; 0 for the network's own.", default=0, minimum=0
+    )
     image_encoding: str = flag(
         "How examples hold images. raw: 3 bytes a pixel (150 KB at 224 px), read without decoding; "
         "png: the same pixels in about half the space, jpeg (quality 95): nearly the same in about "
@@ -46,9 +48,13 @@ class Config(CeilingConfig):
         default="raw",
         choices=("raw", "jpeg", "png"),
     )
-    head_queries: int = flag("Queries with a weight of their own, at most (K).", default=4_000_000)
-    min_query_images: int = flag("Training images that such a query needs.", default=1)
-    validation_images: int = flag("Held-out images for the retrieval metrics.", default=10_000)
+    head_queries: int = flag(
+        "Queries with a weight of their own, at most (K).", default=4_000_000, minimum=1
+    )
+    min_query_images: int = flag("Training images that such a query needs.", default=1, minimum=1)
+    validation_images: int = flag(
+        "Held-out images for the retrieval metrics.", default=10_000, minimum=0
+    )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 

@@ -33,7 +33,7 @@ from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import manifest, run_folders, snapshots, storage
+from schemas import launch, manifest, run_folders, snapshots, storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
@@ -88,7 +88,8 @@ def run_step(
 
 def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) -> int:
     """Runs a stage in a process of its own; returns its exit status."""
-    with subprocess.Popen([sys.executable, "-m", step.module, *argv]) as beside:
+    command = launch.part([sys.executable, "-m", step.module, *argv])
+    with subprocess.Popen(command) as beside:
 
         def stop(number: int, _: object) -> None:
             # No exception: what runs meanwhile could catch it.

@@ -101,8 +101,7 @@ def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
         inputs = module.JOB.preflight(config)
         modules = [step.module]
         return config, stage_lib.plan(step.name, config, modules, inputs.datasets, inputs.raw)
-    parser = config_lib.parser_for(module.Config, step.name, "")
-    config = config_lib.from_args(module.Config, parser.parse_args(argv))
+    config = config_lib.parse(module.Config, step.name, "", argv)
     datasets = {name: getattr(config, name) for name in step.inputs}
     return config, stage_lib.plan(step.name, config, module.MODULES, datasets)
 

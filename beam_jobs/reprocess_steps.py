@@ -24,7 +24,7 @@ class Config(pipeline.RunConfig):
         f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
     )
     summary: str = flag(
-        "File for what each stage did, with times, as JSON.", default="", role="runtime"
+        "File for what each stage did, with times, as JSON.", default="", role="output"
     )
     dry_run: bool = flag("Print the plan and run nothing.", default=False, role="runtime")
 

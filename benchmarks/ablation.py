@@ -34,8 +34,8 @@ SEEDED = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder; each seed gets one below it.", role="runtime")
-    seeds: int = flag("How many seeds.", default=5)
+    workdir: str = flag("Folder; each seed gets one below it.", role="output")
+    seeds: int = flag("How many seeds.", default=5, minimum=1)
     metric: str = flag("Figure to compare.", default="top1", choices=("top1", "top5", "map"))
 
 

@@ -55,9 +55,9 @@ SAME_MEAN, SAME_MAX = 2.0, 24.0
 class Config:
     data: str = flag("Folder that holds fashion/, flickr1k/ and emoji/.", role="input")
     names: tuple[str, ...] = flag("Which of them.", default=FOLDERS)
-    images: int = flag("Originals of each.", default=1000)
-    scenes: int = flag("Drawn scenes, of which some are exact copies.", default=2000)
-    seed: int = flag("Chooses originals and copies.", default=1)
+    images: int = flag("Originals of each.", default=1000, minimum=1)
+    scenes: int = flag("Drawn scenes, of which some are exact copies.", default=2000, minimum=1)
+    seed: int = flag("Chooses originals and copies.", default=1, minimum=0, maximum=2**32 - 1)
 
 
 def reencoded(image: Image.Image, rng: random.Random) -> Image.Image:

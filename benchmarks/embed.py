@@ -43,20 +43,22 @@ SHARDS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for images, networks and features.")
+    workdir: str = flag("Folder for images, networks and features.", role="output")
     mined: str = flag(
         "Dataset of mine_pairs whose images are taken; without it, drawn.", default=""
     )
-    images: int = flag("Photos to draw: with fewer, starting takes a larger share.", default=5120)
+    images: int = flag(
+        "Photos to draw: with fewer, starting takes a larger share.", default=5120, minimum=1
+    )
     backbone: str = flag("Network of generator and pixel embedder.", default="mobilenet")
     weights: str = flag("Its weights; random ones without.", default="")
-    batch_size: int = flag("Images of a batch.", default=32)
-    rounds: int = flag("Times that each is run.", default=3)
+    batch_size: int = flag("Images of a batch.", default=32, minimum=1)
+    rounds: int = flag("Times that each is run.", default=3, minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-    output: str = flag("Dataset.", role="runtime")
+    output: str = flag("Dataset.", role="output")
 
 
 def planned(name: str, root: str, *identity: object) -> Stage:
@@ -143,7 +145,7 @@ def write_networks(
         network.save(os.path.join(local, "backbone.keras"))
         head.save(os.path.join(local, "head.keras"))
         config = description | {"width": width, "temperature": TEMPERATURE}
-        Path(local, "config.json").write_text(json.dumps(config))
+        Path(local, "config.json").write_text(json.dumps(config), encoding="utf-8")
         model = fingerprint.of_arrays(config, [*network.get_weights(), *head.get_weights()])
         stages[name].commit_files("model", local, {}, model)
     local = stages["phrases"].empty_folder("index")
@@ -193,7 +195,7 @@ class Raw:
         from model_code.folding import fold_batch_norm
 
         folder = Dataset(generator).folder("model")
-        config = json.loads(Path(folder, "config.json").read_text())
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         network = backbones.load(os.path.join(folder, "backbone.keras"))
         network = fold_batch_norm(network) if folded else network
         head = backbones.load(os.path.join(folder, "head.keras"))
@@ -282,7 +284,10 @@ def cpu_seconds() -> float:
     ended = os.times()
     ticks = 0
     for stat in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(stat) as f:
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(stat, encoding="utf-8") as f,
+        ):
             _, parent, *fields = f.read().rpartition(")")[2].split()
             if int(parent) == os.getpid():
                 ticks += int(fields[9]) + int(fields[10])  # utime, stime

@@ -51,10 +51,12 @@ WIT_HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rows: int = flag("Rows of each sample.", default=2000)
-    speed_rows: int = flag("Rows of the tables whose reading is timed.", default=1_000_000)
-    broken: float = flag("Share of broken rows.", default=0.03)
-    seed: int = flag("Of the samples.", default=0)
+    rows: int = flag("Rows of each sample.", default=2000, minimum=1)
+    speed_rows: int = flag(
+        "Rows of the tables whose reading is timed.", default=1_000_000, minimum=1
+    )
+    broken: float = flag("Share of broken rows.", default=0.03, minimum=0, maximum=1)
+    seed: int = flag("Of the samples.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 class Sample:
@@ -374,7 +376,7 @@ def read_all(path: str, format_: str) -> None:
 
 
 def write_jsonl(table: pa.Table, path: str) -> None:
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
 
 

@@ -31,7 +31,7 @@ from PIL import Image, ImageFilter
 
 from model_code import gate
 from schemas import config as config_lib
-from schemas import manifest, snapshots
+from schemas import launch, manifest, snapshots
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -42,7 +42,7 @@ Tables = dict[str, pa.Table]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Local work folder with samples and every stage.", role="runtime")
+    workdir: str = flag("Local work folder with samples and every stage.", role="output")
     preset: str = flag("As all had it.", default="quickstart")
     set: str = flag("As all had it.", default="")
     cases: tuple[str, ...] = flag("Cases to run; none for all.", default=())
@@ -126,7 +126,7 @@ def draw_others(config: Config) -> Tables:
 
 
 def _run(*module_and_flags: str) -> None:
-    subprocess.run([sys.executable, "-m", *module_and_flags], check=True)
+    subprocess.run(launch.part([sys.executable, "-m", *module_and_flags]), check=True)
 
 
 def measure(config: Config, name: str, tables: Tables, date: str) -> dict:

@@ -26,7 +26,7 @@ WORSE = (0.0, 0.02, 0.05, 0.1)
 @dataclasses.dataclass(frozen=True)
 class Config:
     images: tuple[str, ...] = flag("Test images.", default=("100", "300", "1000", "3000"))
-    pairs: int = flag("Pairs of classifiers of each kind.", default=100)
+    pairs: int = flag("Pairs of classifiers of each kind.", default=100, minimum=1)
 
 
 def draw(hard: np.ndarray, error_rate: float, rng: np.random.Generator) -> list[Case]:

@@ -20,8 +20,8 @@ from transforms.image_process import ImageProcess
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    images: int = flag("Images of each size.", default=32)
-    repeats: int = flag("Rounds, of which the fastest counts.", default=7)
+    images: int = flag("Images of each size.", default=32, minimum=1)
+    repeats: int = flag("Rounds, of which the fastest counts.", default=7, minimum=1)
 
 
 def photos(side: int, count: int) -> list[bytes]:

@@ -25,9 +25,8 @@ import pyarrow.parquet as pq
 
 from beam_jobs.reprocess_steps import MODELS
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
 TRAINING_IMAGES = 600
@@ -35,16 +34,18 @@ TRAINING_IMAGES = 600
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for data and results; what it holds is overwritten.")
-    images: int = flag("Images of the first run.", default=10_000)
-    added: float = flag("Share of images that each day adds.", default=0.01)
-    days: int = flag("Runs after the first, 1 to 30.", default=3)
-    image_size: int = flag("Side of the drawn images, in pixels.", default=256)
+    workdir: str = flag("Folder for data and results; what it holds is overwritten.", role="output")
+    images: int = flag("Images of the first run.", default=10_000, minimum=1)
+    added: float = flag("Share of images that each day adds.", default=0.01, minimum=0, maximum=1)
+    days: int = flag("Runs after the first, 1 to 30.", default=3, minimum=1, maximum=30)
+    image_size: int = flag("Side of the drawn images, in pixels.", default=256, minimum=1)
     backbone: str = flag("Both image networks.", default="mobilenet")
-    network_size: int = flag("Side of the images that they see, in pixels.", default=224)
+    network_size: int = flag("Side of the images that they see, in pixels.", default=224, minimum=1)
     weights: str = flag("Their weights; see train_text_generator.", default="")
-    batch_size: int = flag("Images that go through the networks at once.", default=8)
-    num_shards: int = flag("Shards of every dataset; one machine needs no more.", default=1)
+    batch_size: int = flag("Images that go through the networks at once.", default=8, minimum=1)
+    num_shards: int = flag(
+        "Shards of every dataset; one machine needs no more.", default=1, minimum=1
+    )
 
 
 def date_of(run: int) -> str:
@@ -105,7 +106,7 @@ def run_command(module: str, *flags: str) -> float:
       CalledProcessError: it failed.
     """
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", module, *flags], check=True)
+    subprocess.run(launch.part([sys.executable, "-m", module, *flags]), check=True)
     return time.monotonic() - start
 
 
@@ -129,7 +130,7 @@ def reprocess(config: Config, work: str, data: str, day: str) -> dict:
     summary = f"{config.workdir}/{day}.json"
     flags = [f"--workdir={work}", f"--set={settings(config)}", f"--date={day}", *_inputs(data)]
     seconds = run_command("beam_jobs.reprocess", *flags, f"--summary={summary}")
-    with open(summary) as f:
+    with open(summary, encoding="utf-8") as f:
         stages = json.load(f)
     rest = seconds - sum(stage["seconds"] for stage in stages)
     start = {"stage": "(start of the process)", "seconds": rest, "images": 0, "reused": 0}
@@ -159,8 +160,6 @@ def table(full: dict, day: dict) -> str:
 
 
 def work(config: Config) -> None:
-    if not 1 <= config.days <= 30:
-        raise PhraseLensError(f"--days={config.days}", "1 to 30", "Give another number.")
     samples, made, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
     for folder in (made, data, f"{config.workdir}/few"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import mining_log
 from schemas import config as config_lib
+from schemas import launch
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -43,15 +44,15 @@ SAMPLES_PER_SECOND = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for logs and results.", role="runtime")
+    workdir: str = flag("Folder for logs and results.", role="output")
     events: tuple[str, ...] = flag(
         "Rows of the logs.", default=("1000000", "10000000", "100000000")
     )
     engines: tuple[str, ...] = flag(
         "Which to measure: job1, job2, duckdb, spark.", default=("job1", "job2", "duckdb", "spark")
     )
-    memory: int = flag("GiB that DuckDB, and the JVM of Spark, may use.", default=8)
-    seed: int = flag("Another log for each.", default=0)
+    memory: int = flag("GiB that DuckDB, and the JVM of Spark, may use.", default=8, minimum=1)
+    seed: int = flag("Another log for each.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,8 @@ def measure(command: list[str], log: Path) -> tuple[float, int]:
       PhraseLensError: it failed.
     """
     start, peak = time.monotonic(), 0
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(launch.part(command), stdout=file, stderr=subprocess.STDOUT)
         parent = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, resident(parent))
@@ -117,7 +118,7 @@ def run_engine(name: str, log: Path, folder: Path, memory: int) -> Result:
     """Mines a log with an engine in a fresh folder; what is done is read back instead."""
     done = folder / "result.json"
     if done.exists():
-        return Result(**json.loads(done.read_text()))
+        return Result(**json.loads(done.read_text(encoding="utf-8")))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     output = folder / "mined"
@@ -131,7 +132,7 @@ def run_engine(name: str, log: Path, folder: Path, memory: int) -> Result:
         pairs = Dataset(str(output)).table("pairs").select(columns)
     result = Result(seconds, peak, pairs.num_rows, hash_pairs(pairs))
     shutil.rmtree(output)
-    done.write_text(json.dumps(dataclasses.asdict(result)))
+    done.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
     return result
 
 

@@ -50,9 +50,9 @@ LOG = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    output: str = flag("Folder for the files.", role="runtime")
-    events: int = flag("Rows to write.", default=1_000_000)
-    seed: int = flag("Another log for each.", default=0)
+    output: str = flag("Folder for the files.", role="output")
+    events: int = flag("Rows to write.", default=1_000_000, minimum=1)
+    seed: int = flag("Another log for each.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 def query_text(rank: int) -> str:

@@ -37,13 +37,13 @@ SQL = Path(__file__).with_name("mining.sql")
 class Config:
     engine: str = flag("Who does it.", choices=ENGINES)
     log: str = flag("Folder of the log.", role="input")
-    output: str = flag("Folder for the tables.", role="runtime")
-    memory: int = flag("GiB that the engine may use.", default=8)
+    output: str = flag("Folder for the tables.", role="output")
+    memory: int = flag("GiB that the engine may use.", default=8, minimum=1)
 
 
 def statements() -> Iterator[tuple[str, str, str]]:
     """The statements of mining.sql as (kind, name, SELECT)."""
-    for part in SQL.read_text().split("\n-- ")[1:]:
+    for part in SQL.read_text(encoding="utf-8").split("\n-- ")[1:]:
         head, _, select = part.partition("\n")
         kind, _, name = head.partition(": ")
         if kind in ("table", "view", "result", "python"):

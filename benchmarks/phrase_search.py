@@ -243,8 +243,8 @@ def measure_all(rows: int, workdir: Path, seed: int, engines: Iterable[str]) -> 
                 result = measure_ours(name, tables, folder)
             else:
                 result = (measure_scan if name == SCAN else measure_hnswlib)(tables, folder)
-            done.write_text(json.dumps(dataclasses.asdict(result)))
-        results.append(Measured(**json.loads(done.read_text())))
+            done.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
+        results.append(Measured(**json.loads(done.read_text(encoding="utf-8"))))
     return results
 
 

@@ -27,7 +27,7 @@ SHORT = {name.split()[0]: name for name in phrase_search.ENGINES}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for vectors, indexes and results.", role="runtime")
+    workdir: str = flag("Folder for vectors, indexes and results.", role="output")
     queries: tuple[str, ...] = flag(
         "Numbers of phrases to search among, K.", default=("1000000", "4000000")
     )
@@ -36,7 +36,7 @@ class Config:
     step_queries: tuple[str, ...] = flag(
         "Sizes of the query table for steps.", default=("100000", "1000000", "4000000")
     )
-    seed: int = flag("Other vectors for each.", default=0)
+    seed: int = flag("Other vectors for each.", default=0, minimum=0, maximum=2**32 - 1)
 
 
 def _check(flag_name: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -74,8 +74,10 @@ def steps(config: Config) -> str:
             print(f"{queries:,} queries: steps", flush=True)
             measured = softmax_steps.measure_steps([queries])
             done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(json.dumps([dataclasses.asdict(row) for row in measured]))
-        rows += [softmax_steps.Row(**row) for row in json.loads(done.read_text())]
+            done.write_text(
+                json.dumps([dataclasses.asdict(row) for row in measured]), encoding="utf-8"
+            )
+        rows += [softmax_steps.Row(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
     return softmax_steps.table(rows)
 
 

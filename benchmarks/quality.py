@@ -30,7 +30,7 @@ from beam_jobs import pipeline
 from model_code.ablations import TITLES
 from model_code.metrics import mean_and_error
 from schemas import config as config_lib
-from schemas import fingerprint, storage
+from schemas import fingerprint, launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -98,9 +98,9 @@ METRICS = ("recall_at_1", "recall_at_3", "recall_at_10", "mrr")
 class Config:
     data: str = flag("Folder that holds fashion/ and emoji/.", role="input")
     weights: str = flag("MobileNet weights (.weights.h5).", role="input")
-    workdir: str = flag("Folder for the datasets.", role="runtime")
+    workdir: str = flag("Folder for the datasets.", role="output")
     names: tuple[str, ...] = flag("Which of them.", default=tuple(COLLECTIONS))
-    seeds: int = flag("Seeds of labels and classifiers.", default=5)
+    seeds: int = flag("Seeds of labels and classifiers.", default=5, minimum=1)
     variants: bool = flag("Measure what may be otherwise, too.", default=True)
 
 
@@ -121,7 +121,7 @@ class Collection:
     def run(self, module: str, flags: Mapping[str, str]) -> None:
         """Runs a stage; raises PhraseLensError when it fails."""
         command = [sys.executable, "-m", module, *(f"--{k}={v}" for k, v in flags.items())]
-        if subprocess.run(command).returncode:
+        if subprocess.run(launch.part(command)).returncode:
             raise PhraseLensError(" ".join(command[2:]), "to succeed", "See what it said above.")
 
     def embed(self, variant: str = "", changes: Mapping = {}) -> dict[str, str]:
@@ -240,7 +240,10 @@ def without_language(collection: Collection, language: str) -> dict[str, dict[st
     """The changes that leave a language out of the log."""
     path = os.path.join(collection.base.workdir, f"queries_without_{language}.tsv")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(collection.base.log, newline="") as log, open(path, "w", newline="") as kept:
+    with (
+        open(collection.base.log, encoding="utf-8", newline="") as log,
+        open(path, "w", encoding="utf-8", newline="") as kept,
+    ):
         rows = csv.DictReader(log, delimiter="\t", quoting=csv.QUOTE_NONE)
         kept.write("\t".join(rows.fieldnames or ()) + "\n")
         for row in rows:
@@ -329,10 +332,10 @@ def work(config: Config) -> None:
     for name in config.names:
         result = measure(config, name)
         texts.append(report(name, result))
-        with open(os.path.join(config.workdir, f"{name}.json"), "w") as f:
+        with open(os.path.join(config.workdir, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(result, f, indent=1)
     text = "\n\n".join(texts) + "\n"
-    with open(os.path.join(config.workdir, "quality.md"), "w") as f:
+    with open(os.path.join(config.workdir, "quality.md"), "w", encoding="utf-8") as f:
         f.write(text)
     print("\n" + text)
 

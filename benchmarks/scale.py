@@ -24,7 +24,7 @@ from benchmarks import embed
 from benchmarks.mining import resident
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -35,11 +35,11 @@ SAMPLE_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for images, networks and features.")
-    images: int = flag("Images to draw.", default=1_000_000)
-    images_per_shard: int = flag("Images of a shard.", default=10_000)
-    broken_every: int = flag("One image of so many is broken.", default=1009)
-    batch_size: int = flag("Images of a batch.", default=256)
+    workdir: str = flag("Folder for images, networks and features.", role="output")
+    images: int = flag("Images to draw.", default=1_000_000, minimum=1)
+    images_per_shard: int = flag("Images of a shard.", default=10_000, minimum=1)
+    broken_every: int = flag("One image of so many is broken.", default=1009, minimum=1)
+    batch_size: int = flag("Images of a batch.", default=256, minimum=1)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -106,7 +106,7 @@ def watch(command: Sequence[str]) -> Memory:
     """
     start = time.monotonic()
     seconds, used = [], []
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(launch.part(command)) as process:
         while process.poll() is None:
             seconds.append(time.monotonic() - start)
             used.append(resident(psutil.Process(process.pid)))

@@ -28,29 +28,43 @@ GB, TB = 1e9, 1e12
 class Config:
     images: tuple[str, ...] = flag("Numbers of images.", default=("1e6", "1e8", "1e10"))
     queries: tuple[str, ...] = flag("Numbers of queries.", default=("4e6", "4e8"))
-    events_per_image: float = flag("Rows of the log for each image.", default=10.0)
-    hours: float = flag("Hours in which all has to be done.", default=24.0)
-    cores: int = flag("Cores of a worker.", default=4)
-    image_bytes: float = flag("Of an image as it is kept. [drawn photos]", default=30_800.0)
-    embed_ms: float = flag("Core milliseconds to embed an image. [bench embed]", default=14.4)
-    feature_bytes: float = flag("Of an image's features. [4 bytes a number]", default=5_152.0)
-    clean_ms: float = flag("Core milliseconds to check an image in mining.", default=5.7)
-    event_us: float = flag("Core microseconds to mine an event. [bench mining]", default=4.67)
-    event_shuffle: float = flag("Bytes shuffled for an event.", default=161.0)
-    image_shuffle: float = flag("Bytes shuffled for each byte of an image.", default=2.09)
+    events_per_image: float = flag("Rows of the log for each image.", default=10.0, above=0)
+    hours: float = flag("Hours in which all has to be done.", default=24.0, above=0)
+    cores: int = flag("Cores of a worker.", default=4, minimum=1)
+    image_bytes: float = flag(
+        "Of an image as it is kept. [drawn photos]", default=30_800.0, above=0
+    )
+    embed_ms: float = flag(
+        "Core milliseconds to embed an image. [bench embed]", default=14.4, minimum=0
+    )
+    feature_bytes: float = flag(
+        "Of an image's features. [4 bytes a number]", default=5_152.0, above=0
+    )
+    clean_ms: float = flag("Core milliseconds to check an image in mining.", default=5.7, minimum=0)
+    event_us: float = flag(
+        "Core microseconds to mine an event. [bench mining]", default=4.67, minimum=0
+    )
+    event_shuffle: float = flag("Bytes shuffled for an event.", default=161.0, minimum=0)
+    image_shuffle: float = flag(
+        "Bytes shuffled for each byte of an image.", default=2.09, minimum=0
+    )
     build_us: float = flag(
-        "Core microseconds to index a phrase, of 4 million. [bench phrases]", default=108.5
+        "Core microseconds to index a phrase, of 4 million. [bench phrases]",
+        default=108.5,
+        minimum=0,
     )
-    phrase_bytes: float = flag("Of a phrase's vectors and index. [docs/index.md]", default=1080.0)
+    phrase_bytes: float = flag(
+        "Of a phrase's vectors and index. [docs/index.md]", default=1080.0, minimum=0
+    )
     search_ms: float = flag(
-        "Core milliseconds to search 4 million phrases. [bench phrases]", default=1.02
+        "Core milliseconds to search 4 million phrases. [bench phrases]", default=1.02, minimum=0
     )
-    core_price: float = flag("Of a core for an hour, with its memory.", default=0.07)
-    shuffle_price: float = flag("Of a GB shuffled.", default=0.011)
-    storage_price: float = flag("Of a GB stored for a month.", default=0.02)
-    workdir: str = flag("Folder for what is measured.", default="", role="runtime")
-    measure_events: int = flag("Events of a log whose shuffle is measured.", default=0)
-    measure_images: int = flag("Images whose shuffle is measured.", default=0)
+    core_price: float = flag("Of a core for an hour, with its memory.", default=0.07, minimum=0)
+    shuffle_price: float = flag("Of a GB shuffled.", default=0.011, minimum=0)
+    storage_price: float = flag("Of a GB stored for a month.", default=0.02, minimum=0)
+    workdir: str = flag("Folder for what is measured.", default="", role="output")
+    measure_events: int = flag("Events of a log whose shuffle is measured.", default=0, minimum=0)
+    measure_images: int = flag("Images whose shuffle is measured.", default=0, minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,7 +88,7 @@ def measure_steps(queries: Sequence[int]) -> list[Row]:
         for kind in kinds(count):
             code = f"from benchmarks import softmax_steps; softmax_steps.measure({kind!r}, {count})"
             command = [sys.executable, "-c", code]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
             if done.returncode:
                 print(done.stderr, file=sys.stderr)
                 raise PhraseLensError(
@@ -128,7 +128,7 @@ def peak() -> int:
 
     Not ru_maxrss of getrusage, in which a child starts from what its parent had.
     """
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         line = next(line for line in file if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 

@@ -30,7 +30,7 @@ from model_code.metrics import mean_and_error
 from model_code.query_pairs import Neighbours, load_associations
 from model_code.text import normalize_query
 from schemas import config as config_lib
-from schemas import storage
+from schemas import launch, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -65,10 +65,10 @@ PAIRS = CANDIDATES = 10_000
 class Config:
     data: str = flag("Folder that holds emoji/, flickr1k/ and fashion/.", role="input")
     workdir: str = flag(
-        "Folder for the datasets.", default="work/bench_text_embedder", role="runtime"
+        "Folder for the datasets.", default="work/bench_text_embedder", role="output"
     )
     names: tuple[str, ...] = flag("Which of them.", default=tuple(VARIANTS))
-    seeds: int = flag("Draws of the probe's labels.", default=5)
+    seeds: int = flag("Draws of the probe's labels.", default=5, minimum=1)
 
 
 def read_tsv(path: str) -> pa.Table:
@@ -102,7 +102,7 @@ def phrases(config: Config, name: str, split: str) -> pa.Table:
 
 def _run(module: str, flags: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", module, *(f"--{k}={v}" for k, v in flags.items())]
-    if subprocess.run(command).returncode:
+    if subprocess.run(launch.part(command)).returncode:
         raise PhraseLensError(module, "to succeed", "See what it said above.")
 
 
@@ -128,7 +128,7 @@ def held_out_tables(trained: Mapping[str, Dataset]) -> list[str]:
     """The figures of all variants and the baselines on what each run held out."""
     found = {}
     for variant, dataset in trained.items():
-        with open(os.path.join(dataset.folder("model"), "evaluation.json")) as f:
+        with open(os.path.join(dataset.folder("model"), "evaluation.json"), encoding="utf-8") as f:
             found[variant] = json.load(f)
     first = found[next(iter(found))]
     tables = []

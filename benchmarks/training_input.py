@@ -35,10 +35,10 @@ WARM_UP = 2  # steps, in which graphs are traced
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Folder for samples and pairs; what is there is used again.")
-    images: int = flag("Images to draw.", default=4000)
-    batch_size: int = flag("Images a step.", default=64)
-    steps: int = flag("Steps to time, at most; an epoch has no more.", default=30)
+    workdir: str = flag("Folder for samples and pairs; what is there is used again.", role="output")
+    images: int = flag("Images to draw.", default=4000, minimum=1)
+    batch_size: int = flag("Images a step.", default=64, minimum=1)
+    steps: int = flag("Steps to time, at most; an epoch has no more.", default=30, minimum=1)
     encodings: tuple[str, ...] = flag("Encodings of the images.", default=ENCODINGS)
 
 

@@ -12,7 +12,6 @@ TaskManagers start Python workers. Java and, the first time, Maven must be insta
 A cluster elsewhere: --beam '--runner=PortableRunner --job_endpoint=HOST:PORT …' of Beam's flags.
 """
 
-import argparse
 import dataclasses
 import os
 import shlex
@@ -28,10 +27,20 @@ from schemas.errors import PhraseLensError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    port: int = flag("Of Flink's web page; three more follow it.", default=8081, role="runtime")
-    task_managers: int = flag("TaskManagers that `up` starts.", default=2, role="runtime")
-    slots: int = flag("Tasks that a TaskManager takes at once.", default=4, role="runtime")
-    parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime")
+    port: int = flag(
+        "Of Flink's web page; three more follow it.",
+        default=8081,
+        role="runtime",
+        minimum=1,
+        maximum=65532,
+    )
+    task_managers: int = flag(
+        "TaskManagers that `up` starts.", default=2, role="runtime", minimum=1
+    )
+    slots: int = flag(
+        "Tasks that a TaskManager takes at once.", default=4, role="runtime", minimum=1
+    )
+    parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime", minimum=1)
 
 
 def up(cluster: Cluster, config: Config) -> int:
@@ -78,7 +87,8 @@ def submit(cluster: Cluster, words: Sequence[str]) -> None:
         raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
     if not any(process.alive for process in cluster.processes):
         raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
-    command = [sys.executable, "-m", f"beam_jobs.{job}", *cluster.options, *flags]
+    command = [sys.executable, "-m", "schemas.launch", f"beam_jobs.{job}"]
+    command += [*cluster.options, *flags]
     os.execv(sys.executable, command)
 
 
@@ -86,22 +96,13 @@ COMMANDS = {"up": up, "down": down, "status": status, "options": options}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "./run.sh flink",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = config_lib.parser_for(Config, "./run.sh flink", __doc__ or "")
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
-    config_lib.add_flags(parser, Config)
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.
     place = argv.index("submit") + 1 if "submit" in argv else len(argv)
     try:
-        args, unknown = parser.parse_known_args(argv[:place])
-        if unknown:
-            names = [f"--{field.name}" for field in dataclasses.fields(Config)]
-            raise config_lib.unknown_flags(unknown, names)
+        args = parser.read(argv[:place])
         config = config_lib.from_args(Config, args)
         cluster = Cluster(cache_folder(), config.port)
         if args.command == "submit":

@@ -71,7 +71,7 @@ def fetch_jars(cache: Path) -> Path:
     command = [maven, "--batch-mode", "--quiet", f"--file={POM}"]
     command += ["dependency:copy-dependencies", "dependency:copy", "-DincludeScope=runtime"]
     command += [f"-DoutputDirectory={partial}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         shutil.rmtree(partial, ignore_errors=True)
         raise PhraseLensError(
@@ -101,7 +101,7 @@ class Process:
 def _stat(pid: int) -> tuple[str, str]:
     """State and start time of a process; two empty strings where there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return "", ""
     return fields[0], fields[19]
@@ -157,7 +157,7 @@ class Cluster:
     def processes(self) -> list[Process]:
         """What `up` started, whether it lives or not; [] when nothing was."""
         try:
-            rows = json.loads((self.folder / "processes.json").read_text())
+            rows = json.loads((self.folder / "processes.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         return [Process(**row) for row in rows]
@@ -196,7 +196,7 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         settings = _settings(self.ports, self.folder / "temp", slots, parallelism)
         text = "".join(f"{key}: {value}\n" for key, value in settings.items())
-        (self.folder / "conf" / "config.yaml").write_text(text)
+        (self.folder / "conf" / "config.yaml").write_text(text, encoding="utf-8")
         try:
             for name, command in self._commands(java, jars, task_managers):
                 self.start(name, command)
@@ -250,7 +250,7 @@ class Cluster:
         process = Process(name, command, started.pid, _stat(started.pid)[1])
         others = [p for p in self.processes if p.name != name]
         rows = [dataclasses.asdict(p) for p in [*others, process]]
-        (self.folder / "processes.json").write_text(json.dumps(rows, indent=1))
+        (self.folder / "processes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     def _whole(self) -> bool:
         count = sum(process.name.startswith("taskmanager") for process in self.processes)
@@ -264,7 +264,7 @@ class Cluster:
         while not reached():
             for process in self.processes:
                 if not process.alive:
-                    lines = self.log(process.name).read_text().splitlines()
+                    lines = self.log(process.name).read_text(encoding="utf-8").splitlines()
                     why = [line for line in lines if "Exception" in line or "Error" in line]
                     raise PhraseLensError(
                         f"{process.name} ended ({'; '.join(why[-3:])})",

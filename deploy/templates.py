@@ -9,34 +9,32 @@ without this repository. Dataflow checks the parameters against it before anythi
   ./run.sh template embed_images                     the metadata alone, printed
 """
 
-import argparse
 import dataclasses
 import json
 import re
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs import dataflow, submit
-from schemas import quiet, storage
+from schemas import config as config_lib
+from schemas import places, storage
+from schemas.config import value_type
 from schemas.errors import PhraseLensError
 
 # What a value must look like, by its type. Lists are values with commas between them.
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 REGEXES = {bool: r"^(true|false)$", int: r"^[-+]?\d+$", float: NUMBER}
 TYPES = {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER", str: "TEXT", tuple: "TEXT"}
-GROUPS = {"input": "Inputs", "setting": "Settings", "runtime": "Output and runtime"}
+GROUPS = {
+    "input": "Inputs",
+    "setting": "Settings",
+    "output": "Output and runtime",
+    "runtime": "Output and runtime",
+}
 # Templates are submitted, not looked at; their image is the one that holds the code.
 LEFT_OUT = ("dry_run", "image")
-
-
-def value_type(hint: Any) -> type:
-    """The type of a flag's values: str, int, float, bool or tuple."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
-    return typing.get_origin(hint) or hint
 
 
 def parameter(field: dataclasses.Field, kind: type) -> dict[str, Any]:
@@ -122,22 +120,17 @@ def write(job: str, image: str, output: str) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m deploy.templates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = config_lib.Parser("./run.sh template", __doc__)
     parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
     parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
     parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")
-    quiet.add_flag(parser)
-    args = parser.parse_args(argv)
     try:
-        if bool(args.image) != bool(args.output):
+        args = parser.read(argv)
+        if bool(args.image) != (args.output is not None):
             raise PhraseLensError("--image, --output", "both or neither", "Add the other one.")
-        if args.output:
-            for path in write(args.job, args.image, args.output):
+        if args.output is not None:
+            output = places.output_of("output", args.output)
+            for path in write(args.job, args.image, output):
                 print(f"wrote {path}")
         else:
             for job in submit.JOBS if args.job == "all" else (args.job,):

@@ -218,5 +218,5 @@ def write_models(folder: str, chosen: Mapping[str, Trial], description: Mapping[
         ("config.json", json.dumps(description, indent=1, ensure_ascii=False)),
         ("history.json", chosen["fused"].history.to_json()),
     ):
-        with open(os.path.join(folder, name), "w") as f:
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
             f.write(text)

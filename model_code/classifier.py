@@ -124,7 +124,7 @@ class _ImageClassifier:
         text_embs = load_array(os.path.join(index, "text_embs.npy"))
         self.text_embs = tf.Variable(text_embs, trainable=False)
         self.phrases = tf.Variable(queries, trainable=False)
-        with open(os.path.join(index, "config.json")) as f:
+        with open(os.path.join(index, "config.json"), encoding="utf-8") as f:
             self.temperature = json.load(f)["temperature"]
         learned = tft.TFTransformOutput(folders["transform"])
         saved_models.check(learned.transform_savedmodel_dir)
@@ -134,7 +134,7 @@ class _ImageClassifier:
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
             labels = f.read().removesuffix("\n").split("\n")
         self.labels = tf.Variable(labels, trainable=False)
-        with open(os.path.join(folders["metadata"], "config.json")) as f:
+        with open(os.path.join(folders["metadata"], "config.json"), encoding="utf-8") as f:
             self.phrase_settings = PhraseSettings.of(json.load(f))
         self.pool = min(self.phrase_settings.pool, len(queries))
         self.num_phrases = min(self.phrase_settings.num_phrases, len(queries))
@@ -267,7 +267,7 @@ class Classifier:
             raise PhraseLensError(
                 folder, f"a model with {', '.join(OUTPUTS)}", "Run ./run.sh export again."
             )
-        with open(os.path.join(folder, "config.json")) as f:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)
 
     def classify(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> Classified:

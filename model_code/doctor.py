@@ -228,11 +228,17 @@ def findings(workdir: str) -> list[Finding]:
         check_disk(_free(workdir), workdir),
         check_memory(memory),
         check_cores(len(os.sched_getaffinity(0))),
-        check_packages(requirements.read_text() if requirements.exists() else "", versions),
+        check_packages(
+            requirements.read_text(encoding="utf-8") if requirements.exists() else "", versions
+        ),
         check_faiss(versions, len(names or [])),
         check_gpu(names, _has_driver()),
         check_credentials(os.environ.get("STORAGE_EMULATOR_HOST", ""), _find_credentials),
     ]
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def run(argv: Sequence[str] | None = None) -> int:

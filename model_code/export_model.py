@@ -34,8 +34,8 @@ class Config:
     pixel_embedder: str = flag("Pixel embedder (train_pixel_embedder).", role="input")
     phrases: str = flag("Phrases (beam_jobs.embed_phrases).", role="input")
     fusion: str = flag("Classifier (train_fusion).", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
-    top_labels: int = flag("Labels returned, most probable first.", default=5)
+    output: str = flag("Dataset to write.", role="output")
+    top_labels: int = flag("Labels returned, most probable first.", default=5, minimum=1)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -68,7 +68,7 @@ def _work(config: Config, stage: Stage) -> int:
         }
         sizes = classifier.export(folders, local, config.top_labels)
     description = sizes | {"inputs": stage.inputs}
-    with open(os.path.join(local, "config.json"), "w") as f:
+    with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     stage.commit_files("model", local, {}, fingerprint.of_json(description))
     size = sum(shard.bytes for shard in Dataset(stage.output).shards("model"))

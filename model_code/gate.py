@@ -32,7 +32,7 @@ FOLDER = "gates"
 
 @dataclasses.dataclass(frozen=True)
 class _Paths:
-    workdir: str = flag("Work folder of all stages; local or gs://.", role="runtime")
+    workdir: str = flag("Work folder of all stages; local or gs://.", role="output")
     date: str = flag("Snapshot to check.", role="runtime")
     against: str = flag("Snapshot to compare with, instead of the one in use.", default="")
 

@@ -19,33 +19,50 @@ GROWING = ("mined.query_days",)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How far a snapshot may be from the promoted one, beyond what chance does."""
+    """How far a snapshot may be from the promoted one, beyond what chance does.
+
+    Also of a share any number is taken: one that nothing reaches lifts the limit.
+    """
 
     max_query_drift: float = flag(
-        "Jensen–Shannon divergence of clicks over queries, bits.", default=0.1
+        "Jensen–Shannon divergence of clicks over queries, bits.", default=0.1, minimum=0
     )
-    max_new_queries: float = flag("Share of clicks on queries that were unknown.", default=0.3)
-    max_language_drift: float = flag("Stability index of clicks over languages.", default=0.1)
+    max_new_queries: float = flag(
+        "Share of clicks on queries that were unknown.", default=0.3, minimum=0
+    )
+    max_language_drift: float = flag(
+        "Stability index of clicks over languages.", default=0.1, minimum=0
+    )
     max_phrase_drift: float = flag(
-        "Jensen–Shannon divergence of predicted phrases, bits.", default=0.1
+        "Jensen–Shannon divergence of predicted phrases, bits.", default=0.1, minimum=0
     )
     max_score_shift: float = flag(
-        "Standard deviations that the best phrase's score moved.", default=0.5
+        "Standard deviations that the best phrase's score moved.", default=0.5, minimum=0
     )
     max_embedding_drift: float = flag(
-        "Fréchet distance of embeddings, shares of their variance.", default=0.1
+        "Fréchet distance of embeddings, shares of their variance.", default=0.1, minimum=0
     )
-    max_label_drift: float = flag("Stability index of images over labels.", default=0.1)
-    max_dead_rise: float = flag("Rise of the dead share of any kind of row.", default=0.02)
-    max_row_loss: float = flag("Share of any table's rows that vanished.", default=0.1)
-    max_row_growth: float = flag("Growth of any table, as a share of its rows.", default=1.0)
+    max_label_drift: float = flag("Stability index of images over labels.", default=0.1, minimum=0)
+    max_dead_rise: float = flag(
+        "Rise of the dead share of any kind of row.", default=0.02, minimum=0
+    )
+    max_row_loss: float = flag("Share of any table's rows that vanished.", default=0.1, minimum=0)
+    max_row_growth: float = flag(
+        "Growth of any table, as a share of its rows.", default=1.0, minimum=0
+    )
     max_top1_drop: float = flag(
-        "Sure fall of the fused classifier's top-1 on test images.", default=0.01
+        "Sure fall of the fused classifier's top-1 on test images.",
+        default=0.01,
+        minimum=0,
     )
-    max_map_drop: float = flag("Sure fall of its mean average precision.", default=0.01)
-    sure: float = flag("Standard errors that a fall must exceed to be sure of it.", default=2.0)
-    head: int = flag("Categories compared one by one; the others count as one.", default=1000)
-    sample: int = flag("Images whose embeddings are compared, about.", default=20_000)
+    max_map_drop: float = flag("Sure fall of its mean average precision.", default=0.01, minimum=0)
+    sure: float = flag(
+        "Standard errors that a fall must exceed to be sure of it.", default=2.0, minimum=0
+    )
+    head: int = flag(
+        "Categories compared one by one; the others count as one.", default=1000, minimum=1
+    )
+    sample: int = flag("Images whose embeddings are compared, about.", default=20_000, minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)

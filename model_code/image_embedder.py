@@ -223,5 +223,5 @@ def _filled(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _read_config(folder: str) -> dict:
-    with open(os.path.join(folder, "config.json")) as f:
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
         return json.load(f)

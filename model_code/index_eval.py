@@ -53,10 +53,10 @@ class Config:
         role="input",
     )
     kinds: tuple[str, ...] = flag("Kinds to measure.", default=KINDS)
-    num_phrases: int = flag("Phrases of an image, N.", default=3)
-    images: int = flag("Images that tune and ask.", default=2048)
-    index_recall: float = flag("Recall@3 to tune for.", default=0.99)
-    output: str = flag("JSON file to write the figures to.", default="", role="runtime")
+    num_phrases: int = flag("Phrases of an image, N.", default=3, minimum=1)
+    images: int = flag("Images that tune and ask.", default=2048, minimum=1)
+    index_recall: float = flag("Recall@3 to tune for.", default=0.99, above=0, maximum=1)
+    output: str = flag("JSON file to write the figures to.", default="", role="output")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def private_bytes() -> int:
     """Memory that this process holds and that is no file's, in bytes (Linux with glibc)."""
     # What was freed does not count, though the allocator keeps it.
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/smaps_rollup") as f:
+    with open("/proc/self/smaps_rollup", encoding="utf-8") as f:
         return next(int(line.split()[1]) << 10 for line in f if line.startswith("Anonymous:"))
 
 

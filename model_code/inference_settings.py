@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 TRAINING_DEVICES = ("auto", "cpu", "gpu")
@@ -27,11 +26,12 @@ def training_device() -> Any:
 class InferenceSettings:
     """Flags of every job that runs networks: its config is a subclass."""
 
-    batch_size: int = flag("Images that go through the networks at once.", default=32)
+    batch_size: int = flag("Images that go through the networks at once.", default=32, minimum=1)
     batch_bytes: int = flag(
         "Bytes of decoded pixels at once: large photos are decoded a few at a time.",
         default=256 << 20,
         role="runtime",
+        minimum=1,
     )
     device: str = flag(
         "Where the networks run; auto takes a GPU where there is one.",
@@ -44,16 +44,8 @@ class InferenceSettings:
         "its processes.",
         default=0,
         role="runtime",
+        minimum=0,
     )
-
-    def __post_init__(self):
-        """Raises PhraseLensError for a value that makes no sense."""
-        for name, least in (("batch_size", 1), ("batch_bytes", 1), ("tf_threads", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise PhraseLensError(
-                    f"--{name}={value}", f"at least {least}", "Give another value."
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

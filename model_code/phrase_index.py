@@ -130,7 +130,7 @@ def partition_sample(query_ids: np.ndarray) -> np.ndarray:
 
 
 def read_config(folder: str) -> dict[str, Any]:
-    with open(os.path.join(folder, "config.json")) as f:
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
         return json.load(f)
 
 
@@ -177,7 +177,7 @@ def save_index(
         "recall": round(reached, 4),
         "drift": drift or {"trained_rows": len(query_ids), "drifted_rows": 0.0},
     }
-    with open(os.path.join(folder, "config.json"), "w") as f:
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
         json.dump(config, f, indent=1)
     return config
 

@@ -47,7 +47,7 @@ DATASETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     work: str = flag("Work folder whose datasets are reported.", default=".", role="input")
     samples: str = flag("Samples, if not WORK/samples.", default="", role="input")
     mined: str = flag("Mined dataset, if not WORK/mined.", default="", role="input")
@@ -60,7 +60,7 @@ class Config:
     fusion: str = flag("If not WORK/fusion.", default="", role="input")
     model: str = flag("If not WORK/model.", default="", role="input")
     predictions: str = flag("If not WORK/predictions.", default="", role="input")
-    gallery: int = flag("Images to show for each kind of outcome.", default=8)
+    gallery: int = flag("Images to show for each kind of outcome.", default=8, minimum=0)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
@@ -79,7 +79,7 @@ def raw_inputs(config: Config) -> dict[str, str]:
     runs = {
         f"{name}_run": Dataset(path).manifest.fingerprint for name, path in folders(config).items()
     }
-    texts = [(Path(__file__).parent / name).read_text() for name in FILES]
+    texts = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in FILES]
     return runs | {"templates": hashlib.sha256("\0".join(texts).encode()).hexdigest()}
 
 

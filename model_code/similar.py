@@ -26,7 +26,7 @@ import pyarrow as pa
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
-from schemas import fingerprint, heartbeat, integrity, storage
+from schemas import fingerprint, heartbeat, integrity, places, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
@@ -59,7 +59,7 @@ class Config:
         default="",
         role="input",
     )
-    count: int = flag("Images to find.", default=10)
+    count: int = flag("Images to find.", default=10, minimum=1)
     json: bool = flag("Print JSON.", default=False, role="runtime")
 
 
@@ -228,8 +228,6 @@ def find(config: Config, names: Sequence[str]) -> list[dict]:
       For each image: "image", "phrases" (None where they are not known) and "similar", a list
       nearest first of "rank", "cosine", "image_id", "keys", "phrases" and "shared_phrases".
     """
-    if config.count < 1:
-        raise PhraseLensError(f"--count={config.count}", "at least 1", "Give another number.")
     features = Dataset(config.features)
     images = embed(config, features, names)
     batches = features.batches("features", ["image_id", "query_emb"], BATCH_ROWS)
@@ -280,14 +278,11 @@ def lines(found: Sequence[dict]) -> list[str]:
 def run(argv: Sequence[str] | None = None) -> int:
     parser = config_lib.parser_for(Config, "./run.sh similar", __doc__ or "")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or an image_id")
-    args, leftover = parser.parse_known_args(argv)
     try:
-        if leftover:
-            known = [f"--{field.name}" for field in dataclasses.fields(Config)]
-            raise config_lib.unknown_flags(leftover, known)
+        args = parser.read(argv)
         config = config_lib.from_args(Config, args)
         with heartbeat.doing("similar"):
-            found = find(config, args.images)
+            found = find(config, [places.place_of("image", name) for name in args.images])
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,8 +19,9 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,43 +49,62 @@ MODULES = ("model_code.train_fusion",)
 @dataclasses.dataclass(frozen=True)
 class Config:
     examples: str = flag("Dataset of beam_jobs.prepare_examples.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     heads: tuple[str, ...] = flag(
         "Heads to try: widths of hidden layers joined by '-', or linear.",
         default=("512-256", "linear"),
     )
-    learning_rates: tuple[str, ...] = flag("Of AdamW, to try.", default=("0.001",))
+    learning_rates: tuple[str, ...] = flag(
+        "Of AdamW, to try.", default=("0.001",), numbers=float, above=0
+    )
     dropouts: tuple[str, ...] = flag(
-        "Shares of inputs and hidden units dropped, to try.", default=("0.5",)
+        "Shares of inputs and hidden units dropped, to try.",
+        default=("0.5",),
+        numbers=float,
+        minimum=0,
+        below=1,
     )
     weight_decays: tuple[str, ...] = flag(
         "Times the learning rate: share of a weight that a step takes away, to try.",
         default=("0.1", "3"),
+        numbers=float,
+        minimum=0,
     )
     part_dropouts: tuple[str, ...] = flag(
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
         default=("0",),
+        numbers=float,
+        minimum=0,
+        below=1,
     )
     pixel_scales: tuple[str, ...] = flag(
         "What the numbers of pixels are multiplied by, to try: less than 1 trusts text more.",
         default=("1", "0.3"),
+        numbers=float,
+        minimum=0,
     )
     labels_per_class: int = flag(
-        "Train on so few examples of each label, others from each seed; 0 for all.", default=0
+        "Train on so few examples of each label, others from each seed; 0 for all.",
+        default=0,
+        minimum=0,
     )
     pool: bool = flag(
         "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
-    epochs: int = flag("At most this many epochs.", default=40)
-    patience: int = flag("Epochs without a better one before stopping.", default=6)
+    epochs: int = flag("At most this many epochs.", default=40, minimum=1)
+    patience: int = flag("Epochs without a better one before stopping.", default=6, minimum=1)
     min_steps: int = flag(
-        "An epoch goes over few examples again until it has about this many batches.", default=30
+        "An epoch goes over few examples again until it has about this many batches.",
+        default=30,
+        minimum=0,
     )
-    batch_size: int = flag("Examples in a batch.", default=128)
-    seed: int = flag("Of weights, order and dropout.", default=0)
-    seeds: int = flag("Train the chosen settings from this many seeds.", default=1)
-    cache_bytes: int = flag("A split that is not larger is kept in memory.", default=2 * 10**9)
+    batch_size: int = flag("Examples in a batch.", default=128, minimum=1)
+    seed: int = flag("Of weights, order and dropout.", default=0, minimum=0, maximum=2**32 - 1)
+    seeds: int = flag("Train the chosen settings from this many seeds.", default=1, minimum=1)
+    cache_bytes: int = flag(
+        "A split that is not larger is kept in memory.", default=2 * 10**9, minimum=0
+    )
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -97,47 +117,28 @@ def grid(config: Config) -> list[tuple]:
     """What to try: the fields of `fusion.Settings`, in their order.
 
     Raises:
-      PhraseLensError: a flag holds none, or what is no number of its range.
+      PhraseLensError: a flag holds nothing to try, or --heads what is no head.
     """
-    share = _between(0, np.nextafter(1, 0))
-    positive, any_size = _between(np.nextafter(0, 1), np.inf), _between(0, np.inf)
-    tried: dict[str, tuple[Callable[[str], Any], str]] = {
-        "heads": (_widths, "widths joined by '-', or linear"),
-        "learning_rates": (positive, "numbers above 0"),
-        "dropouts": (share, "shares from 0 to below 1"),
-        "weight_decays": (any_size, "numbers from 0"),
-        "part_dropouts": (share, "shares from 0 to below 1"),
-        "pixel_scales": (positive, "numbers above 0"),
+    layers = [_widths(text) for text in config.heads]
+    numbers = {
+        "learning_rates": config.learning_rates,
+        "dropouts": config.dropouts,
+        "weight_decays": config.weight_decays,
+        "part_dropouts": config.part_dropouts,
+        "pixel_scales": config.pixel_scales,
     }
-    values = []
-    for name, (read, expected) in tried.items():
-        texts = getattr(config, name)
-        try:
-            values.append([read(text) for text in texts])
-        except ValueError:
-            values.append([])
-        if not values[-1]:
-            raise PhraseLensError(
-                f"--{name}={','.join(texts)}", f"{expected}, separated by commas", "Correct it."
-            )
-    return list(itertools.product(*values))
+    for name, texts in {"heads": config.heads, **numbers}.items():
+        if not texts:
+            raise PhraseLensError(f"--{name}=", "one to try, or more", "Leave the flag out.")
+    return list(
+        itertools.product(layers, *([float(t) for t in texts] for texts in numbers.values()))
+    )
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    widths = () if text == "linear" else tuple(int(width) for width in text.split("-"))
-    if any(width < 1 for width in widths):
-        raise ValueError(text)
-    return widths
-
-
-def _between(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = float(text)
-        if not (low <= value <= high and np.isfinite(value)):
-            raise ValueError(text)
-        return value
-
-    return read
+    if not re.fullmatch(r"linear|[1-9]\d*(-[1-9]\d*)*", text):
+        raise PhraseLensError(f"--heads={text}", "widths joined by '-', or linear", "Correct it.")
+    return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
 
 def _work(config: Config, stage: Stage) -> int:
@@ -188,7 +189,7 @@ def _work(config: Config, stage: Stage) -> int:
     ablations.write_models(local["model"], chosen, description)
     os.makedirs(local["evaluation"], exist_ok=True)
     pq.write_table(predictions, os.path.join(local["evaluation"], "predictions.parquet"))
-    with open(os.path.join(local["evaluation"], "evaluation.json"), "w") as f:
+    with open(os.path.join(local["evaluation"], "evaluation.json"), "w", encoding="utf-8") as f:
         json.dump(without_nan(result), f, indent=1, ensure_ascii=False)
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}

@@ -35,7 +35,7 @@ NAME = "train_pixel_embedder"
 @dataclasses.dataclass(frozen=True)
 class Config:
     mined: str = flag("Mined dataset.", role="input")
-    output: str = flag("Dataset to write.", role="runtime")
+    output: str = flag("Dataset to write.", role="output")
     backbone: str = flag(
         "Network.",
         default="mobilenet",
@@ -47,26 +47,30 @@ class Config:
         default="",
         role="input",
     )
-    image_size: int = flag("Side of the images in pixels; 0 for the network's own.", default=0)
-    small_resnet_width: int = flag("Channels of small_resnet's first stage.", default=16)
+    image_size: int = flag(
+        "Side of the images in pixels; 0 for the network's own.", default=0, minimum=0
+    )
+    small_resnet_width: int = flag("Channels of small_resnet's first stage.", default=16, minimum=1)
     pixel_width: int = flag(
         "Dimensions of the bottleneck that is trained; with --weights they are the network's.",
         default=1024,
+        minimum=1,
     )
     labels_per_class: int = flag(
-        "Train on the first n labelled images of each class; 0 for all.", default=0
+        "Train on the first n labelled images of each class; 0 for all.", default=0, minimum=0
     )
-    epochs: int = flag("Epochs, at most.", default=30)
-    batch_size: int = flag("Images a step.", default=64)
-    learning_rate: float = flag("First learning rate (AdamW).", default=1e-3)
-    weight_decay: float = flag("Weight decay.", default=1e-2)
-    patience: int = flag("Epochs without a better one before training stops.", default=8)
+    epochs: int = flag("Epochs, at most.", default=30, minimum=1)
+    batch_size: int = flag("Images a step.", default=64, minimum=1)
+    learning_rate: float = flag("First learning rate (AdamW).", default=1e-3, above=0)
+    weight_decay: float = flag("Weight decay.", default=1e-2, minimum=0)
+    patience: int = flag("Epochs without a better one before training stops.", default=8, minimum=1)
     augment: bool = flag("Flip, crop and tint training images.", default=True)
-    seed: int = flag("Seed of all randomness.", default=0)
+    seed: int = flag("Seed of all randomness.", default=0, minimum=0, maximum=2**32 - 1)
     cache_bytes: int = flag(
         "Keep decoded images in memory up to this many bytes, else stream them.",
         default=4 << 30,
         role="runtime",
+        minimum=0,
     )
     device: str = training_device()
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
@@ -225,7 +229,7 @@ def work(config: Config, stage: Stage) -> int:
         "width": embedder.output_shape[1],
     }
     embedder.save(os.path.join(local, "backbone.keras"))
-    with open(os.path.join(local, "config.json"), "w") as f:
+    with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     model = fingerprint.of_arrays(description, embedder.get_weights())
     stage.commit_files("model", local, {}, model)

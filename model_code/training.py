@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from model_code.ahead import Ahead
 from model_code.progress import Progress
-from schemas import heartbeat
+from schemas import heartbeat, storage
 
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
@@ -141,6 +141,7 @@ def fit(
       The history, with the epochs of earlier attempts.
     """
     os.makedirs(folder, exist_ok=True)
+    folder = storage.plain_folder(folder)
     epoch_done = tf.Variable(0, dtype=tf.int64, trainable=False)
     parts = {name: _trackable(part) for name, part in state.items()}
     checkpoint = tf.train.Checkpoint(epoch=epoch_done, **parts)
@@ -151,7 +152,7 @@ def fit(
     best_epoch = 0
     if last.latest_checkpoint:
         checkpoint.restore(last.latest_checkpoint).assert_existing_objects_matched()
-        with open(_history_path(folder, int(epoch_done.numpy()))) as f:
+        with open(_history_path(folder, int(epoch_done.numpy())), encoding="utf-8") as f:
             saved = json.load(f)
         rows, best_epoch, waits = saved["epochs"], saved["best_epoch"], saved["input_wait"]
     writer = tf.summary.create_file_writer(os.path.join(folder, "tensorboard"))
@@ -174,7 +175,7 @@ def fit(
         rows.append(row)
         epoch_done.assign(epoch)
         # The history of epoch n is there before checkpoint n is: a kill between leaves n - 1.
-        with open(_history_path(folder, epoch), "w") as f:
+        with open(_history_path(folder, epoch), "w", encoding="utf-8") as f:
             json.dump(dataclasses.asdict(History(rows, best_epoch, waits)), f)
         last.save(checkpoint_number=epoch)
         _remove_stale(folder, epoch, best_epoch)
@@ -198,7 +199,7 @@ def fit(
 def write_logs(history: History, folder: str, output: str) -> None:
     """Puts history.json and tensorboard/ of a run of `fit` in `folder` into a model's folder."""
     os.makedirs(output, exist_ok=True)
-    with open(os.path.join(output, "history.json"), "w") as f:
+    with open(os.path.join(output, "history.json"), "w", encoding="utf-8") as f:
         f.write(history.to_json())
     logs = os.path.join(output, "tensorboard")
     shutil.rmtree(logs, ignore_errors=True)

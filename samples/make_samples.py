@@ -25,25 +25,12 @@ import pyarrow as pa
 from model_code import command
 from model_code.progress import Progress
 from samples import click_log, scenes
-from schemas import manifest, storage
+from schemas import launch, manifest, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
 from schemas.records import Record
 from schemas.stage import Stage
 
 NAME = "make_samples"
-RANGES = {
-    "images": (500, 10_000_000),
-    "seed": (0, 2**63 - 1),
-    "image_size": (16, 4096),
-    "events_per_image": (0.1, 1000),
-    "labelled_share": (0, 1),
-    "miss_share": (0, 1),
-    "bad_share": (0, 1),
-    "images_per_shard": (1, 100_000),
-    "workers": (1, 1024),
-}
-
 IMAGES = pa.schema([("key", pa.string()), ("image", pa.binary())])
 CLICK_LOG = pa.schema(
     [
@@ -62,27 +49,34 @@ TABLES = {"images": IMAGES, "click_log": CLICK_LOG, "labels": LABELS}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    output: str = flag("Dataset to write: a folder or gs:// path.", role="runtime")
-    images: int = flag("How many images, from 500 to 10 million.", default=3000)
-    seed: int = flag("Another seed gives another collection.", default=0)
-    image_size: int = flag("Side of the images, in pixels.", default=64)
-    events_per_image: float = flag("Rows of the click log per image, about.", default=50.0)
-    labelled_share: float = flag("Share of the images that have a label.", default=0.2)
+    output: str = flag("Dataset to write: a folder or gs:// path.", role="output")
+    images: int = flag(
+        "How many images, from 500 to 10 million.", default=3000, minimum=500, maximum=10_000_000
+    )
+    seed: int = flag(
+        "Another seed gives another collection.", default=0, minimum=0, maximum=2**63 - 1
+    )
+    image_size: int = flag("Side of the images, in pixels.", default=64, minimum=16, maximum=4096)
+    events_per_image: float = flag(
+        "Rows of the click log per image, about.", default=50.0, minimum=0.1, maximum=1000
+    )
+    labelled_share: float = flag(
+        "Share of the images that have a label.", default=0.2, minimum=0, maximum=1
+    )
     miss_share: float = flag(
         "Share of the results that come up whatever the query, and are clicked all the same.",
         default=0.12,
+        minimum=0,
+        maximum=1,
     )
-    bad_share: float = flag("Share of the log's rows that no system can use.", default=0.006)
-    images_per_shard: int = flag("Images in a shard; memory grows with it.", default=1000)
-    workers: int = flag("Processes that draw.", default=1, role="runtime")
+    bad_share: float = flag(
+        "Share of the log's rows that no system can use.", default=0.006, minimum=0, maximum=1
+    )
+    images_per_shard: int = flag(
+        "Images in a shard; memory grows with it.", default=1000, minimum=1, maximum=100_000
+    )
+    workers: int = flag("Processes that draw.", default=1, role="runtime", minimum=1, maximum=1024)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
-
-    def __post_init__(self):
-        """Raises PhraseLensError for a value outside its range."""
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise PhraseLensError(f"--{name} {value}", f"{low} to {high}", "See --help.")
 
 
 def num_shards(config: Config) -> int:
@@ -154,7 +148,9 @@ def _records(config: Config, stage: Stage) -> Iterator[Record]:
     if config.workers == 1:
         yield from map(write, todo)
         return
-    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
+    with launch.interrupts_are_ours():
+        pool = multiprocessing.get_context("spawn").Pool(config.workers)
+    with pool:
         yield from pool.imap(write, todo)
 
 

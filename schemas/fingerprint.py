@@ -94,7 +94,7 @@ def _source(name: str) -> tuple[str, list[str]] | None:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
-    text, imported = Path(spec.origin).read_text(), []
+    text, imported = Path(spec.origin).read_text(encoding="utf-8"), []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]

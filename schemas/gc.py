@@ -22,20 +22,19 @@ from schemas.errors import PhraseLensError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = flag("Work folder of all stages.", role="runtime")
-    keep: int = flag("Snapshots to keep, the last ones.", role="runtime")
+    workdir: str = flag("Work folder of all stages.", role="output")
+    keep: int = flag("Snapshots to keep, the last ones.", role="runtime", minimum=0)
     in_progress_hours: float = flag(
         "A run that was never committed is left alone while a file of it is younger than this, "
         "or a process of this machine works on it.",
         default=24.0,
         role="runtime",
+        minimum=0,
     )
     dry_run: bool = flag("Say what would be deleted, and delete nothing.", default=False)
 
 
 def _collect(config: Config) -> None:
-    if config.keep < 0:
-        raise PhraseLensError(f"--keep {config.keep}", "0 or more", "Give another number.")
     if not snapshots.dataset_names(config.workdir):
         raise PhraseLensError(
             f"--workdir {config.workdir}", "a folder that holds datasets", "Check the path."

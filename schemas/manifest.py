@@ -324,7 +324,7 @@ def lose(dataset: str, fingerprint: str) -> bool:
 def _lock(dataset: str) -> Iterator[None]:
     """Held by one process at a time; the system frees it when the process dies."""
     os.makedirs(dataset, exist_ok=True)
-    with open(os.path.join(dataset, ".commit.lock"), "w") as f:
+    with open(os.path.join(dataset, ".commit.lock"), "w", encoding="utf-8") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 

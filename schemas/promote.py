@@ -18,13 +18,13 @@ from schemas.config import flag
 
 @dataclasses.dataclass(frozen=True)
 class Promote:
-    workdir: str = flag("Work folder of all stages.", role="runtime")
+    workdir: str = flag("Work folder of all stages.", role="output")
     date: str = flag("Snapshot to put in use.", role="runtime")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollback:
-    workdir: str = flag("Work folder of all stages.", role="runtime")
+    workdir: str = flag("Work folder of all stages.", role="output")
 
 
 def _say(pointer: snapshots.Pointer) -> None:

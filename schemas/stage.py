@@ -149,7 +149,9 @@ class Stage:
           PhraseLensError: another process of this machine works on the same run.
         """
         os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
-        with open(run_folders.lock_path(self.output, self.run_id, worker), "w") as f:
+        with open(
+            run_folders.lock_path(self.output, self.run_id, worker), "w", encoding="utf-8"
+        ) as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

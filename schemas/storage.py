@@ -4,10 +4,12 @@ Paths are plain local paths or `gs://bucket/key`. `STORAGE_EMULATOR_HOST` points
 `gs://` at an emulator, the variable that google-cloud-storage reads too.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -29,7 +31,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if not path.startswith(GCS_PREFIX):
         return pafs.LocalFileSystem(), os.path.abspath(path)
     client = _client(os.environ.get("STORAGE_EMULATOR_HOST", ""), os.getpid())
-    return client, path[len(GCS_PREFIX) :]
+    return client, path[len(GCS_PREFIX) :].rstrip("/")
 
 
 @functools.lru_cache(maxsize=8)
@@ -59,8 +61,8 @@ def size(path: str) -> int | None:
 
 def is_folder(path: str) -> bool:
     """Whether `path` is a folder, or, in Cloud Storage, a prefix of objects."""
-    if path.startswith(GCS_PREFIX) and not path.endswith("/"):
-        return size(path) is None and bool(list_files(path))
+    if path.startswith(GCS_PREFIX):
+        return next(list_objects(join(path, "")), None) is not None
     return os.path.isdir(path)
 
 
@@ -94,6 +96,23 @@ def list_folders(path: str) -> list[str]:
     found = google_client().list_blobs(bucket, prefix=prefix, delimiter="/")
     list(found)  # prefixes come with the objects
     return sorted(name.removeprefix(prefix).rstrip("/") for name in found.prefixes)
+
+
+def list_objects(start: str, exact: bool = False) -> Iterator[tuple[str, int, float]]:
+    """Objects in Cloud Storage: path, bytes, and time of change in seconds since 1970.
+
+    Args:
+      start: gs://BUCKET/KEY, with which their paths begin.
+      exact: only the one whose path this is.
+    """
+    bucket, _, key = start[len(GCS_PREFIX) :].partition("/")
+    if exact:
+        found = google_client().bucket(bucket).get_blob(key) if key else None
+        blobs = [found] if found else []
+    else:
+        blobs = google_client().list_blobs(bucket, prefix=key)
+    for blob in blobs:
+        yield f"{GCS_PREFIX}{bucket}/{blob.name}", blob.size, blob.updated.timestamp()
 
 
 def google_client():
@@ -236,6 +255,21 @@ def upload_dir(local: str, path: str) -> list[str]:
     return names
 
 
+@functools.cache
+def plain_folder(path: str) -> str:
+    """A local folder under a name that is no pattern, for TensorFlow.
+
+    It looks for checkpoints, also those of SavedModels, by their path as a pattern, and finds none
+    below a folder such as `run [2]`. There it gets a link, which goes when the process ends.
+    """
+    if not re.search(r"[*?\[\]{}\\]", path):
+        return path
+    folder = tempfile.mkdtemp(prefix="phraselens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.symlink(os.path.abspath(path), f"{folder}/link")
+    return f"{folder}/link"
+
+
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
     """A local folder with the files below `path`: the folder itself when it is local.
@@ -243,7 +277,7 @@ def local_copy(path: str) -> Iterator[str]:
     TensorFlow and Faiss open local files only (tf.io.gfile ignores emulators).
     """
     if not path.startswith(GCS_PREFIX):
-        yield path
+        yield plain_folder(path)
         return
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         # What a rival writes at this moment may be gone when its turn has come.

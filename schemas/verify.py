@@ -11,11 +11,10 @@ such as a work folder, stands for all of them.
 Exit status: 0 when all is well, 1 when something is wrong, 2 when there is no dataset.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from schemas import manifest, quiet, snapshots, storage
+from schemas import config, manifest, places, snapshots, storage
 from schemas.errors import PhraseLensError
 
 
@@ -59,18 +58,12 @@ def describe(dataset: str, problems: Sequence[str]) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m schemas.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = config.Parser("./run.sh verify", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
-    quiet.add_flag(parser)
-    args = parser.parse_args(argv)
     healthy, pointers = True, snapshots.Resolver()
     try:
-        for path in args.paths:
-            for dataset in datasets_at(pointers.resolve(path)):
+        for path in parser.read(argv).paths:
+            for dataset in datasets_at(pointers.resolve(places.place_of("path", path))):
                 problems = manifest.verify(dataset)
                 print(describe(dataset, problems), flush=True)
                 healthy = healthy and not problems

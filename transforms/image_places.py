@@ -10,8 +10,6 @@ from schemas import storage
 from transforms.clean_image import ImageError
 from transforms.http_fetch import FetchLimits, fetch
 
-_GLOB = "*?["
-
 
 @dataclasses.dataclass(frozen=True)
 class Places:
@@ -87,11 +85,3 @@ class Places:
 
 def _is_below(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
-
-
-def base_of(pattern: str) -> str:
-    """The folder that a person named with a pattern; for a plain file what it is a link to."""
-    if not any(character in pattern for character in _GLOB):
-        return pattern if pattern.startswith(storage.GCS_PREFIX) else os.path.realpath(pattern)
-    plain = min(pattern.find(c) for c in _GLOB if c in pattern)
-    return pattern[:plain].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")

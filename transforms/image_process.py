@@ -168,7 +168,7 @@ def _answer(
 
 def _address_space() -> int:
     """Bytes of memory that this process has mapped."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     return pages * resource.getpagesize()
 
 

@@ -18,9 +18,9 @@ from transforms import webdataset
 from transforms.clean_image import ImageError
 from transforms.column_types import whole_text
 from transforms.compression import open_stream
-from transforms.files import match
+from transforms.files import base_of, match
 from transforms.image_choice import choose
-from transforms.image_places import Places, base_of
+from transforms.image_places import Places
 from transforms.rows import id_texts, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table
 

@@ -98,7 +98,7 @@ def read_settings(path: str | Path) -> Settings:
     Raises:
       ValueError: a name is unknown or a value cannot be.
     """
-    fields = json.loads(Path(path).read_text())
+    fields = json.loads(Path(path).read_text(encoding="utf-8"))
     unknown = set(fields) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}")

@@ -191,7 +191,11 @@ GOOD_LOG = b"query,image\nred,p1\n"
         ({"log.csv": GOOD_LOG, "l.csv": b"id,label\n"}, ("--labels", "l.csv"), "column 'key' of"),
         ({"log.csv": GOOD_LOG, "i.csv": b"key,url\n"}, ("--images", "i.csv"), "'image' and 'path'"),
         ({"log.csv": GOOD_LOG, "i.tfrecord": b"garbage"}, ("--images", "i.tfrecord"), "TFRecord"),
-        ({"log.csv": GOOD_LOG}, ("--num_shards=-1",), "--num_shards -1"),
+        (
+            {"log.csv": GOOD_LOG},
+            ("--num_shards=-1",),
+            "--num_shards=-1: expected a whole number, at least 0",
+        ),
         ({"log.csv": GOOD_LOG}, ("--test_share", "0.95"), "--test_share 0.95"),
         ({"log.csv": GOOD_LOG}, ("--num_shard", "2"), "Did you mean --num_shards"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import classify_images, dataflow, job, mine_log, pipeline, reprocess_steps
+from beam_jobs import (
+    classify_images,
+    dataflow,
+    job,
+    mine_log,
+    pipeline,
+    reprocess_steps,
+    submit,
+)
 from model_code import gate
 from schemas import config as config_lib
 from schemas import gc, promote, snapshots
@@ -158,6 +167,59 @@ def test_settings_that_cannot_be_are_refused(tmp_path, fields, message):
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=message):
         phraselens_commands.read_settings(path)
+
+
+RUN_SH = FOLDER.parents[1] / "run.sh"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--help", "usage: ./run.sh COMMAND"),
+        ("train --help", "text_embedder"),
+        ("train -h", "pixel_embedder"),
+        ("submit --help", "classify_images"),
+        ("bench --help", "incremental"),
+        ("setup --help", "--airflow"),
+        ("setup --gpu --help", "setup [--gpu]"),
+        ("test --help", "test --fuzz SECONDS"),
+        ("lock --help", "lock [--upgrade]"),
+    ],
+)
+def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
+    environment = os.environ | {"PHRASELENS_VENV": str(tmp_path / "venv")}
+    done = subprocess.run(
+        [RUN_SH, *words.split()], env=environment, capture_output=True, encoding="utf-8"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"beam_jobs.{job_name}" for job_name in (*submit.JOBS, "pipeline", "reprocess")),
+        *(
+            "deploy.flink",
+            "deploy.templates",
+            "schemas.verify",
+            "schemas.gc",
+            "samples.make_samples",
+        ),
+        *("model_code.report", "model_code.export_model", "model_code.gate", "model_code.similar"),
+        *("model_code.train_fusion", "model_code.train_pixel_embedder", "model_code.doctor"),
+        *("model_code.train_text_embedder", "model_code.train_text_generator"),
+        "model_code.index_eval",
+    ],
+)
+def test_every_command_has_help(module, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(module).run(["--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: ")
+    assert printed.err == ""
 
 
 DOCS = (FOLDER.parents[1] / "docs" / "schedule.md").read_text()

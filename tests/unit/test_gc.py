@@ -219,4 +219,4 @@ def test_a_folder_without_datasets_is_left_alone(tmp_path, capsys):
 
 def test_keep_must_be_a_number_of_snapshots(work, capsys):
     assert gc.run([f"--workdir={work}", "--keep=-1"]) == 2
-    assert "error: --keep -1" in capsys.readouterr().err
+    assert "error: --keep=-1: expected a whole number, at least 0" in capsys.readouterr().err

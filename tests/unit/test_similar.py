@@ -148,7 +148,7 @@ def test_what_cannot_be_searched_is_named(work, tmp_path, capsys):
         ([f"{picture}", features, f"--generator={root}/other"], "other: expected what"),
         ([f"{picture}", features, f"--generator={root}/none"], "none: expected a committed"),
         ([image_id(1), f"--features={root}/mined"], "table 'features'"),
-        ([image_id(1), features, "--count=0"], "--count=0: expected at least 1"),
+        ([image_id(1), features, "--count=0"], "--count=0: expected a whole number, at least 1"),
         ([image_id(1), features, "--cuont=3"], "Did you mean --count?"),
     ):
         assert similar.run(argv) == 2, argv

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import training
+from model_code import saved_models, training
 from model_code.ahead import Ahead
+from schemas import storage
 
 
 class Run:
@@ -85,8 +86,8 @@ def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("death", [1, 4, 6])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, death):
+@pytest.mark.parametrize(("death", "name"), [(1, "b"), (4, "b [1] *?,{c}"), (6, "b\\[")])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, death, name):
     undisturbed = Run()
     history = undisturbed.fit(tmp_path / "a")
 
@@ -95,11 +96,12 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, death):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Run().fit(tmp_path / "b", after_epoch=die)
+        Run().fit(tmp_path / name, after_epoch=die)
     resumed = Run()
-    again = resumed.fit(tmp_path / "b")
+    again = resumed.fit(tmp_path / name)
     assert again == history
     assert len(resumed.seen) == 6 - death
+    assert len(list((tmp_path / name).glob("last-*.index"))) == 1
     assert same(resumed.weights(), undisturbed.weights())
 
 
@@ -221,3 +223,16 @@ def test_waiting_is_kept_of_every_epoch_and_compared_of_none(tmp_path):
     assert all(0 <= share <= 1 for share in history.input_wait)
     assert history == training.History(history.epochs, history.best_epoch)
     assert "input_wait" not in history.to_json()
+
+
+def test_a_saved_model_is_read_below_a_folder_whose_name_would_be_a_pattern(tmp_path):
+    module = tf.Module()
+    module.weight = tf.Variable(3.0)
+    module.double = tf.function(
+        lambda x: module.weight * x, input_signature=[tf.TensorSpec([], tf.float32)]
+    )
+    folder = str(tmp_path / "run [2] of *")
+    tf.saved_model.save(module, folder)
+    with storage.local_copy(folder) as path:
+        loaded = saved_models.load(path)
+    assert float(loaded.double(2.0)) == 6.0
