@@ -42,8 +42,10 @@ WORKER_BYTES = 2 * GIB
 SMALLEST_WORKER = 3 * GIB  # what Dataflow's default machine leaves to its worker
 # One process a worker: several would each take the whole GPU for themselves.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
+# These are copied for the workers that read them: the graph must not hold what is in them.
+READ_BY_WORKERS = ("forget", "list", "person_key")
 # These are read where the job is drawn, so they may lie there.
-READ_BY_LAUNCHER = ("forget", "list", "blocklist", "person_key")
+READ_BY_LAUNCHER = (*READ_BY_WORKERS, "blocklist")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,15 +13,17 @@ A log that still holds the rows brings them back: give --forget to mine_log too.
 
 import dataclasses
 import sys
+import uuid
 from collections.abc import Iterator
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from beam_jobs import job
-from beam_jobs.mined_days import find_days, read_deletions_of
+from beam_jobs import job, mine_log
+from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
 from schemas import fingerprint, manifest, run_folders, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
@@ -29,6 +31,7 @@ from schemas.manifest import Dataset, Manifest
 from transforms.deletions import Deletions
 from transforms.events import without
 from transforms.evidence import forget
+from transforms.secret_files import FromFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +123,16 @@ def preflight(config: Config) -> job.Inputs:
 
 
 def build(pipeline: beam.Pipeline, config: Config) -> None:
-    deletions = read_deletions_of(find_days(config.days), config.list, config.person_key)
+    found = find_days(config.days)
+    files = config.list, config.person_key
+    deletions = FromFiles.of(mine_log.deletions_of, *files, query_parts_of(found), files=files)
     days = [storage.join(config.days, name) for name in storage.list_folders(config.days)]
     (
         pipeline
         | "Days" >> beam.Create(days)
         | beam.Reshuffle()
-        | "ForgetInDay" >> beam.Map(forget_in_day, deletions)
+        | "ForgetInDay"
+        >> beam.Map(lambda day, deletions: forget_in_day(day, deletions()), deletions)
     )
 
 
@@ -139,12 +145,19 @@ def run(argv: list[str] | None = None) -> int:
     except PhraseLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return job.execute(
-        lambda pipeline: build(pipeline, config),
-        config,
-        options,
-        lambda: print(f"next: ./run.sh all --days {config.days} --forget {config.list} …"),
-    )
+    # It has no run whose spill could hold what workers elsewhere read.
+    temp = options.view_as(GoogleCloudOptions).temp_location or ""
+    folder = storage.join(temp, f"forget-{uuid.uuid4().hex}")
+    try:
+        return job.execute(
+            lambda pipeline: build(pipeline, job.for_workers(config, options, folder)),
+            config,
+            options,
+            lambda: print(f"next: ./run.sh all --days {config.days} --forget {config.list} …"),
+        )
+    finally:
+        if temp:
+            storage.remove_tree(folder)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import sys
 import time
@@ -99,6 +100,27 @@ def is_one_machine(options: PipelineOptions) -> bool:
     return dataflow.runner_of(options) in known
 
 
+def for_workers(config: Any, options: PipelineOptions, folder: str) -> Any:
+    """The flags of a job, with the files that only workers may read where they can read them.
+
+    What lies on this machine's disk is copied for workers elsewhere.
+
+    Args:
+      config: the job's flags.
+      options: the pipeline's.
+      folder: one that all workers see, and that somebody removes when the job has ended.
+    """
+    if config.dry_run or is_one_machine(options) or not folder.startswith(storage.GCS_PREFIX):
+        return config
+    moved = {}
+    for name in dataflow.READ_BY_WORKERS:
+        path = getattr(config, name, "")
+        if path and not path.startswith(storage.GCS_PREFIX):
+            moved[name] = storage.join(folder, "secrets", name, os.path.basename(path))
+            storage.write_bytes(moved[name], storage.read_bytes(path))
+    return dataclasses.replace(config, **moved)
+
+
 class _Lenient:
     """Adds a flag only once: several of Beam's option classes repeat one."""
 
@@ -158,7 +180,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     def draw(pipeline: beam.Pipeline) -> None:
         if not is_one_machine(options):
             pipeline | code_check.CheckCode(job.name)
-        job.build(pipeline, config, stage)
+        job.build(pipeline, for_workers(config, options, stage.spill), stage)
 
     start = time.monotonic()
     try:

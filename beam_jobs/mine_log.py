@@ -14,9 +14,8 @@ of local days with their neighbours; what is not of --partition is left out.
 
 import dataclasses
 import datetime
-import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystem import FileMetadata
@@ -35,6 +34,7 @@ from transforms.files import content_hash, match
 from transforms.formats import FORMATS, plan_log, read_log
 from transforms.queries import EPOCH
 from transforms.rows import ReadRows
+from transforms.secret_files import FromFiles
 from transforms.tabular import column_mapping
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
@@ -93,10 +93,13 @@ def person_key(path: str) -> bytes:
         return b""
     try:
         key = storage.read_bytes(path).strip()
-    except FileNotFoundError as error:
+    except OSError as error:
+        # What was given is not shown: it may be the key itself.
         raise PhraseLensError(
-            f"--person_key {path}", "a file", "Make one: openssl rand -hex 32."
-        ) from error
+            "--person_key",
+            f"the path of a file that can be read ({type(error).__name__})",
+            "Make one, and give its path: openssl rand -hex 32 > person.key",
+        ) from None
     if not 16 <= len(key) <= 64:
         raise PhraseLensError(
             f"--person_key {path}",
@@ -106,29 +109,48 @@ def person_key(path: str) -> bytes:
     return key
 
 
+def deletions_of(path: str, key: str, query_parts: int) -> Deletions:
+    """A deletion list, if one is given; `path` and `key` are files."""
+    return read_deletions(path, person_key(key), query_parts) if path else Deletions()
+
+
 def deletions(config: LogConfig) -> Deletions:
-    if not config.forget:
-        return Deletions()
-    return read_deletions(config.forget, person_key(config.person_key), config.query_parts)
+    return deletions_of(config.forget, config.person_key, config.query_parts)
 
 
-def log_rules(config: LogConfig, day: int | None) -> LogRules:
+def log_rules(config: LogConfig, day: int | None) -> FromFiles[LogRules]:
+    """What a row of the log must be like: with what few may see, once it is on a worker."""
     listed: set[str] = set()
     for file in match("blocklist", (config.blocklist,)) if config.blocklist else ():
         for line in storage.read_bytes(file.path).decode("utf-8", "replace").splitlines():
             listed.add(normalize_query(line))
-    return LogRules(
-        config.max_query_chars,
-        tuple(sorted(listed - {""})),
-        deletions(config).keys,
-        person_key(config.person_key),
-        day,
-        config.query_parts,
+    shown = LogRules(
+        max_query_chars=config.max_query_chars,
+        blocklist=tuple(sorted(listed - {""})),
+        day=day,
+        query_parts=config.query_parts,
     )
+    return _on_workers(_whole_log_rules, shown, config)
 
 
-def day_rules(config: LogConfig, day: int | None) -> DayRules:
-    return DayRules(config.max_person_events, config.max_person_clicks, day, deletions(config))
+def _whole_log_rules(shown: LogRules, *secrets) -> LogRules:
+    forgotten = deletions_of(*secrets).keys
+    return dataclasses.replace(shown, forgotten=forgotten, person_key=person_key(secrets[1]))
+
+
+def day_rules(config: LogConfig, day: int | None) -> FromFiles[DayRules]:
+    """What one person can do on a day: with what must be forgotten, once it is on a worker."""
+    shown = DayRules(config.max_person_events, config.max_person_clicks, day)
+    return _on_workers(_whole_day_rules, shown, config)
+
+
+def _whole_day_rules(shown: DayRules, *secrets) -> DayRules:
+    return dataclasses.replace(shown, deletions=deletions_of(*secrets))
+
+
+def _on_workers(make: Callable, shown: LogRules | DayRules, config: LogConfig) -> FromFiles:
+    files = config.forget, config.person_key
+    return FromFiles.of(make, shown, *files, config.query_parts, files=files)
 
 
 def plan(config: LogConfig):
@@ -170,13 +192,15 @@ def key_identity(path: str) -> str:
 class ReadEvents(beam.PTransform):
     """The log → tagged `events`, `texts`, `dead`, `counts`."""
 
-    def __init__(self, units, rules: LogRules, stage):
+    def __init__(self, units, rules: FromFiles[LogRules], stage):
         super().__init__()
         self._units, self._rules, self._stage = units, rules, stage
 
+    def _parse(self, table):
+        return events.parse_events(table, self._stage, self._rules())
+
     def expand(self, pipeline):
-        parse = functools.partial(events.parse_events, stage=self._stage, rules=self._rules)
-        read = ReadRows("events", read_log, parse, self._stage, ("events", "texts"))
+        read = ReadRows("events", read_log, self._parse, self._stage, ("events", "texts"))
         return pipeline | "LogUnits" >> beam.Create(self._units) | "ReadLog" >> read
 
 
@@ -200,7 +224,7 @@ def preflight(config: Config) -> job.Inputs:
     if not config.log:
         raise PhraseLensError("--log", "a click log", "Name its files.")
     day_number(config.partition)
-    log_rules(config, None)
+    log_rules(config, None)()
     units, files = plan(config)
     size = sum(file.size_in_bytes for file in files)
     return job.Inputs(

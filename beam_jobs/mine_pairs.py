@@ -26,15 +26,17 @@ import functools
 import sys
 
 import apache_beam as beam
+import pyarrow as pa
 
 from beam_jobs import job, mine_log
 from beam_jobs.image_flags import ImageConfig
-from beam_jobs.mined_days import find_days, read_deletions_of
+from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
 from beam_jobs.reuse import ReuseConfig
 from schemas import tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
+from schemas.stage import Stage
 from transforms import (
     associations,
     datasets,
@@ -46,7 +48,7 @@ from transforms import (
     spelling,
 )
 from transforms.clean_image import ImageLimits
-from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards
+from transforms.datasets import COUNTS, DEAD, SHARDS, GroupShards, Output
 from transforms.deletions import Deletions
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
@@ -57,6 +59,7 @@ from transforms.images import ReadImages
 from transforms.known_images import ReadChangedImages
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.rows import ReadRows
+from transforms.secret_files import FromFiles
 from transforms.tabular import check_columns, column_mapping, read_table
 
 
@@ -143,6 +146,15 @@ def _deletions(config: Config) -> Deletions:
     return mine_log.deletions(config)
 
 
+def _forgotten(config: Config) -> FromFiles[Deletions]:
+    """The same, once it is on a worker."""
+    parts = config.query_parts
+    if config.days and config.forget:
+        parts = query_parts_of(find_days(config.days))
+    files = config.forget, config.person_key
+    return FromFiles.of(mine_log.deletions_of, *files, parts, files=files)
+
+
 def _image_units(config: Config):
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     args = "images", config.images, config.image_format, mapping, config.image_key
@@ -169,7 +181,7 @@ def preflight(config: Config) -> job.Inputs:
         )
     if config.labels and not config.images:
         raise PhraseLensError("--labels", "images that they are of", "Name them with --images.")
-    mine_log.log_rules(config, None)
+    mine_log.log_rules(config, None)()
     _deletions(config)
     raw, found, facts = mine_log.raw_inputs(config), {}, []
     if config.log:
@@ -323,7 +335,7 @@ def _mine_log(pipeline, config, stage, num_shards) -> dict:
 def _read_days(pipeline, config, stage, num_shards) -> dict:
     """The same of the days that mine_log wrote."""
     found_days = find_days(config.days).values()
-    deletions = _deletions(config)
+    deletions = _forgotten(config)
     read = {
         name: pipeline
         | f"Shards of {name}"
@@ -348,13 +360,8 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         return GroupShards(ids, num_shards, stage.spill)
 
     units, _ = _image_units(config)
-    deletions = _deletions(config)
-    args = (
-        stage,
-        ImageLimits.of(config),
-        count_images(units),
-        frozenset(deletions.keys),
-    )
+    deletions = _forgotten(config)
+    args = stage, ImageLimits.of(config), count_images(units), deletions
     earlier = _earlier(config)
     read = (
         pipeline
@@ -384,7 +391,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         >> ReadRows(
             "labels",
             functools.partial(read_table, mapping=mapping),
-            functools.partial(parse_labels, stage=stage, forgotten=deletions.key_array),
+            functools.partial(_parse_labels, stage=stage, deletions=deletions),
             stage,
             ("labels",),
         )
@@ -406,6 +413,10 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
         DEAD: [read[DEAD], labels[DEAD], labelled[DEAD]],
         COUNTS: [s[COUNTS] for s in (read, labels, labelled, built)],
     }
+
+
+def _parse_labels(table: pa.Table, stage: Stage, deletions: FromFiles[Deletions]) -> Output:
+    return parse_labels(table, stage, deletions().key_array)
 
 
 def _earlier(config: Config) -> Dataset | None:

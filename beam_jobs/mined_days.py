@@ -6,7 +6,7 @@ from beam_jobs import mine_log
 from schemas import storage
 from schemas.errors import PhraseLensError
 from schemas.manifest import FILE_NAME, Dataset
-from transforms.deletions import Deletions, read_deletions
+from transforms.deletions import Deletions
 
 
 def find_days(folder: str) -> dict[str, Dataset]:
@@ -36,6 +36,11 @@ def find_days(folder: str) -> dict[str, Dataset]:
     return found
 
 
+def query_parts_of(days: Mapping[str, Dataset]) -> int:
+    """Words of the longest part of a query that counted on any of these days."""
+    return max(day.manifest.config.get("query_parts", 0) for day in days.values())
+
+
 def read_deletions_of(days: Mapping[str, Dataset], path: str, person_key: str) -> Deletions:
     """A deletion list in the terms of days: people hashed as they are, and parts of queries.
 
@@ -49,8 +54,7 @@ def read_deletions_of(days: Mapping[str, Dataset], path: str, person_key: str) -
     """
     if not path:
         return Deletions()
-    parts = max(day.manifest.config.get("query_parts", 0) for day in days.values())
-    deletions = read_deletions(path, mine_log.person_key(person_key), parts)
+    deletions = mine_log.deletions_of(path, person_key, query_parts_of(days))
     if deletions.users or deletions.user_queries:
         ours = mine_log.key_identity(person_key) if person_key else None
         for name, day in days.items():

@@ -23,6 +23,7 @@ from transforms.evidence import (
     join_runs,
     mine_days,
 )
+from transforms.secret_files import FromFiles
 
 PAIR_EVIDENCE = pa.schema(
     [
@@ -152,13 +153,13 @@ class MergeDays(beam.PTransform):
 class MineAndMergeDays(beam.PTransform):
     """Shards of people ({events}) → what MineDays and MergeDays give, without a shuffle between."""
 
-    def __init__(self, rules: DayRules, gap_seconds: float):
+    def __init__(self, rules: FromFiles[DayRules], gap_seconds: float):
         super().__init__()
         self._rules, self._gap_seconds = rules, gap_seconds
 
     def _mine(self, shard):
         _, blocks = shard
-        mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules)
+        mined = mine_days(from_blocks(blocks["events"], EVENTS), self._rules())
         merged = merge_days(mined.tables["evidence"], mined.tables["visits"], self._gap_seconds)
         tables = merged.tables | {"languages": mined.tables["languages"]}
         yield from Output(tables, (), mined.counts).tagged()
@@ -170,7 +171,7 @@ class MineAndMergeDays(beam.PTransform):
 class ReadDays(beam.PTransform):
     """PCollection[path of a day's shard] → PCollection of its tables, less what is forgotten."""
 
-    def __init__(self, schema: pa.Schema, deletions: Deletions):
+    def __init__(self, schema: pa.Schema, deletions: FromFiles[Deletions]):
         super().__init__()
         self._schema, self._deletions = schema, deletions
 
@@ -178,7 +179,7 @@ class ReadDays(beam.PTransform):
         with pq.ParquetFile(storage.open_input(path)) as file:
             for batch in file.iter_batches(READ_ROWS):
                 table = pa.Table.from_batches([batch]).cast(self._schema)
-                yield forget(table, self._deletions) if "person" in table.column_names else table
+                yield forget(table, self._deletions()) if "person" in table.column_names else table
 
     def expand(self, paths):
         return paths | beam.Reshuffle() | beam.FlatMap(self._read)

@@ -1,6 +1,7 @@
 """What must be forgotten: images, and what people typed."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +26,19 @@ class Deletions:
       user_queries: (hash of a person, query_id) of which nothing may stay.
     """
 
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     users: tuple[int, ...] = ()
     user_queries: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @functools.cached_property
     def key_array(self) -> pa.Array:
         """[k] string."""
         return pa.array(self.keys, pa.string())
+
+    @functools.cached_property
+    def key_set(self) -> frozenset[str]:
+        """The images, to look one up."""
+        return frozenset(self.keys)
 
     def match(
         self, keys: pa.Array, key_of: np.ndarray, query_ids: np.ndarray, people: np.ndarray

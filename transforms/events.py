@@ -63,8 +63,8 @@ class LogRules:
 
     max_query_chars: int = 1000
     blocklist: tuple[str, ...] = ()
-    forgotten: tuple[str, ...] = ()
-    person_key: bytes = b""
+    forgotten: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    person_key: bytes = dataclasses.field(default=b"", repr=False)
     day: int | None = None
     query_parts: int = 0
 

@@ -17,6 +17,7 @@ from schemas import fingerprint
 from transforms.datasets import COUNTS, Output, from_blocks, par_do, split_by_hash
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
+from transforms.secret_files import FromFiles
 
 EVIDENCE = pa.schema(
     [
@@ -252,13 +253,13 @@ class GroupPeople(beam.PTransform):
 class MineDays(beam.PTransform):
     """Shards of people ({events}) → tagged `evidence`, `visits`, `languages`, `counts`."""
 
-    def __init__(self, rules: DayRules):
+    def __init__(self, rules: FromFiles[DayRules]):
         super().__init__()
         self._rules = rules
 
     def _mine(self, shard):
         _, blocks = shard
-        yield from mine_days(from_blocks(blocks["events"], EVENTS), self._rules).tagged()
+        yield from mine_days(from_blocks(blocks["events"], EVENTS), self._rules()).tagged()
 
     def expand(self, shards):
         return shards | par_do(self._mine, tags=(COUNTS, "evidence", "visits", "languages"))

@@ -13,9 +13,11 @@ from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
 from transforms.clean_image import CleanImage, ImageError, ImageLimits
 from transforms.datasets import COUNTS, DEAD, Output, par_do
+from transforms.deletions import Deletions
 from transforms.image_process import clean_safely
 from transforms.image_units import read_unit
 from transforms.rows import checked_file
+from transforms.secret_files import FromFiles
 from transforms.signatures import SIGNATURE_BYTES
 
 CLEAN_IMAGES = pa.schema(
@@ -47,7 +49,8 @@ def clean_images(
     """Cleans a batch of RAW_IMAGES; one bad image is one dead letter, one of `forgotten` is none.
 
     Args:
-      table, stage, limits, forgotten: see `ReadImages`.
+      table, stage, limits: see `ReadImages`.
+      forgotten: keys of images that must be forgotten.
       known: source → what `clean_image` made of it before, with the same limits.
 
     Returns:
@@ -98,7 +101,7 @@ class ReadImages(beam.PTransform):
       stage: the run.
       limits: what one image may cost.
       total: images in all, for the time left, or None.
-      forgotten: keys of images that must be forgotten.
+      deletions: the images that must be forgotten, for workers.
     """
 
     def __init__(
@@ -106,10 +109,10 @@ class ReadImages(beam.PTransform):
         stage: Stage,
         limits: ImageLimits,
         total: int | None,
-        forgotten: frozenset[str],
+        deletions: FromFiles[Deletions],
     ):
         super().__init__()
-        self._args = stage, limits, total, forgotten
+        self._args = stage, limits, total, deletions
 
     def expand(self, units):
         fn = _ReadImagesFn(*self._args)
@@ -117,11 +120,12 @@ class ReadImages(beam.PTransform):
 
 
 class _ReadImagesFn(beam.DoFn):
-    def __init__(self, stage, limits, total, forgotten):
+    def __init__(self, stage, limits, total, deletions):
         self._stage, self._limits = stage, limits
-        self._total, self._forgotten = total, forgotten
+        self._total, self._deletions = total, deletions
 
     def setup(self):
+        self._forgotten = self._deletions().key_set
         self._progress = Progress("read images", self._total, "images")
 
     def process(self, unit):

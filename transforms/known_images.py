@@ -20,10 +20,12 @@ from schemas.stage import Stage
 from schemas.tables import SOURCES
 from transforms.clean_image import CleanImage, ImageLimits
 from transforms.datasets import COUNTS, DEAD, GroupShards, Output, from_blocks, par_do
+from transforms.deletions import Deletions
 from transforms.earlier import first_of_each
 from transforms.image_units import BATCH_IMAGES, RAW_IMAGES, read_unit
 from transforms.images import clean_images, source_of
 from transforms.rows import checked_file
+from transforms.secret_files import FromFiles
 
 NAMED_IMAGES = pa.schema([*RAW_IMAGES, ("source", pa.string())])
 
@@ -87,7 +89,7 @@ def clean_changed_images(
     Args:
       raw: rows of NAMED_IMAGES.
       known: rows of `known_sources`, those of the same sources among them.
-      stage, limits, forgotten: see there.
+      stage, limits, forgotten: see `clean_images`.
     """
     data = dict(zip(raw["source"].to_pylist(), raw["image"].to_pylist(), strict=True))
     rows = known.filter(pc.is_in(known["source"], value_set=raw["source"].combine_chunks()))
@@ -110,7 +112,7 @@ class ReadChangedImages(beam.PTransform):
     Args:
       earlier: the earlier dataset of mine_pairs, made with the same limits.
       num_shards, spill: of the shuffle that brings images and what is known together.
-      stage, limits, total, forgotten: see ReadImages.
+      stage, limits, total, deletions: see ReadImages.
     """
 
     def __init__(
@@ -121,20 +123,21 @@ class ReadChangedImages(beam.PTransform):
         stage: Stage,
         limits: ImageLimits,
         total: int | None,
-        forgotten: frozenset[str],
+        deletions: FromFiles[Deletions],
     ):
         super().__init__()
         self._earlier, self._num_shards, self._spill = earlier, num_shards, spill
-        self._stage, self._total, self._forgotten = stage, total, forgotten
-        self._args = stage, limits, forgotten
+        self._stage, self._total, self._deletions = stage, total, deletions
+        self._limits = limits
 
     def _clean(self, shard):
         _, blocks = shard
         raw = from_blocks(blocks["raw"], NAMED_IMAGES)
         known = from_blocks(blocks["known"], SOURCES)
+        rules = self._stage, self._limits, self._deletions().key_set
         for start in range(0, raw.num_rows, BATCH_IMAGES):
             part = raw.slice(start, BATCH_IMAGES)
-            yield from clean_changed_images(part, known, *self._args).tagged()
+            yield from clean_changed_images(part, known, *rules).tagged()
 
     def expand(self, units):
         images = {shard.index: shard for shard in self._earlier.shards("images")}
@@ -147,7 +150,7 @@ class ReadChangedImages(beam.PTransform):
             | "KnownShards" >> beam.Create(paths)
             | "ReadKnown" >> beam.FlatMap(known_sources).with_output_types(pa.Table)
         )
-        fn = _ReadRawFn(self._stage, self._total, self._forgotten)
+        fn = _ReadRawFn(self._stage, self._total, self._deletions)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
         cleaned = (
             {"raw": read.raw, "known": known}
@@ -162,10 +165,11 @@ class ReadChangedImages(beam.PTransform):
 
 
 class _ReadRawFn(beam.DoFn):
-    def __init__(self, stage, total, forgotten):
-        self._stage, self._total, self._forgotten = stage, total, forgotten
+    def __init__(self, stage, total, deletions):
+        self._stage, self._total, self._deletions = stage, total, deletions
 
     def setup(self):
+        self._forgotten = self._deletions().key_set
         self._progress = Progress("read images", self._total, "images")
 
     def process(self, unit):

@@ -3,17 +3,21 @@
 import io
 import json
 import os
+import pickle
 import tarfile
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from beam_jobs import dataflow as dataflow_lib
-from beam_jobs import dataflow_plan, pipeline, submit
+from beam_jobs import dataflow_plan, job, mine_log, pipeline, submit
 from schemas import manifest, storage
+from schemas.errors import PhraseLensError
 from tests import work_folder
 from tests.cloud import PROJECT, REGION
+from tests.hidden_text import shown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "dataflow.md"
@@ -25,19 +29,43 @@ ON_GPU = {
 }
 ALWAYS = {"pipeline.pb", "submission_environment_dependencies.txt"}
 TABLE: dict[str, str] = {}
+# What must be in no graph: a key, and what a deletion list names.
+KEY = b"5ec3e7a91bd0c4f85ec3e7a91bd0c4f8"
+GONE = (
+    b"photo-to-forget-8841",
+    b"somebody.to.forget@mail.example",
+    b"words that they want forgotten",
+)
+SECRETS = (KEY, *GONE)
 
 
 @pytest.fixture(scope="module")
-def work(bucket, tiny_run, tmp_path_factory) -> str:
+def secrets(tmp_path_factory) -> dict[str, str]:
+    """Flags of files with secrets, on the disk of the launcher."""
+    folder = tmp_path_factory.mktemp("secrets")
+    (folder / "person.key").write_bytes(KEY + b"\n")
+    image, user, query = (text.decode() for text in GONE)
+    rows = f"image,user,query\n{image},,\n,{user},\n,someone else,{query}\n"
+    (folder / "list.csv").write_text(rows)
+    flags = {"person_key": str(folder / "person.key"), "forget": str(folder / "list.csv")}
+    return flags
+
+
+@pytest.fixture(scope="module")
+def work(bucket, tiny_run, secrets, tmp_path_factory) -> str:
     """The tiny run's work folder and a day of its log, in the bucket."""
     for name in work_folder.STEPS.values():
         if name.output not in ("fusion", "report", "predictions"):
             local = storage.join(tiny_run.config.workdir, name.output)
             storage.upload_dir(local, f"{bucket}/mine/{name.output}")
-    storage.write_bytes(f"{bucket}/mine/deletions.csv", b"image,user,query\nnone,,\n")
     log = pipeline.sample_inputs(tiny_run.dataset("make_samples"))["log"]
     day = str(tmp_path_factory.mktemp("days") / "day")
-    assert submit.job_module("mine_log").run([f"--log={log}", f"--output={day}"]) == 0
+    assert (
+        submit.job_module("mine_log").run(
+            [f"--log={log}", f"--output={day}", *(f"--{k}={v}" for k, v in secrets.items())]
+        )
+        == 0
+    )
     storage.upload_dir(day, f"{bucket}/mine/days/2026-11-20")
     return f"{bucket}/mine"
 
@@ -50,15 +78,17 @@ def a_folder_for_tf_transform(monkeypatch, tmp_path):
     )
 
 
-def flags_of(job: str, work: str) -> list[str]:
-    """The job's own flags: inputs of the work folder, another output."""
+def flags_of(job: str, work: str, secrets: dict[str, str]) -> list[str]:
+    """The job's own flags: inputs of the work folder, all files of secrets, another output."""
     config = work_folder.config(work)
     if job == "mine_log":
         flags = {"log": pipeline.sample_inputs(f"{work}/samples")["log"]}
     elif job == "forget":
-        return [f"--list={work}/deletions.csv", f"--days={work}/days"]
+        key, listed = secrets.values()
+        return [f"--list={listed}", f"--person_key={key}", f"--days={work}/days"]
     else:
         flags = pipeline.flags_of(work_folder.STEPS[job], config)
+    flags |= secrets if job in ("mine_log", "mine_pairs") else {}
     flags |= {"output": f"{work}/sent/{job}"}
     return [f"--{name}={value}" for name, value in flags.items()]
 
@@ -94,12 +124,18 @@ def read_job(job: dict) -> dataflow_plan.Plan:
 
 
 @pytest.mark.parametrize("job", submit.JOBS)
-def test_a_job_arrives(job, work, dataflow, capsys):
+def test_a_job_arrives(job, work, secrets, dataflow, capsys):
     gpu = ["--gpu=nvidia-l4"] if job in ON_GPU else []
-    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow), f"--image={IMAGE}", *gpu]
+    flags = [
+        *flags_of(job, work, secrets),
+        *cloud_flags(work, job, dataflow),
+        f"--image={IMAGE}",
+        *gpu,
+    ]
     assert submit.run([f"--job={job}", *flags]) == 0
     posted, plan = arrived(dataflow)
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
+    check_nothing_is_shown(job, work, posted, printed)
 
     assert posted["type"] in (1, "JOB_TYPE_BATCH")
     assert plan.name == job.replace("_", "-")
@@ -124,6 +160,77 @@ def test_a_job_arrives(job, work, dataflow, capsys):
         assert "submitted" in printed
         assert manifest.read(f"{work}/sent/{job}") is None
     TABLE[job] = row(job, plan)
+
+
+def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> None:
+    """That no secret is in what a job leaves behind: its graph, the posted job, what it printed."""
+    staging = posted["environment"]["sdkPipelineOptions"]["options"]["staging_location"]
+    graph = storage.read_bytes(f"{staging}/pipeline.pb")
+    # The search sees what is in the functions, and in what they hold.
+    assert shown(graph, [f"{work}/days".encode() if job == "forget" else f"sent/{job}".encode()])
+    everything = [graph, json.dumps(posted).encode(), printed.encode()]
+    everything += [storage.read_bytes(f"{staging}/{name}") for name in ALWAYS]
+    assert [shown(data, SECRETS) for data in everything] == [set()] * len(everything)
+    # Workers find them beside what else only this attempt reads; the commit removes all of it.
+    copied = storage.list_files(f"{work}/sent/{job}/spill")
+    expected = ["forget/list.csv", "person_key/person.key"]
+    expected = expected if job in ("mine_log", "mine_pairs") else []
+    assert [name.partition("/secrets/")[2] for name in copied] == expected
+    assert not [n for n in storage.list_files(f"{work}/temp") if "person" in n or "list" in n]
+
+
+def test_mining_days_shows_no_secret(work, secrets, dataflow, capsys):
+    """The other way to mine: days that were read before."""
+    images = pipeline.flags_of(work_folder.STEPS["mine_pairs"], work_folder.config(work))["images"]
+    flags = {
+        "days": f"{work}/days",
+        "images": images,
+        "output": f"{work}/sent/mine_pairs",
+        **secrets,
+    }
+    words = [f"--{k}={v}" for k, v in flags.items()]
+    storage.remove_tree(f"{work}/sent/mine_pairs")
+    words += [*cloud_flags(work, "mine_pairs", dataflow), f"--image={IMAGE}"]
+    assert submit.run(["--job=mine_pairs", *words]) == 0
+    posted, _ = arrived(dataflow)
+    check_nothing_is_shown("mine_pairs", work, posted, "".join(capsys.readouterr()))
+
+
+def test_what_was_mined_shows_no_secret(work):
+    """The manifest says which key it was, and not what is in it."""
+    day = f"{work}/days/2026-11-20"
+    assert "person_key" in manifest.read(day).inputs
+    for name in storage.list_files(day):
+        assert shown(storage.read_bytes(f"{day}/{name}"), SECRETS) == set()
+
+
+def test_workers_elsewhere_read_what_was_copied_for_them(bucket, secrets):
+    options = PipelineOptions(["--runner=DataflowRunner"])
+    config = mine_log.Config(output="gs://bucket/o", log=("a.csv",), **secrets)
+    moved = job.for_workers(config, options, f"{bucket}/spill")
+    assert moved.person_key.startswith(bucket)
+    assert moved.forget.startswith(bucket)
+    for whose in (config, moved):
+        rules = pickle.loads(pickle.dumps(mine_log.log_rules(whose, None)))()
+        assert rules.person_key == KEY
+        assert rules.forgotten == (GONE[0].decode(),)
+        deletions = mine_log.day_rules(whose, None)().deletions
+        assert len(deletions.users) == len(deletions.user_queries) == 1
+    rules = mine_log.log_rules(moved, None)
+    storage.write_bytes(moved.person_key, b"another key of somebody else")
+    with pytest.raises(PhraseLensError, match="as it was when the job started"):
+        rules()
+    here = PipelineOptions(["--runner=FnApiRunner"])
+    assert job.for_workers(config, here, f"{bucket}/spill") == config
+
+
+def test_a_key_that_is_given_instead_of_its_file_is_not_shown(tmp_path, capsys):
+    flags = [f"--log={tmp_path}/log.csv", f"--output={tmp_path}/o", f"--person_key={KEY.decode()}"]
+    (tmp_path / "log.csv").write_text("query,image\na,b\n")
+    assert mine_log.run(flags) == 2
+    printed = "".join(capsys.readouterr())
+    assert "--person_key: expected the path of a file" in printed
+    assert shown(printed.encode(), SECRETS) == set()
 
 
 def row(job: str, plan: dataflow_plan.Plan) -> str:
@@ -153,10 +260,10 @@ def test_the_page_holds_the_table_of_jobs():
     assert table in page, "UPDATE_DOCS=1 ./run.sh test tests/engines/test_dataflow.py writes it"
 
 
-def test_without_an_image_workers_install_this_code(work, dataflow):
+def test_without_an_image_workers_install_this_code(work, secrets, dataflow):
     """The source distribution that is staged holds every module and what they read beside them."""
     job = "embed_images"
-    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow)]
+    flags = [*flags_of(job, work, secrets), *cloud_flags(work, job, dataflow)]
     assert submit.run([f"--job={job}", *flags]) == 0
     posted, plan = arrived(dataflow)
     assert set(plan.staged) == {*ALWAYS, "workflow.tar.gz"}
@@ -173,9 +280,11 @@ def test_without_an_image_workers_install_this_code(work, dataflow):
     assert {"setup.py", "pyproject.toml", "requirements.txt"} <= names
 
 
-def test_a_dry_run_prints_the_job_that_would_arrive_and_sends_nothing(work, dataflow, capsys):
+def test_a_dry_run_prints_the_job_that_would_arrive_and_sends_nothing(
+    work, secrets, dataflow, capsys
+):
     job = "embed_images"
-    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow), f"--image={IMAGE}"]
+    flags = [*flags_of(job, work, secrets), *cloud_flags(work, job, dataflow), f"--image={IMAGE}"]
     flags += ["--gpu=nvidia-l4", f"--job={job}"]
     before = storage.list_files(f"{work}/staging")
     assert submit.run([*flags, "--dry_run"]) == 0
@@ -209,11 +318,11 @@ def test_a_dry_run_needs_no_network(tmp_path, capsys, monkeypatch, tiny_run):
     assert "error: --output=" in capsys.readouterr().err
 
 
-def test_a_template_is_launched(work, dataflow):
+def test_a_template_is_launched(work, secrets, dataflow):
     """What the launcher of a Flex Template does: it wants the job as a file, and starts it."""
     job = "embed_images"
     place = f"{work}/template_launches/1/job_object"
-    flags = [*flags_of(job, work), *cloud_flags(work, job, dataflow)]
+    flags = [*flags_of(job, work, secrets), *cloud_flags(work, job, dataflow)]
     flags += [f"--template_location={place}", f"--sdk_container_image={IMAGE}"]
     assert submit.run([f"--job={job}", "--gpu=nvidia-l4", *flags]) == 0
     assert dataflow.jobs == []
