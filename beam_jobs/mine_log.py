@@ -153,6 +153,13 @@ def log_rules(config: LogConfig, day: int | None) -> FromFiles[LogRules]:
     return _on_workers(_whole_log_rules, shown, config)
 
 
+def check_rules(config: LogConfig) -> None:
+    """Raises PhraseLensError where a file that the rules are made of cannot be read."""
+    person_key(config.person_key)
+    deletions(config)
+    log_rules(config, None)
+
+
 def _whole_log_rules(shown: LogRules, *secrets) -> LogRules:
     forgotten = deletions_of(*secrets).keys
     return dataclasses.replace(shown, forgotten=forgotten, person_key=person_key(secrets[1]))
@@ -246,7 +253,7 @@ def preflight(config: Config) -> job.Inputs:
     if not config.log:
         raise PhraseLensError("--log", "a click log", "Name its files.")
     day = day_number(config.partition)
-    log_rules(config, None)()
+    check_rules(config)
     units, files = plan(config)
     check_times(units, day)
     size = sum(file.size_in_bytes for file in files)

@@ -240,7 +240,7 @@ def preflight(config: Config) -> job.Inputs:
         )
     if config.labels and not config.images:
         raise PhraseLensError("--labels", "images that they are of", "Name them with --images.")
-    mine_log.log_rules(config, None)()
+    mine_log.check_rules(config)
     _deletions(config)
     raw, found, facts = mine_log.raw_inputs(config), {}, []
     log: Batches

@@ -15,6 +15,8 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}")
 def layers(data: bytes) -> Iterator[bytes]:
     """The bytes, what is written in them in base64, and all of that decompressed."""
     yield data
+    if not data:
+        return
     for opened in (bz2.decompress, zlib.decompress):
         with contextlib.suppress(OSError, ValueError, zlib.error):
             yield from layers(opened(data))

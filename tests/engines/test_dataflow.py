@@ -164,7 +164,7 @@ def test_a_job_arrives(job, work, secrets, dataflow, capsys):
 
 def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> None:
     """That no secret is in what a job leaves behind: its graph, the posted job, what it printed."""
-    staging = f"{work}/staging/{job}"
+    staging = posted["environment"]["sdkPipelineOptions"]["options"]["staging_location"]
     graph = storage.read_bytes(f"{staging}/pipeline.pb")
     # The search sees what is in the functions, and in what they hold.
     assert shown(graph, [f"{work}/days".encode() if job == "forget" else f"sent/{job}".encode()])
