@@ -60,7 +60,7 @@ _MAGICS = (
     (0, b"II\xbc", "JPEG XR", _PNG),
     (0, b"\xff\xd8\xff\xf7", "JPEG-LS", _PNG),
     (0, b"icns", "Apple icon (ICNS)", _PNG),
-    (0, b"\0\0\2\0", "cursor (CUR)", _PNG),
+    (0, b"\0\0\2\0", "cursor (CUR) or Targa (TGA)", _PNG),
     (0, b"\xd7\xcd\xc6\x9a", *_METAFILE),
     (40, b" EMF", *_METAFILE),
     (0, b"AT&TFORM", "DjVu", _PNG),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import GifImagePlugin, Image
 
 from schemas.dead_letter import REASONS
-from tests.image_files import chunk, encode, photo, png, rotated_jpeg
+from tests.image_files import HEIC, chunk, encode, photo, png, rotated_jpeg
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 from transforms.image_bytes import only_pixels
 from transforms.image_process import ImageProcess, clean_safely
@@ -94,6 +94,18 @@ def jpeg2000_of_size(width: int, height: int) -> bytes:
     return bytes(whole)
 
 
+def heic_of_size(width: int, height: int) -> bytes:
+    whole = bytearray(HEIC)
+    struct.pack_into(">II", whole, whole.index(b"ispe") + 8, width, height)
+    return bytes(whole)
+
+
+def jpeg_xl_of_size(width: int, height: int) -> bytes:
+    """The header of a codestream, and nothing behind it."""
+    bits = 3 << 1 | (height - 1) << 3 | 3 << 36 | (width - 1) << 38
+    return b"\xff\x0a" + bits.to_bytes(20, "little")
+
+
 def icon_with(inner: bytes) -> bytes:
     """An icon that says 16 x 16, and holds another image."""
     entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
@@ -123,6 +135,7 @@ TOO_LARGE = {
     "gif": gif_of_size(60_000, 60_000),
     "tiff": tiff_of_size(60_000, 60_000),
     "jpeg2000": jpeg2000_of_size(60_000, 60_000),
+    "jpeg_xl": jpeg_xl_of_size(60_000, 60_000),
     "icon": icon_with(flat_png(4_000, 4_000)),
 }
 BOMBS = {
@@ -132,6 +145,7 @@ BOMBS = {
     "iCCP": with_chunk(b"iCCP", b"profile\0\0" + ZEROS),
     "tEXt": with_chunk(b"tEXt", b"Comment\0" + b"x" * (6 << 20)),
     "webp": webp_of_size(16_383, 16_383),
+    "heic": heic_of_size(30_000, 30_000),
     **TOO_LARGE,
 }
 
