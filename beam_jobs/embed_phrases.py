@@ -140,7 +140,6 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     calibrated = made | calibration.Calibrate(
         generator,
         query_width,
-        mined.manifest.tables["queries"].rows,
         config.min_prototype_images,
         config.head_vectors,
     )

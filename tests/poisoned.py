@@ -18,7 +18,7 @@ def poison(
     """The rows of a mined dataset if its test images looked and were clicked otherwise.
 
     Each test image has the pixels of `image_of` and another label. Every third one has no click
-    any more, the others have a thousand for another query and for one that no other image has.
+    any more, the others have a thousand for another query and for two that only they have.
     All other rows stay.
 
     Args:
@@ -32,20 +32,22 @@ def poison(
         changed.append(
             dict(row) | {"image": image_of(row["image"]), "labels": [others[place % len(others)]]}
         )
-    clicks = {"clicks": 1e3, "examined": 1e3, "score": 1e3, "weight": 0.5}
-    new = query_id(NEW_QUERY)
+    clicks = {"clicks": 1e3, "examined": 1e3, "score": 1e3, "weight": 1 / 3}
+    new = [NEW_QUERY, *(f"{NEW_QUERY} {place}" for place in range(len(test)) if place % 3)]
     clicked = [
         {"image_id": row["image_id"], "split": "test", "query_id": query} | clicks
         for place, row in enumerate(test)
         if place % 3
-        for query in (queries[place % len(queries)]["query_id"], new)
+        for query in (
+            queries[place % len(queries)]["query_id"],
+            query_id(NEW_QUERY),
+            query_id(f"{NEW_QUERY} {place}"),
+        )
     ]
     kept = [dict(pair) for pair in pairs if pair["split"] != "test"] + clicked
-    counted = [
-        dict(row) | _counts(kept, row["query_id"])
-        for row in [*queries, dict(queries[0]) | {"query_id": new, "query": NEW_QUERY}]
-    ]
-    counted[-1] |= {"train_clicks": 0.0, "train_images": 0, "head": False}
+    untrained = dict(queries[0]) | {"train_clicks": 0.0, "train_images": 0, "head": False}
+    added = [untrained | {"query_id": query_id(text), "query": text} for text in new]
+    counted = [dict(row) | _counts(kept, row["query_id"]) for row in [*queries, *added]]
     return [dict(row) for row in images if row["split"] != "test"] + changed, kept, counted
 
 

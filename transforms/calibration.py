@@ -154,30 +154,32 @@ class Calibrate(beam.PTransform):
     Args:
       generator: gives w_c and τ.
       width: M.
-      num_queries: how many queries there are, of which a sample competes.
       min_images: the fewest images that make a prototype.
       form: one of `model_code.calibration.HEADS`.
     """
 
-    def __init__(
-        self, generator: ModelFolder, width: int, num_queries: int, min_images: int, form: str
-    ):
+    def __init__(self, generator: ModelFolder, width: int, min_images: int, form: str):
         super().__init__()
         self._generator, self._width = generator, width
-        self._rate = min(1.0, SAMPLED_QUERIES / max(num_queries, 1))
         self._min_images, self._form = min_images, form
 
-    def _sample(self, shard: tuple[int, bytes], held_out: Iterable[HeldOut]) -> pa.Table:
-        sums = from_blocks([shard[1]], prototypes.sums_schema(self._width))
-        clicked = [part.pairs["query_id"].to_numpy() for part in held_out]
-        return sample_queries(sums, np.concatenate(clicked), self._rate)
+    def _sums(self, shard: tuple[int, bytes]) -> pa.Table:
+        return from_blocks([shard[1]], prototypes.sums_schema(self._width))
 
-    def _calibrate(self, _: None, held_out: Iterable[HeldOut], sums: Iterable[pa.Table]):
+    def _sample(
+        self, shard: tuple[int, bytes], held_out: Iterable[HeldOut], rate: float
+    ) -> pa.Table:
+        clicked = [part.pairs["query_id"].to_numpy() for part in held_out]
+        return sample_queries(self._sums(shard), np.concatenate(clicked), rate)
+
+    def _calibrate(
+        self, _: None, held_out: Iterable[HeldOut], sums: Iterable[pa.Table], rate: float
+    ) -> Calibrated:
         return calibrate(
             prototypes.join_held_out(held_out, self._width),
             pa.concat_tables([prototypes.sums_schema(self._width).empty_table(), *sums]),
             HeadWeights.of(self._generator),
-            self._rate,
+            rate,
             self._generator.config()["temperature"],
             self._min_images,
             self._form,
@@ -185,11 +187,20 @@ class Calibrate(beam.PTransform):
 
     def expand(self, made):
         held_out = beam.pvalue.AsIter(made[HELD_OUT])
+        # Of the queries of training images, whatever others the log has.
+        queries = (
+            made["sums"]
+            | "CountQueries" >> beam.Map(lambda shard: self._sums(shard).num_rows)
+            | "AddUp" >> beam.CombineGlobally(sum)
+        )
+        rate = beam.pvalue.AsSingleton(
+            queries | "Rate" >> beam.Map(lambda count: min(1.0, SAMPLED_QUERIES / max(count, 1)))
+        )
         sampled = made["sums"] | "SampleQueries" >> beam.Map(
-            self._sample, held_out
+            self._sample, held_out, rate
         ).with_output_types(pa.Table)
         return (
             made["sums"].pipeline
             | beam.Create([None])
-            | "Fit" >> beam.Map(self._calibrate, held_out, beam.pvalue.AsIter(sampled))
+            | "Fit" >> beam.Map(self._calibrate, held_out, beam.pvalue.AsIter(sampled), rate)
         )

@@ -18,7 +18,7 @@ from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
 from tests.poisoned import checksums, poison
-from transforms import models, phrases
+from transforms import calibration, models, phrases
 
 WIDTH, TAU, HEAD, QUERIES, IMAGES = 6, 0.1, 12, 30, 600
 LANGUAGES = ("en", "de", "ja")
@@ -158,17 +158,19 @@ def test_training_and_validation_images_are_embedded_and_no_test_image(world, ma
     assert manifest.verify(made.root) == []
 
 
-def test_other_test_images_and_clicks_change_no_byte(world, made, tmp_path):
-    """Prototypes, their calibration, and the index with what it is tuned by."""
+def test_other_test_images_and_clicks_change_no_byte(world, tmp_path, monkeypatch):
+    """Prototypes, their calibration on a sample of queries, and the index with its tuning."""
+    monkeypatch.setattr(calibration, "SAMPLED_QUERIES", 12)
     mined = Dataset(str(world.root / "mined"))
     rows = [mined.table(name).to_pylist() for name in ("images", "pairs", "queries")]
-    changed = poison(*rows, opposite)
-    write_mined(str(tmp_path / "mined"), *changed, [])
-    argv = [f"--mined={tmp_path / 'mined'}", *world.argv("")[1:3]]
-    assert embed_phrases.run([*argv, f"--output={tmp_path / 'phrases'}"]) == 0
-    found = Dataset(str(tmp_path / "phrases"))
-    names = ("image_embs", "phrases", "calibration", "index")
-    assert checksums(found, *names) == checksums(made, *names)
+    write_mined(str(tmp_path / "mined"), *poison(*rows, opposite), [])
+    found = []
+    for place, root in enumerate((mined.root, tmp_path / "mined")):
+        argv = [f"--mined={root}", *world.argv("")[1:3], f"--output={tmp_path / str(place)}"]
+        assert embed_phrases.run(argv) == 0
+        tables = ("image_embs", "phrases", "calibration", "index")
+        found.append(checksums(Dataset(str(tmp_path / str(place))), *tables))
+    assert found[0] == found[1]
 
 
 def opposite(image: bytes) -> bytes:

@@ -192,7 +192,6 @@ def test_every_image_is_an_example_or_counted(mined, prepared):
 def test_other_test_images_and_clicks_change_no_byte(mined, prepared, tmp_path):
     images, pairs, queries = mined_rows()
     changed = poison(images, pairs, queries, lambda image: jpeg((9, 9, 9), len(image), 24))
-    assert [len(rows) for rows in changed] == [len(images), len(changed[1]), len(queries) + 1]
     write_mined(str(tmp_path / "mined"), *changed, [])
     flags = [f"--{name}={value}" for name, value in (LIMITS | {"image_size": SIZE}).items()]
     found = manifest.Dataset(prepare(str(tmp_path / "mined"), str(tmp_path / "pairs"), *flags))
