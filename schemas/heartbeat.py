@@ -5,8 +5,10 @@ thread shows the newest of them that has something to say: on a terminal in one 
 itself, elsewhere as a line every ten seconds.
 """
 
+import atexit
 import contextlib
 import math
+import os
 import shutil
 import sys
 import threading
@@ -173,6 +175,17 @@ class Heartbeat:
 _heartbeat = Heartbeat()
 _thread_lock = threading.Lock()
 _thread: threading.Thread | None = None
+_stop = threading.Event()
+atexit.register(_stop.set)  # a thread that writes while Python ends would crash it
+
+
+def _start_anew() -> None:
+    """A process that was forked has no thread, and perhaps a lock that nobody opens."""
+    global _heartbeat, _thread_lock, _thread
+    _heartbeat, _thread_lock, _thread = Heartbeat(), threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 def begin(activity: Activity, alone: bool = True) -> None:
@@ -204,8 +217,7 @@ def say(line: str) -> None:
 
 def _beat() -> None:
     global _thread
-    while True:
-        time.sleep(_EVERY_ON_TERMINAL)
+    while not _stop.wait(_EVERY_ON_TERMINAL):
         with _thread_lock:
             if _heartbeat.is_idle():
                 _thread = None

@@ -265,6 +265,24 @@ def test_a_process_tells_a_log_what_it_does():
     assert 3 <= len(lines) <= 7
 
 
+def test_a_forked_process_tells_too():
+    script = """
+import os, sys, time
+from schemas import heartbeat
+heartbeat.EVERY = 0.3
+with heartbeat.doing("parent"), heartbeat._heartbeat._lock:
+    child = os.fork()
+    if not child:
+        with heartbeat.doing("child"):
+            time.sleep(1.5)
+        os._exit(0)
+os.waitpid(child, 0)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "child: " in done.stderr
+
+
 def test_a_process_tells_a_terminal_in_one_line():
     main, other = pty.openpty()
     with os.fdopen(main, "rb", 0) as terminal:
