@@ -64,7 +64,6 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
 
     def __post_init__(self):
         """Raises PhraseLensError for a value that makes no sense."""
-        super().__post_init__()
         PhraseSettings.of(dataclasses.asdict(self)).check()
 
 
