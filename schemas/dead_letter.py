@@ -20,7 +20,7 @@ REASONS = {
     "negative_clicks": "The clicks are below zero.",
     "bad_impressions": "The impressions are no number, or below zero.",
     "bad_position": "The position is no whole number from 1.",
-    "bad_timestamp": "The timestamp is neither a number (s, ms or µs) nor ISO 8601.",
+    "bad_timestamp": "The timestamp is no number or time as docs/formats.md lists, or not surely.",
     "missing_image_key": "The row names no image.",
     "unknown_image": "No good image has this key.",
     "bad_split": "The split is none of train, validation (val), test.",

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pajson
 
-from transforms.compression import open_stream
+from transforms.encodings import open_text
 from transforms.tabular import BadRows
 from transforms.text_blocks import encoded
 
@@ -31,7 +31,7 @@ def read_coco(path: str) -> Iterator[pa.Table | BadRows]:
     Captions of no image of the document come as bad rows.
     """
     try:
-        with open_stream(path) as stream:
+        with open_text(path) as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes in one document")

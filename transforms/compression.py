@@ -1,22 +1,51 @@
-"""Bytes of files that may be compressed: gzip, bzip2, zstd and snappy, by the name's suffix."""
+"""Bytes of files that may be compressed, by what they begin with, whatever their names say."""
 
 import io
+import lzma
+import zipfile
+import zlib
 
 import google_crc32c
 import pyarrow as pa
 
 from schemas import storage
 
-SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".snappy": "snappy", ".sz": "snappy"}
+SUFFIXES = {
+    ".gz": "gzip",
+    ".gzip": "gzip",
+    ".bz2": "bz2",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".xz": "xz",
+    ".lzma": "lzma",
+    ".lz4": "lz4",
+    ".zip": "zip",
+    ".snappy": "snappy",
+    ".sz": "snappy",
+}
 READ_BYTES = 8 << 20
 # Logs shrink to a tenth or a hundredth; gzip cannot do better than 1:1032. A file that grows more
 # was made to keep a worker busy for ever. Behind as many bytes as any log may have.
 MAX_EXPANSION = 500
 FREE_BYTES = 1 << 30
 _PIECE_BYTES = 64 << 10
+_MAX_LZMA_BYTES = 256 << 20  # of memory; `xz -9` needs 65 MB to decompress
 _SNAPPY_MAGIC = b"\xff\x06\x00\x00sNaPpY"
 _SNAPPY_COMPRESSED, _SNAPPY_PLAIN, _SNAPPY_SKIPPABLE = 0x00, 0x01, 0x80
 _MAX_SNAPPY_BLOCK = 64 << 20
+_MAGIC_BYTES = 16
+# Sources: RFC 1952, RFC 8878, the format descriptions of bzip2, .xz, LZ4 frames, snappy and ZIP.
+_MAGIC = (
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (_SNAPPY_MAGIC, "snappy"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),  # an empty archive
+)
+_BZIP2_BLOCKS = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
+_NAMED_ONLY = ("snappy", "lzma")  # Hadoop's blocks of snappy, and .lzma, begin with a number
 
 
 def split_name(path: str) -> tuple[str, str | None]:
@@ -28,40 +57,148 @@ def split_name(path: str) -> tuple[str, str | None]:
     return name, None
 
 
-def open_stream(path: str) -> io.BufferedReader:
-    """A reader of a file's bytes, decompressed where its name says that they are compressed.
+def compression_of(head: bytes, path: str = "") -> str | None:
+    """How a file is compressed, by its first bytes; None where it is not.
 
-    `read1` gives what could be decompressed before it raises OSError or an Arrow error, so
-    that the sound part of a file that was cut is read.
+    Args:
+      head: its first bytes, 16 or more.
+      path: its name, which decides only for what has no mark of its own at the beginning.
     """
-    _, compression = split_name(path)
+    if _begins_record(head):
+        return None  # whose length may look like any mark
+    if head[:3] == b"BZh" and head[4:10] in _BZIP2_BLOCKS:
+        return "bz2"
+    for magic, compression in _MAGIC:
+        if head.startswith(magic):
+            return compression
+    named = split_name(path)[1]
+    return named if named in _NAMED_ONLY and head else None
+
+
+def _begins_record(head: bytes) -> bool:
+    """Whether a file begins as TFRecord does: with a length, and the length's checksum."""
+    if len(head) < 12:
+        return False
+    crc = google_crc32c.value(head[:8])
+    return (_masked(crc)).to_bytes(4, "little") == head[8:12]
+
+
+def _masked(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def open_stream(path: str) -> io.BufferedReader:
+    """A reader of a file's bytes, decompressed where its first bytes show that they are compressed.
+
+    A zip archive is read where it holds one file. `read1` gives what could be decompressed
+    before it raises OSError or an Arrow error, so that the sound part of a file that was cut
+    is read. Only what is not compressed is seekable.
+    """
     raw = storage.open_input(path)
+    compression = compression_of(raw.read(_MAGIC_BYTES), path)
+    raw.seek(0)
     if compression is None:
         return io.BufferedReader(raw, READ_BYTES)
-    # Arrow asks for small pieces; one request to a bucket should bring many of them.
     limit = max(FREE_BYTES, MAX_EXPANSION * raw.size())
+    return io.BufferedReader(_Limited(_decompressed(raw, compression), limit), READ_BYTES)
+
+
+def open_plain(path: str) -> io.BufferedReader:
+    """A reader of the bytes of a file that is known to be not compressed."""
+    return io.BufferedReader(storage.open_input(path), READ_BYTES)
+
+
+def _decompressed(raw: pa.NativeFile, compression: str):
+    """Something with `readinto`."""
+    if compression == "zip":
+        return _only_member(raw)
+    # Decompressors ask for small pieces; one request to a bucket should bring many of them.
     raw = pa.BufferedInputStream(raw, READ_BYTES)
-    is_snappy = compression == "snappy"
-    stream = _SnappyFile(raw) if is_snappy else _PiecewiseFile(raw, compression, limit)
-    return io.BufferedReader(stream, READ_BYTES)
+    if compression == "snappy":
+        return _SnappyFile(raw)
+    if compression in ("xz", "lzma"):
+        return _LzmaFile(raw)
+    return pa.CompressedInputStream(raw, compression)
 
 
-class _PiecewiseFile(io.RawIOBase):
-    """Decompresses a little at a time: Arrow forgets all that it has where it fails."""
+def _only_member(raw: pa.NativeFile) -> io.BufferedIOBase:
+    """The file that a zip archive holds; what macOS adds about it does not count.
 
-    def __init__(self, raw: pa.NativeFile, compression: str, limit: int):
-        self._stream = pa.CompressedInputStream(raw, compression)
+    Raises:
+      OSError: it holds none or several, or is none that can be read.
+    """
+    try:
+        archive = zipfile.ZipFile(raw)
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if "[Content_Types].xml" in names:
+            raise OSError("a workbook or document of an office program; save it as CSV (UTF-8)")
+        names = [
+            n for n in names if not n.rsplit("/", 1)[-1].startswith(".") and "__MACOSX" not in n
+        ]
+        if len(names) != 1:
+            found = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise OSError(f"a zip archive of {len(names)} files ({found}), not of one; unpack it")
+        return archive.open(names[0])  # type: ignore[return-value]
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises what it stumbles over: struct.error, ValueError …
+        raise OSError(f"a zip archive that cannot be opened ({error}); unpack it") from error
+
+
+class _Limited(io.RawIOBase):
+    """What a decompressor gives, up to a limit, a little at a time.
+
+    Arrow forgets all that it has where it fails, so it is asked for small pieces.
+    """
+
+    def __init__(self, stream, limit: int):
+        self._stream = stream
         self._written, self._limit = 0, limit
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        count = self._stream.readinto(memoryview(buffer)[:_PIECE_BYTES])
+        try:
+            count = self._stream.readinto(memoryview(buffer)[:_PIECE_BYTES])
+        except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+            raise OSError(f"compressed data that is cut or damaged ({error})") from error
         self._written += count
         if self._written > self._limit:
             raise OSError(f"it grows more than {MAX_EXPANSION}-fold")
         return count
+
+
+class _LzmaFile(io.RawIOBase):
+    """The streams of an .xz or .lzma file, one behind the other, in bounded memory."""
+
+    def __init__(self, raw: pa.NativeFile):
+        self._raw, self._data = raw, b""
+        self._decoder = lzma.LZMADecompressor(memlimit=_MAX_LZMA_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while True:
+            if self._decoder.eof:
+                # Streams are padded with zeros.
+                rest = self._decoder.unused_data.lstrip(b"\0")
+                while not rest and (piece := self._raw.read(_PIECE_BYTES)):
+                    rest = piece.lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._data = rest
+                self._decoder = lzma.LZMADecompressor(memlimit=_MAX_LZMA_BYTES)
+            elif self._decoder.needs_input and not self._data:
+                self._data = self._raw.read(_PIECE_BYTES)
+                if not self._data:
+                    raise OSError("xz data ends within a stream")
+            found = self._decoder.decompress(self._data, len(buffer))
+            self._data = b""
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
 
 
 class _SnappyFile(io.RawIOBase):
@@ -121,7 +258,7 @@ class _SnappyFile(io.RawIOBase):
         if kind == _SNAPPY_COMPRESSED:
             data = _decompress(data)
         crc = google_crc32c.value(data)
-        if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != check:
+        if _masked(crc) != check:
             raise OSError("snappy chunk with a wrong checksum")
         return data
 

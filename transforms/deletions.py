@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from model_code.text import normalize_query, query_parts
 from schemas import fingerprint
 from schemas.errors import PhraseLensError
-from transforms.rows import texts_of
-from transforms.tabular import BadRows, columns_of, read_table
+from transforms.rows import id_texts, texts_of
+from transforms.tabular import BadRows, check_columns, columns_of, read_table
 
 DELETION_FIELDS = ("image", "user", "query")
 
@@ -71,20 +71,27 @@ def read_deletions(path: str, person_key: bytes, longest_part: int = 0) -> Delet
     Raises:
       PhraseLensError: the file cannot be read, or a row names neither an image nor a user.
     """
+    mapping = {field: field for field in DELETION_FIELDS}
     if not set(DELETION_FIELDS) & set(columns_of(path)):
         raise PhraseLensError(
             path, "a column image or user, and optionally query", "Name its columns so."
         )
+    check_columns(path, "", mapping, ())
     keys: set[str] = set()
     users: set[int] = set()
     user_queries: set[tuple[int, int]] = set()
-    for batch in read_table(path, {field: field for field in DELETION_FIELDS}):
+    for batch in read_table(path, mapping):
         if isinstance(batch, BadRows):
             raise PhraseLensError(path, f"rows that can be read ({batch.details[0]})", "Repair it.")
-        values = {
-            field: texts_of(batch[field] if field in batch.column_names else None, batch.num_rows)
-            for field in DELETION_FIELDS
-        }
+        values = {}
+        for field in DELETION_FIELDS:
+            column = batch[field] if field in batch.column_names else None
+            read = texts_of if field == "query" else id_texts
+            values[field] = read(column, batch.num_rows)
+            if None in values[field]:
+                raise PhraseLensError(
+                    f"column {field!r} of {path}", "text in UTF-8", "Write it as UTF-8."
+                )
         for image, user, query in zip(*values.values(), strict=True):
             if not image and not user:
                 raise PhraseLensError(

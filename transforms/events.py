@@ -1,6 +1,7 @@
 """Click logs: rows of files → checked events, in Arrow batches."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,9 @@ from model_code import privacy
 from model_code.text import normalize_queries, query_parts
 from schemas import fingerprint
 from schemas.stage import Stage
+from transforms import moments
 from transforms.datasets import Output
-from transforms.rows import Checked, as_binary, decode, distinct, given, milliseconds, numbers
+from transforms.rows import Checked, decode, distinct, given, ids, milliseconds, numbers, texts_of
 
 LOG_FIELDS = (
     "query",
@@ -29,7 +31,7 @@ LOG_FIELDS = (
 CLICK_UNIT = 1024
 MAX_COUNT = 1e9
 MAX_POSITION = 100  # nobody tells apart what stands further down
-DAY_MS = 86_400_000
+DAY_MS = moments.DAY_MS
 
 EVENTS = pa.schema(
     [
@@ -89,7 +91,7 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     queries, faults = check_queries(raw, rules)
     for reason, mask in faults.items():
         checked.drop(mask[query_of], reason)
-    raw_keys, key_of = distinct(column["image"], rows)
+    raw_keys, key_of = ids(column["image"], rows)
     keys = decode(raw_keys)
     checked.drop(_numpy(pc.is_null(keys))[key_of], "bad_encoding", "in the image key")
     checked.drop(_numpy(pc.fill_null(pc.equal(keys, ""), True))[key_of], "missing_image_key")
@@ -108,8 +110,9 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     positions, is_placed = numbers(column["position"], rows), given(column["position"], rows)
     is_place = (positions >= 1) & (positions <= 1e6) & (positions == np.floor(positions))
     checked.drop(is_placed & ~is_place, "bad_position")
-    times, is_timed = milliseconds(column["timestamp"], rows), given(column["timestamp"], rows)
-    checked.drop(is_timed & ~np.isfinite(times), "bad_timestamp")
+    is_timed = given(column["timestamp"], rows)
+    times = milliseconds(column["timestamp"], rows, rules.day)
+    checked.drop(is_timed & ~np.isfinite(times), "bad_timestamp", _why_no_time(column["timestamp"]))
     times = np.where(np.isfinite(times), times, 0).astype(np.int64)
 
     query_ids = fingerprint.hash64_array(queries)[query_of]
@@ -244,12 +247,21 @@ def _names(keys: pa.Array, places: np.ndarray) -> list[str]:
     return pc.fill_null(keys.take(pa.array(places)), "").to_pylist()
 
 
+def _why_no_time(column: pa.ChunkedArray | None) -> Callable[[int], str]:
+    def why(row: int) -> str:
+        assert column is not None
+        return moments.why_not(texts_of(column.slice(row, 1), 1)[0])
+
+    return why
+
+
 def _people(column: pa.ChunkedArray | None, rows: int, key: bytes) -> pa.Array:
     """[rows] int64 hash of who a column names, null where it names nobody."""
     if column is None:
         return pa.nulls(rows, pa.int64())
-    hashes = fingerprint.hash64_array(as_binary(column), key)
-    return pa.array(hashes, mask=~given(column, rows))
+    values, places = ids(column, rows)
+    hashes = fingerprint.hash64_array(values, key)[places]
+    return pa.array(hashes, mask=_numpy(pc.equal(values, b""))[places])
 
 
 def _sessions(column: pa.ChunkedArray | None, users: pa.Array, rows: int, key: bytes) -> pa.Array:

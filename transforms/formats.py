@@ -25,15 +25,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.io.filesystem import FileMetadata
 
-from schemas import storage
 from schemas.errors import PhraseLensError
 from transforms.coco import read_coco
-from transforms.compression import open_stream, split_name
+from transforms.compression import split_name
+from transforms.encodings import open_text
+from transforms.file_heads import Head, foreign, open_parquet, read_head
 from transforms.files import match
-from transforms.sniffing import Head, format_of, kind_of, read_head
+from transforms.sniffing import format_of, kind_of
 from transforms.tabular import BadRows, check_columns, is_splittable, read_part
 from transforms.text_blocks import MAX_FIELD_BYTES, Dialect
 from transforms.webdataset import read_captions
@@ -185,7 +185,7 @@ def _class_names(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     names: dict[bytes, bytes] = {}
     csv.field_size_limit(MAX_FIELD_BYTES)
     for path in paths:
-        with _explaining(path), open_stream(path) as stream:
+        with _explaining(path), open_text(path) as stream:
             text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
             for row in csv.reader(text):
                 if len(row) >= 2:
@@ -201,7 +201,7 @@ def _query_texts(paths: tuple[str, ...]) -> dict[bytes, bytes]:
     for path in paths:
         name = path.rsplit("/", 1)[-1]
         sources = [source for source in ("google", "flickr") if source in name]
-        with _explaining(path), open_stream(path) as stream:
+        with _explaining(path), open_text(path) as stream:
             for line in iter(functools.partial(stream.readline, MAX_FIELD_BYTES), b""):
                 if found := re.fullmatch(rb"0*(\d+)\s+(.*\S)\s*", line):
                     for source in sources or ("google", "flickr"):
@@ -293,7 +293,16 @@ def plan_log(
                 "--columns", f"no columns, as --format {format_} has fixed ones", "Leave it out."
             )
         format_ = "table"
-    kinds = {path: _checked_kind(read_head(path), format_, mapping) for path in sizes}
+    heads = {path: read_head(path) for path in sizes}
+    if sizes and all(head.is_empty for head in heads.values()):
+        raise PhraseLensError(
+            f"--{flag} {', '.join(patterns)}",
+            f"files with clicks or captions, found none: {', '.join(sorted(heads))} are empty",
+            "Check the export.",
+        )
+    # An export in parts has empty ones: they say nothing of what a file is.
+    heads = {path: head for path, head in heads.items() if not head.is_empty}
+    kinds = {path: _checked_kind(head, format_, mapping) for path, head in heads.items()}
     formats = {format_of(kind): path for path, kind in kinds.items()}
     if len(formats) > 1:
         found = ", ".join(f"{path} is {name}" for name, path in sorted(formats.items()))
@@ -301,8 +310,8 @@ def plan_log(
     units = []
     for path, kind in _chosen(kinds).items():
         sides = tuple(_sides(path, kind, kinds))
-        columns = _columns(path, kind, mapping)
-        for start, stop in _ranges(path, kind, sizes[path], unit_bytes):
+        columns = _columns(heads[path], kind, mapping)
+        for start, stop in _ranges(heads[path], kind, sizes[path], unit_bytes):
             units.append(LogUnit(kind, path, columns, start, stop, sides))
     if not units:
         found = ", ".join(sorted(set(kinds.values()))) or "none"
@@ -322,19 +331,19 @@ def _is_mark(path: str) -> bool:
 def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
     kind = kind_of(head, format_)
     if kind is None:
+        what, remedy = foreign(head) or ("", "")
+        expected = "a log in one of " + ", ".join(FORMATS[1:])
+        expected = expected if format_ == "auto" else f"{format_} file"
         raise PhraseLensError(
             head.path,
-            "a log in one of " + ", ".join(FORMATS[1:]) if format_ == "auto" else f"{format_} file",
-            "See docs/formats.md for the layouts; leave out files that are none of the log.",
+            expected + (f", found {what}" if what else ""),
+            f"{remedy} See docs/formats.md for the layouts; leave out files that are none of "
+            "the log.".strip(),
         )
     if format_of(kind) == "table":
-        check_columns(head.path, "columns", mapping, _REQUIRED, format_=kind)
-    if kind == "parquet" and pa.types.is_nested(_parquet_type(head.path, mapping["image"])):
-        raise PhraseLensError(
-            f"column {mapping['image']!r} of {head.path}",
-            "what the image is called, found the image itself",
-            "Name the column of the key with --columns image_id=COLUMN.",
-        )
+        check_columns(head.path, "columns", mapping, _REQUIRED, head=head)
+    elif kind == "img2dataset":
+        check_columns(head.path, "", _columns(head, kind, mapping), (), head=head)
     return kind
 
 
@@ -366,30 +375,24 @@ def _sides(path: str, kind: str, kinds: dict[str, str]) -> list[str]:
     return sides
 
 
-def _columns(path: str, kind: str, mapping: dict[str, str]) -> dict[str, str]:
+def _columns(head: Head, kind: str, mapping: dict[str, str]) -> dict[str, str]:
     if kind not in _LAYOUTS:
         return mapping if format_of(kind) == "table" else {}
     columns = _LAYOUTS[kind].columns
-    if kind == "img2dataset" and _parquet_type(path, "caption") is None:
+    if kind == "img2dataset" and "caption" not in head.columns:
         return columns | {"query": "txt"}
     return columns
 
 
-def _parquet_type(path: str, column: str) -> pa.DataType | None:
-    with storage.open_input(path) as file:
-        schema = pq.read_schema(file)
-    return schema.field(column).type if column in schema.names else None
-
-
-def _ranges(path: str, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+def _ranges(head: Head, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
     """Where the units of a file start and stop."""
     text = _text(kind)
-    if text is None or not is_splittable(path, text):
+    if text is None or not is_splittable(head, text):
         return [(0, None)]
     if text != "parquet":
         starts = list(range(0, size, unit_bytes)) or [0]
     else:
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(head.path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         starts, held = [0], 0
         for number, group in enumerate(groups):

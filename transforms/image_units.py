@@ -14,10 +14,11 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from schemas.errors import PhraseLensError
 from transforms import webdataset
 from transforms.clean_image import ImageError
+from transforms.column_types import whole_text
 from transforms.compression import open_stream
 from transforms.files import match
 from transforms.image_places import Places, base_of
-from transforms.rows import texts_of
+from transforms.rows import id_texts, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table, table_format
 
 IMAGE_FIELDS = ("key", "image", "path")
@@ -185,7 +186,7 @@ def count_images(units: Sequence[ImageUnit]) -> int | None:
 
 def _key_of(path: str, key: str) -> str:
     name = path.rsplit("/", 1)[-1]
-    return {"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key]
+    return whole_text({"path": path, "name": name, "stem": name.rsplit(".", 1)[0]}[key])
 
 
 def read_unit(
@@ -210,7 +211,7 @@ def read_unit(
             if isinstance(batch, BadRows):
                 yield batch
             else:
-                yield _raw_images([(_valid(key), data) for key, data in batch])
+                yield _raw_images([(_valid(whole_text(key)), data) for key, data in batch])
     else:
         yield from _read_tfrecord(unit)
 
@@ -272,7 +273,7 @@ def _read_image_table(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa
         column = {
             name: batch[name] if name in batch.column_names else None for name in IMAGE_FIELDS
         }
-        keys = texts_of(column["key"], batch.num_rows)
+        keys = id_texts(column["key"], batch.num_rows)
         paths = texts_of(column["path"], batch.num_rows)
         images = column["image"].to_pylist() if column["image"] else [None] * batch.num_rows
         rows = []
@@ -298,7 +299,7 @@ def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, 
 
     batch = ExamplesToRecordBatchDecoder().DecodeBatch([record])
     key, image = (batch.column(mapping[field]).flatten() for field in ("key", "image"))
-    return texts_of(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
+    return id_texts(key[:1], len(key[:1]))[0] if len(key) else "", image[0].as_py() if len(
         image
     ) else None
 

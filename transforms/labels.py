@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from schemas.stage import Stage
 from schemas.tables import SPLITS
 from transforms.datasets import Output
-from transforms.rows import Checked, texts_of
+from transforms.rows import Checked, id_texts, texts_of
 
 LABEL_FIELDS = ("key", "label", "split")
 
@@ -34,7 +34,7 @@ def parse_labels(table: pa.Table, stage: Stage, forgotten: pa.Array) -> Output:
     values = {}
     for name in LABEL_FIELDS:
         column = table[name] if name in table.column_names else None
-        texts = texts_of(column, rows)
+        texts = id_texts(column, rows) if name == "key" else texts_of(column, rows)
         is_bad = np.array([text is None for text in texts], bool)
         checked.drop(is_bad, "bad_encoding", f"in {name}")
         values[name] = [text or "" for text in texts]

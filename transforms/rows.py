@@ -1,6 +1,5 @@
 """Rows of files under check: columns as values, what is wrong with them, what becomes of them."""
 
-import datetime
 from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
@@ -11,6 +10,8 @@ import pyarrow.compute as pc
 from model_code.progress import Progress
 from schemas.dead_letter import dead_letters
 from schemas.stage import Stage
+from transforms import moments
+from transforms.column_types import as_binary, whole_texts
 from transforms.datasets import COUNTS, DEAD, Output, par_do
 from transforms.tabular import BadRows
 
@@ -22,8 +23,6 @@ HARMLESS = (
     "forgotten",
     "other_day",
 )
-
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 class Checked:
@@ -129,8 +128,29 @@ def texts_of(column: pa.ChunkedArray | pa.Array | None, rows: int) -> list[str |
     return [texts[place] for place in places.tolist()]
 
 
-def as_binary(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    return column if pa.types.is_binary(column.type) else column.cast(pa.string()).cast(pa.binary())
+def ids(column: pa.ChunkedArray | pa.Array | None, rows: int) -> tuple[pa.Array, np.ndarray]:
+    """The distinct ids of a column: of people, sessions or images.
+
+    One id is one text whatever the type of its column, in this file or another: 12345678901 as
+    int64, as a double beside nulls, as a decimal, and as the text that a program makes of these.
+    Text keeps its leading zeros. White space around it is none of it.
+
+    Returns:
+      Their bytes, [n] binary (nothing is b""), and for each row the place of its id among them,
+      [rows] int64.
+    """
+    values, places = distinct(column, rows)
+    texts = decode(values).cast(pa.binary())
+    canonical = whole_texts(pc.coalesce(texts, values)).dictionary_encode()
+    merged = canonical.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return canonical.dictionary, merged[places]
+
+
+def id_texts(column: pa.ChunkedArray | pa.Array | None, rows: int) -> list[str | None]:
+    """[rows] ids as `ids` has them, "" where there is none; None where the bytes are no UTF-8."""
+    values, places = ids(column, rows)
+    texts = decode(values).to_pylist()
+    return [texts[place] for place in places.tolist()]
 
 
 def given(column: pa.ChunkedArray | pa.Array | None, rows: int) -> np.ndarray:
@@ -159,57 +179,51 @@ def _floats(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def _numbers(values: pa.Array) -> np.ndarray:
     """Bytes as [n] float64; NaN where they are no number."""
     texts = decode(values)
-    plain = pc.fill_null(pc.match_substring_regex(texts, _NUMBER), False)
+    plain = pc.fill_null(pc.match_substring_regex(texts, moments.NUMBER), False)
     found = _floats(pc.if_else(plain, texts, None).cast(pa.float64())).copy()
     for place in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
         found[place] = _number(texts[place].as_py())
     return found
 
 
+_BOOLEANS = {
+    f: value for t, value in (("true", 1.0), ("false", 0.0)) for f in (t, t.title(), t.upper())
+}
+
+
 def _number(text: str | None) -> float:
     try:
-        return float(text or "nan")
+        return _BOOLEANS[text] if text in _BOOLEANS else float(text or "nan")
     except ValueError:
         return float("nan")
 
 
-def milliseconds(column: pa.ChunkedArray | None, rows: int) -> np.ndarray:
+def milliseconds(column: pa.ChunkedArray | None, rows: int, day: int | None = None) -> np.ndarray:
     """Moments as [rows] float64 milliseconds since 1970, UTC; NaN where a value is none.
 
-    Numbers are seconds, milliseconds or microseconds: the first that puts them before the
-    year 5138. Text is a number or ISO 8601, UTC where it names no zone.
+    Args:
+      column: timestamps, dates, times of day, numbers or text: transforms/moments.py says which.
+      rows: how many there are.
+      day: days since 1970 of times of a day alone; without it they are no moments.
     """
     if column is None:
         return np.full(rows, np.nan)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        moments = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-        return np.floor(_floats(moments) / 1000)
-    if not pa.types.is_binary(column.type):
-        return _scaled(_floats(column))
+    type_ = column.type
+    if pa.types.is_time(type_):
+        micros = column.cast(pa.time64("us"), safe=False).cast(pa.int64())
+        return np.floor(_floats(micros) / 1000) + (np.nan if day is None else day * moments.DAY_MS)
+    if pa.types.is_timestamp(type_) and type_.unit == "s":
+        return _floats(column.cast(pa.int64())) * 1000
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        return np.floor(_floats(micros) / 1000)
+    if pa.types.is_integer(type_) and not pa.types.is_uint64(type_):
+        found = moments.of_numbers(column.cast(pa.int64()).fill_null(0).to_numpy())
+        return np.where(column.is_valid().to_numpy(), found, np.nan)
+    if not pa.types.is_binary(type_):
+        return moments.of_numbers(_floats(column))
     values, places = distinct(column, rows)
-    found = _scaled(_numbers(values))
-    for place in np.flatnonzero(np.isnan(found)).tolist():
-        found[place] = _iso_milliseconds(values[place].as_py())
-    return found[places]
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    size = np.abs(values)
-    with np.errstate(invalid="ignore"):
-        unit = np.where(size < 1e11, 1000.0, np.where(size < 1e14, 1.0, 1e-3))
-        return np.where(size < 1e17, np.floor(values * unit), np.nan)
-
-
-def _iso_milliseconds(value: bytes) -> float:
-    try:
-        moment = datetime.datetime.fromisoformat(value.decode().strip())
-    except (ValueError, UnicodeDecodeError):
-        return float("nan")
-    moment = moment.replace(tzinfo=moment.tzinfo or datetime.UTC)
-    return (moment - _EPOCH) // datetime.timedelta(milliseconds=1)
-
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return moments.of_texts(decode(values), day)[places]
 
 
 def checked_file(

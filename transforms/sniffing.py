@@ -3,76 +3,12 @@
 The layouts are those of transforms/formats.py, which names their sources.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from schemas import storage
-from schemas.errors import PhraseLensError
 from transforms import webdataset
-from transforms.compression import open_stream
+from transforms.file_heads import Head, table_kind
 from transforms.json_blocks import json_object
-from transforms.tabular import table_format
-
-_HEAD_BYTES = 64 << 10
-_HEAD_LINES = 100
-_MIN_SHARE = 0.8  # of the first lines that must look as the layout says: some may be broken
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The beginning of a file.
-
-    Attributes:
-      path: the file.
-      data: its first bytes, decompressed.
-      lines: the first whole lines, without blank ones.
-      columns: names in the header of Parquet.
-    """
-
-    path: str
-    data: bytes
-    lines: tuple[bytes, ...]
-    columns: frozenset[str] = frozenset()
-
-    def has(self, delimiter: bytes, *columns: str) -> bool:
-        """Whether the first line names these columns."""
-        first = self.lines[0] if self.lines else b""
-        names = {name.strip(b'"') for name in first.split(delimiter)}
-        return {column.encode() for column in columns} <= names
-
-    def like(self, pattern: bytes) -> bool:
-        """Whether the first line and most others match a pattern."""
-        matches = [re.fullmatch(pattern, line) is not None for line in self.lines]
-        return bool(matches) and matches[0] and sum(matches) >= _MIN_SHARE * len(matches)
-
-
-def read_head(path: str) -> Head:
-    """Reads the beginning of a file.
-
-    Raises:
-      PhraseLensError: it cannot be read.
-    """
-    try:
-        with open_stream(path) as stream:
-            data = b""
-            while len(data) < _HEAD_BYTES and (piece := stream.read1(_HEAD_BYTES - len(data))):
-                data += piece
-        columns: frozenset[str] = frozenset()
-        if data.startswith(b"PAR1"):
-            with pq.ParquetFile(storage.open_input(path)) as file:
-                columns = frozenset(file.schema_arrow.names)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name
-        raise PhraseLensError(path, f"a readable file ({error})", "Check the file.") from error
-    text = data.removeprefix(b"\xef\xbb\xbf")
-    lines = text.split(b"\n")
-    if len(data) == _HEAD_BYTES:
-        lines = lines[:-1]  # cut
-    whole = [line.removesuffix(b"\r") for line in lines[:_HEAD_LINES]]
-    return Head(path, text, tuple(line for line in whole if line), columns)
 
 
 def _is_coco(head: Head) -> bool:
@@ -160,25 +96,9 @@ def kind_of(head: Head, format_: str) -> str | None:
       format_: of formats.FORMATS; only its kinds are tried.
 
     Returns:
-      A kind, or for a table its format; None where it is nothing that the format has.
+      A kind, or for a table how it is written; None where it is nothing that the format has.
     """
     for kind, (owner, fits) in _KINDS.items():
         if format_ in ("auto", owner) and fits(head):
             return kind
-    return _table_kind(head) if format_ in ("auto", "table") else None
-
-
-def _table_kind(head: Head) -> str | None:
-    if head.columns:
-        return "parquet"
-    named = table_format(head.path)
-    if named is not None:
-        return named
-    if not head.lines:
-        return None
-    if json_object(head.lines[0]) is not None:
-        return "jsonl"
-    for delimiter, kind in ((b"\t", "tsv"), (b",", "csv")):
-        if delimiter in head.lines[0]:
-            return kind
-    return None
+    return table_kind(head) if format_ in ("auto", "table") else None

@@ -8,24 +8,45 @@ parsing of blocks of text, is in transforms/text_blocks.py and json_blocks.py.
 import csv
 import dataclasses
 import io
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import storage
 from schemas.errors import PhraseLensError
-from transforms.compression import open_stream, split_name
-from transforms.json_blocks import json_object, json_rows
+from transforms.column_types import (
+    field_at,
+    is_image,
+    is_text,
+    leaves,
+    readable,
+    stored,
+    use_of,
+    why_not,
+)
+from transforms.encodings import open_text
+from transforms.file_heads import (
+    Head,
+    check_is_table,
+    looks_like_a_row,
+    named_format,
+    open_parquet,
+    read_head,
+    table_kind,
+)
+from transforms.json_blocks import (
+    json_object,
+    json_rows,
+    object_blocks,
+    value_at,
+    value_of,
+)
 from transforms.text_blocks import (
     BLOCK_BYTES,
-    CSV,
+    DIALECTS,
     MAX_FIELD_BYTES,
-    MAX_LINE_BYTES,
     QUOTED_BLOCK_BYTES,
-    TSV,
     Dialect,
     Rows,
     count_lines,
@@ -33,25 +54,7 @@ from transforms.text_blocks import (
     line_blocks,
 )
 
-FORMATS = ("parquet", "tsv", "csv", "jsonl")
-_SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".tsv": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
-DIALECTS = {"tsv": TSV, "csv": CSV}
 _PROBE_BYTES = 64 << 10
-_TEXT_TYPES = (
-    pa.string(),
-    pa.large_string(),
-    pa.string_view(),
-    pa.large_binary(),
-    pa.binary_view(),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +76,14 @@ class BadRows:
 
 def table_format(path: str) -> str | None:
     """The format that a file's name tells, or None when it tells of no table."""
-    name, _ = split_name(path)
-    return next((f for suffix, f in _SUFFIXES.items() if name.endswith(suffix)), None)
+    return named_format(path)
 
 
 def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) -> dict[str, str]:
     """Parses `query=q,image=img` into field → column; other fields keep their own names.
 
-    `image_id` is another name of the field that names an image: `key`, or `image` in a log.
+    `image_id` is another name of the field that names an image: `key`, or `image` in a log. A
+    field with nothing behind its equals sign is not read.
 
     Raises:
       PhraseLensError: a part is no `field=column`, or names a field that is none.
@@ -100,42 +103,72 @@ def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) 
     return mapping
 
 
-def columns_of(path: str, format_: str | None = None) -> list[str]:
-    """Names of the columns that hold one value a row; those of the first rows for JSON lines.
-
-    Args:
-      path: the file.
-      format_: of FORMATS, where the file's name does not tell.
+def columns_of(path: str) -> list[str]:
+    """Names of the columns of a table, of the first rows for JSON; values in a struct as `a.b`.
 
     Raises:
-      PhraseLensError: the file is no table, is empty or cannot be read.
+      PhraseLensError: the file is no table or cannot be read.
     """
-    format_ = format_ or table_format(path)
+    return [leaf for column in _columns(read_head(path)).values() for leaf in column.leaves]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of a table.
+
+    Attributes:
+      leaves: what can be named in it.
+      count: how many columns have its name.
+    """
+
+    leaves: list[str]
+    count: int = 1
+
+
+def _columns(head: Head) -> dict[str, _Column]:
+    """The columns of a table by their names, in their order."""
+    check_is_table(head)
+    kind = table_kind(head)
+    if head.schema is not None:
+        names = head.schema.names
+        return {f.name: _Column(leaves(f.type, f.name), names.count(f.name)) for f in head.schema}
+    if kind in ("json", "jsonl"):
+        found: dict[str, dict[str, None]] = {}
+        for row in _first_objects(head, kind):
+            for name, value in row.items():
+                found.setdefault(name, {}).update(dict.fromkeys(_json_leaves(name, value)))
+        return {name: _Column(list(leaves_)) for name, leaves_ in found.items()}
     try:
-        if format_ is None:
-            raise ValueError("its name ends in none of " + ", ".join(_SUFFIXES))
-        if format_ == "parquet":
-            with pq.ParquetFile(storage.open_input(path)) as file:
-                return _flat_names(file.schema_arrow)
-        with open_stream(path) as stream:
-            if format_ == "jsonl":
-                lines = iter(lambda: stream.readline(MAX_LINE_BYTES), b"")
-                rows = [json_object(line) or {} for line in itertools.islice(lines, 100)]
-                return list(dict.fromkeys(name for row in rows for name in row))
-            return read_header(stream, DIALECTS[format_])[0]
-    except (OSError, ValueError, pa.ArrowException) as error:
+        with open_text(head.path) as stream:
+            names = read_header(stream, DIALECTS[kind or "csv"])[0] if kind != "parquet" else []
+    except (OSError, pa.ArrowException) as error:
         raise PhraseLensError(
-            path, "a readable " + "/".join(FORMATS) + f" file ({error})", "Check the path."
+            head.path, f"a readable table ({error})", "Check the file."
         ) from error
+    if kind == "parquet":
+        raise PhraseLensError(
+            head.path, "a readable Parquet file, found other content", "Check the file."
+        )
+    return {name: _Column([name], names.count(name)) for name in names}
 
 
-def _flat_names(schema: pa.Schema) -> list[str]:
-    return [f.name for f in schema if not pa.types.is_nested(f.type) or _is_image(f.type)]
+def _first_objects(head: Head, kind: str) -> list[dict]:
+    if kind == "jsonl":
+        return [row for line in head.lines if (row := json_object(line)) is not None]
+    blocks = object_blocks(io.BufferedReader(io.BytesIO(head.data)), len(head.data) + 1)  # type: ignore[arg-type]
+    lines: list[bytes] = []
+    try:
+        for block in blocks:
+            lines += block.splitlines()
+    except OSError:
+        pass  # the last object of the beginning is cut
+    return [row for line in lines if (row := json_object(line)) is not None]
 
 
-def _is_image(type_: pa.DataType) -> bool:
-    """Whether a column holds images as the datasets library stores them: bytes and path."""
-    return pa.types.is_struct(type_) and {field.name for field in type_} == {"bytes", "path"}
+def _json_leaves(name: str, value: Any) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [name]
+    return [leaf for key, inner in value.items() for leaf in _json_leaves(f"{name}.{key}", inner)]
 
 
 def check_columns(
@@ -144,44 +177,143 @@ def check_columns(
     mapping: Mapping[str, str],
     required: tuple[str, ...],
     one_of: tuple[str, ...] = (),
-    format_: str | None = None,
+    head: Head | None = None,
 ) -> None:
-    """Fails before any work when a file has not the columns that are needed.
+    """Fails before any work when a file has not the columns that are needed, or of other types.
 
     Args:
       path: the file.
-      flag: the flag that maps columns.
+      flag: the flag that maps columns; "" where they have fixed names.
       mapping: field → column; a column with another name than its field was asked for.
       required: fields that must be there.
       one_of: fields of which one must be there.
-      format_: of FORMATS, where the file's name does not tell.
+      head: the file's beginning, where it has been read.
 
     Raises:
-      PhraseLensError: names the file, the column and the flag.
+      PhraseLensError: names the file, the column, its type, and what to do.
     """
-    columns = columns_of(path, format_)
-    found = ", ".join(columns) or "none"
-    asked_for = (field for field, column in mapping.items() if column != field)
+    head = head or read_head(path)
+    columns = _columns(head)
+    names = [leaf for column in columns.values() for leaf in column.leaves]
+    for field, column in mapping.items():
+        if column:
+            _check_type(head, columns, flag, field, column, mapping)
+    asked_for = (field for field, column in mapping.items() if column not in (field, ""))
     for field in dict.fromkeys((*required, *asked_for)):
-        if mapping[field] not in columns:
+        if not _has(head, columns, mapping[field]):
             raise PhraseLensError(
                 f"column {mapping[field]!r} of {path}",
-                f"a column for {field!r}, found {found}",
-                f"Name it with --{flag} {field}=COLUMN.",
+                f"a column for {field!r}, found {', '.join(names) or 'none'}",
+                _advice(head, names, flag, [field, *required], mapping),
             )
-    if one_of and not any(mapping[field] in columns for field in one_of):
+    if one_of and not any(_has(head, columns, mapping[field]) for field in one_of):
         raise PhraseLensError(
             f"columns {' and '.join(repr(mapping[field]) for field in one_of)} of {path}",
-            f"one of them, found {found}",
-            f"Name it with --{flag} {one_of[0]}=COLUMN.",
+            f"one of them, found {', '.join(names) or 'none'}",
+            _advice(head, names, flag, list(one_of[:1]), mapping),
         )
     for field, column in mapping.items():
-        if columns.count(column) > 1:
+        if column in columns and columns[column].count > 1:
             raise PhraseLensError(
                 f"column {column!r} of {path}",
-                f"one column for {field!r}, found {columns.count(column)}",
+                f"one column for {field!r}, found {columns[column].count}",
                 "Rename all but one.",
             )
+
+
+def _has(head: Head, columns: Mapping[str, _Column], column: str) -> bool:
+    if not column:
+        return False
+    if head.schema is not None:
+        return field_at(head.schema, column) is not None
+    return column in columns or any(column in found.leaves for found in columns.values())
+
+
+def _check_type(
+    head: Head,
+    columns: Mapping[str, _Column],
+    flag: str,
+    field: str,
+    column: str,
+    mapping: Mapping[str, str],
+) -> None:
+    """Fails where a column holds what no field can be read from."""
+    if head.schema is not None:
+        found = field_at(head.schema, column)
+        if found is None:
+            return
+        type_ = found[1]
+        remedy = why_not(type_, use_of(field, mapping))
+        if remedy is None:
+            return
+        what, inner = str(type_), leaves(type_, column)
+    else:
+        kind = table_kind(head)
+        if kind not in ("json", "jsonl"):
+            return
+        for row in _first_objects(head, kind):
+            value = value_at(row, column)
+            if value is not None and isinstance(value[1], dict | list):
+                break
+        else:
+            return
+        is_list = isinstance(value[1], list)
+        what = "a list" if is_list else "an object"
+        remedy = "Write one value a row" if is_list else "Name one value in it"
+        inner = [column] if is_list else _json_leaves(column, value[1])
+    if head.schema is not None and is_image(type_) and flag:
+        remedy = f"Name the column of the key with --{flag} image_id=COLUMN"
+    elif flag and inner != [column]:
+        remedy += f": --{flag} {field}={inner[0]}"
+    elif flag:
+        remedy += f", or name another column with --{flag} {field}=COLUMN"
+    if flag and field not in ("query", "image", "key"):
+        remedy += f"; to do without it, --{flag} {field}="
+    raise PhraseLensError(
+        f"column {column!r} of {head.path}",
+        f"{_USES[use_of(field, mapping)]} for {field!r}, found {what}",
+        remedy + ".",
+    )
+
+
+_USES = {
+    "text": "one text a row",
+    "id": "one id a row",
+    "number": "one number a row",
+    "time": "one time a row",
+    "bytes": "the bytes of an image",
+}
+
+
+def _advice(
+    head: Head, names: Sequence[str], flag: str, fields: Sequence[str], mapping: Mapping[str, str]
+) -> str:
+    """What to do about a file that has not a column."""
+    if head.is_empty:
+        return "The file is empty: leave it out."
+    fields = [field for field in dict.fromkeys(fields) if mapping[field] not in names]
+    alike = {name.strip().lower().replace(" ", "_"): name for name in names}
+    if flag and all(field.lower() in alike for field in fields):
+        pairs = ",".join(f"{field}={alike[field.lower()]}" for field in fields)
+        return f"Name it with --{flag} '{pairs}'."
+    kind = table_kind(head)
+    if kind in DIALECTS and looks_like_a_row(list(names)):
+        return (
+            "Its first line looks like a row: write the names of the columns above it, such as "
+            + DIALECTS[kind].delimiter.join(mapping)
+            + "."
+        )
+    if kind in ("json", "jsonl") and len(names) <= _FEW_NAMES:
+        for row in _first_objects(head, kind)[:1]:
+            for name, value in row.items():
+                if isinstance(value, list) and value and isinstance(value[0], dict):
+                    return f"The rows are within {name!r}: write each of them as a line of its own."
+    if kind in (*DIALECTS, None) and len(names) == 1:
+        return "Only one column was found: separate them by tabs, commas, semicolons or bars."
+    return f"Name it with --{flag} {fields[0]}=COLUMN." if flag else "Name its columns so."
+
+
+_FEW_NAMES = 10
 
 
 def read_table(
@@ -190,7 +322,7 @@ def read_table(
     """Streams a file.
 
     Args:
-      path: the file; its name tells its format and compression.
+      path: the file; its beginning tells its format, encoding and compression.
       mapping: field → column; a column that the file has not is left out.
       batch_size: rows of a batch at most.
 
@@ -199,8 +331,12 @@ def read_table(
       that bytes which are no text reach the job's own checks. And `BadRows`; where the
       file cannot be read any further, a last one with the reason `unreadable_file`.
     """
-    format_ = table_format(path) or "csv"
-    for batch in read_part(path, format_, mapping, batch_size=batch_size):
+    try:
+        kind = table_kind(read_head(path)) or "csv"
+    except PhraseLensError as error:
+        yield BadRows("unreadable_file", path, [error.expected])
+        return
+    for batch in read_part(path, kind, mapping, batch_size=batch_size):
         if isinstance(batch, BadRows) or batch.num_rows <= batch_size:
             yield batch
         else:
@@ -219,8 +355,8 @@ def read_part(
     """Streams a part of a file; the rows of parts that join are those of the whole.
 
     Args:
-      path: the file; its name tells its compression.
-      format_: of FORMATS, or the dialect of a delimited file.
+      path: the file; its beginning tells its encoding and compression.
+      format_: as `table_kind` tells, or the dialect of a delimited file.
       mapping: field → column; a column that the file has not is left out.
       start, stop: row groups of Parquet, or bytes of uncompressed text: a line belongs to the
         part that its first byte is in. Quoted text has no parts, as a line end may stand
@@ -235,6 +371,8 @@ def read_part(
             yield from _read_parquet(path, mapping, start, stop, batch_size)
         elif format_ == "jsonl":
             yield from _read_jsonl(path, mapping, start, stop)
+        elif format_ == "json":
+            yield from _read_json_document(path, mapping)
         else:
             dialect = format_ if isinstance(format_, Dialect) else DIALECTS[format_]
             yield from _read_delimited(path, dialect, mapping, start, stop)
@@ -242,43 +380,46 @@ def read_part(
         yield BadRows("unreadable_file", path, [str(error)])
 
 
-def is_splittable(path: str, format_: str | Dialect) -> bool:
+def is_splittable(head: Head, format_: str | Dialect) -> bool:
     """Whether `read_part` can read a part of a file."""
     if format_ == "parquet":
         return True
+    if format_ == "json" or not head.is_plain:
+        return False
     dialect = DIALECTS.get(format_) if isinstance(format_, str) else format_
-    return split_name(path)[1] is None and not (dialect is not None and dialect.quoted)
-
-
-def _present(mapping: Mapping[str, str], columns: list[str]) -> dict[str, str]:
-    return {field: column for field, column in mapping.items() if column in columns}
+    return dialect is None or not dialect.quoted
 
 
 def _read_parquet(path, mapping, start, stop, batch_size):
-    with pq.ParquetFile(storage.open_input(path)) as file:
-        present = _present(mapping, _flat_names(file.schema_arrow))
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        places = {
+            field: found[0]
+            for field, column in mapping.items()
+            if (found := field_at(schema, column) if column else None) is not None
+            and why_not(found[1], use_of(field, mapping)) is None
+        }
         groups = range(file.num_row_groups)[start:stop]
-        columns = list(set(present.values()))
+        columns = list({".".join(names) for names in places.values()})
         for batch in file.iter_batches(batch_size, row_groups=groups, columns=columns):
-            found = {field: batch.column(column) for field, column in present.items()}
-            for column in list(found.values()):
-                if _is_image(column.type):  # of which some have bytes, and some only a path
-                    found.setdefault("path", pc.struct_field(column, "path"))
-            yield _text_to_binary(pa.table(found))
+            table = pa.Table.from_batches([batch])
+            yield pa.table(dict(_values(table, places, mapping)))
 
 
-def _text_to_binary(table: pa.Table) -> pa.Table:
-    columns = {}
-    for name in table.column_names:
-        column = table[name]
-        if pa.types.is_struct(column.type):
+def _values(
+    table: pa.Table, places: Mapping[str, list[str]], mapping: Mapping[str, str]
+) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """The fields of a batch of Parquet."""
+    for field, names in places.items():
+        column, use = value_of(table[names[0]], names[1:]), use_of(field, mapping)
+        if is_image(column.type):  # of which some have bytes, and some only a path
+            if "path" not in places:
+                yield "path", readable(pc.struct_field(column, "path"), "text")
             column = pc.struct_field(column, "bytes")
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if column.type in _TEXT_TYPES:
-            column = column.cast(pa.binary())
-        columns[name] = column
-    return pa.table(columns)
+        elif use == "bytes" and is_text(stored(column.type)) and "path" not in places:
+            yield "path", readable(column, "text")
+            column = pa.chunked_array([pa.nulls(len(column), pa.binary())])
+        yield field, readable(column, use)
 
 
 def read_header(stream: io.BufferedReader, dialect: Dialect) -> tuple[list[str], int, int]:
@@ -306,15 +447,22 @@ def read_header(stream: io.BufferedReader, dialect: Dialect) -> tuple[list[str],
             else csv.reader(texts(), delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
         )
         names = next((row for row in rows if row), [])
+        if _is_separator(lines):
+            names = next((row for row in rows if row), [])
     except csv.Error as error:
         raise OSError(f"its first line names no columns ({error})") from error
-    return names, len(lines), sum(map(len, lines))
+    return [name.strip() for name in names], len(lines), sum(map(len, lines))
+
+
+def _is_separator(lines: list[bytes]) -> bool:
+    """Whether the one line that was read is `sep=;`, by which Excel tells itself what separates."""
+    return len(lines) == 1 and lines[0].removeprefix(b"\xef\xbb\xbf")[:4] == b"sep="
 
 
 def _read_delimited(path, dialect, mapping, start, stop):
-    with open_stream(path) as stream:
+    with open_text(path, _is_part(start, stop)) as stream:
         names, lines, offset = read_header(stream, dialect)
-        places = {f: names.index(c) for f, c in mapping.items() if c in names}
+        places = {f: names.index(c) for f, c in mapping.items() if c and c in names}
         size = QUOTED_BLOCK_BYTES if dialect.quoted else BLOCK_BYTES
         blocks = _part(stream, size, offset, start, stop)
         rows = delimited_rows(blocks, dialect, len(names), places)
@@ -322,10 +470,30 @@ def _read_delimited(path, dialect, mapping, start, stop):
 
 
 def _read_jsonl(path, mapping, start, stop):
-    with open_stream(path) as stream:
+    mapping = {field: column for field, column in mapping.items() if column}
+    with open_text(path, _is_part(start, stop)) as stream:
         blocks = _part(stream, BLOCK_BYTES, 0, start, stop)
         rows = ((json_rows(block, mapping), count_lines(block)) for block in blocks)
         yield from _with_places(rows, path, 0, start)
+
+
+def _read_json_document(path, mapping):
+    mapping = {field: column for field, column in mapping.items() if column}
+    objects = 0
+    with open_text(path) as stream:
+        for block in object_blocks(stream, BLOCK_BYTES):
+            rows = json_rows(block, mapping)
+            if rows.table is not None and rows.table.num_rows:
+                yield rows.table
+            if rows.bad:
+                details = [f"object {objects + line}: {what}" for line, what in rows.bad]
+                yield BadRows("bad_row", path, details)
+            objects += count_lines(block)
+
+
+def _is_part(start: int, stop: int | None) -> bool:
+    """Whether a part is asked for, which only a file that is neither compressed nor encoded has."""
+    return start > 0 or stop is not None
 
 
 def _part(

@@ -40,6 +40,15 @@ class Dialect:
 
 TSV = Dialect("\t", quoted=False)  # exports of logs: a quotation mark is part of the query
 CSV = Dialect(",", quoted=True)
+DIALECTS = {
+    "tsv": TSV,
+    "quoted tsv": Dialect("\t", quoted=True),
+    "csv": CSV,
+    "semicolon csv": Dialect(";", quoted=True),
+    "bar csv": Dialect("|", quoted=False),
+    "quoted bar csv": Dialect("|", quoted=True),
+    "ctrl-a text": Dialect("\x01", quoted=False),  # Hive's own
+}
 
 
 @dataclasses.dataclass

@@ -12,8 +12,8 @@ import pytest
 
 from schemas.errors import PhraseLensError
 from transforms import coco, compression
+from transforms.file_heads import read_head
 from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_units, read_unit
-from transforms.sniffing import read_head
 from transforms.tabular import BadRows, columns_of, read_table
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
