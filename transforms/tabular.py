@@ -303,6 +303,8 @@ def _advice(
             + DIALECTS[kind].delimiter.join(mapping)
             + "."
         )
+    if kind == "jsonl" and not names:
+        return "None of its first lines is a JSON object."
     if kind in ("json", "jsonl") and len(names) <= _FEW_NAMES:
         for row in _first_objects(head, kind)[:1]:
             for name, value in row.items():
