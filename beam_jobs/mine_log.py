@@ -27,12 +27,13 @@ from schemas import fingerprint, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from transforms import datasets, events, evidence
+from transforms.compression import SUFFIXES
 from transforms.datasets import COUNTS, DEAD, SHARDS
 from transforms.deletions import Deletions, read_deletions
 from transforms.events import LOG_FIELDS, LogRules
 from transforms.evidence import DayRules
 from transforms.files import content_hash, match
-from transforms.formats import FORMATS, plan_log, read_log
+from transforms.formats import FORMATS, check_times, plan_log, read_log
 from transforms.queries import EPOCH
 from transforms.rows import ReadRows
 from transforms.tabular import column_mapping
@@ -139,7 +140,7 @@ def plan(config: LogConfig):
 
 def text_bytes(files: Sequence[FileMetadata]) -> int:
     """About how large a log is as text: what decides how many shards it needs."""
-    packed = (".parquet", ".pq", ".gz", ".bz2", ".zst", ".snappy", ".sz")
+    packed = (".parquet", ".pq", *SUFFIXES)
     return sum(
         file.size_in_bytes * (PACKED if file.path.lower().endswith(packed) else 1) for file in files
     )
@@ -199,9 +200,10 @@ def day_number(partition: str) -> int | None:
 def preflight(config: Config) -> job.Inputs:
     if not config.log:
         raise PhraseLensError("--log", "a click log", "Name its files.")
-    day_number(config.partition)
+    day = day_number(config.partition)
     log_rules(config, None)
     units, files = plan(config)
+    check_times(units, day)
     size = sum(file.size_in_bytes for file in files)
     return job.Inputs(
         raw={"log": content_hash(files)} | raw_inputs(config),

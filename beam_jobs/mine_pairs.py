@@ -51,13 +51,14 @@ from transforms.deletions import Deletions
 from transforms.duplicates import FindDuplicates
 from transforms.examination import ReadFacts
 from transforms.files import content_hash, match
+from transforms.formats import check_times
 from transforms.image_places import Places
 from transforms.image_units import IMAGE_FIELDS, IMAGE_FORMATS, count_images, plan_units
 from transforms.images import ReadImages
 from transforms.known_images import ReadChangedImages
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.rows import ReadRows
-from transforms.tabular import check_columns, column_mapping, read_table
+from transforms.tabular import check_tables, column_mapping, read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,7 @@ def preflight(config: Config) -> job.Inputs:
     raw, found, facts = mine_log.raw_inputs(config), {}, []
     if config.log:
         units, files = mine_log.plan(config)
+        check_times(units, None)
         raw["log"] = content_hash(files)
         size = sum(file.size_in_bytes for file in files)
         facts.append(f"log: {len(files)} files, {size:,} bytes ({units[0].format})")
@@ -187,8 +189,8 @@ def preflight(config: Config) -> job.Inputs:
     if config.labels:
         labels = match("labels", config.labels)
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
-        for file in labels:
-            check_columns(file.path, "label_columns", mapping, ("key",), ("label", "split"))
+        paths = [file.path for file in labels]
+        check_tables(paths, "label_columns", mapping, ("key",), ("label", "split"))
         raw["labels"] = content_hash(labels)
         facts.append(f"labels: {len(labels)} files")
     return job.Inputs(found, raw, tuple(facts))

@@ -23,16 +23,19 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 
 from schemas.errors import PhraseLensError
+from transforms import moments
 from transforms.coco import read_coco
 from transforms.compression import split_name
 from transforms.encodings import open_text
 from transforms.file_heads import Head, foreign, open_parquet, read_head
 from transforms.files import match
+from transforms.rows import given, milliseconds, texts_of
 from transforms.sniffing import format_of, kind_of
 from transforms.tabular import BadRows, check_columns, is_splittable, read_part
 from transforms.text_blocks import MAX_FIELD_BYTES, Dialect
@@ -101,10 +104,10 @@ def _wit_rows(table: pa.Table, unit: LogUnit) -> _Batches:
         (table["alt"], pc.not_equal(table["alt"], b"")),
         (table["title"], pc.and_(is_main, pc.not_equal(table["title"], b""))),
     ]
-    is_any = functools.reduce(pc.or_, (given for _, given in texts))
+    is_any = functools.reduce(pc.or_, (is_given for _, is_given in texts))
     rest = table.select(["image", "language"])
-    for place, (text, given) in enumerate(texts):
-        wanted = pc.or_(given, pc.invert(is_any)) if place == 0 else given
+    for place, (text, is_given) in enumerate(texts):
+        wanted = pc.or_(is_given, pc.invert(is_any)) if place == 0 else is_given
         yield rest.append_column("query", text).filter(wanted)
 
 
@@ -297,7 +300,7 @@ def plan_log(
     if sizes and all(head.is_empty for head in heads.values()):
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}",
-            f"files with clicks or captions, found none: {', '.join(sorted(heads))} are empty",
+            f"files with clicks or captions, found none (empty: {', '.join(sorted(heads))})",
             "Check the export.",
         )
     # An export in parts has empty ones: they say nothing of what a file is.
@@ -409,6 +412,37 @@ def _text(kind: str) -> str | Dialect | None:
         return _LAYOUTS[kind].text
     return kind if format_of(kind) == "table" else None
 
+
+def check_times(units: Sequence[LogUnit], day: int | None) -> None:
+    """Fails before any work when none of a log's first times is surely a time.
+
+    Args:
+      units: of the log.
+      day: days since 1970 of times of a day alone; None where no day was named.
+
+    Raises:
+      PhraseLensError: says what is wrong with the first of them.
+    """
+    unit = units[0]
+    text, column = _text(unit.format), unit.mapping.get("timestamp")
+    if text is None or not column:
+        return
+    batches = read_part(unit.path, text, {"timestamp": column}, unit.start, unit.stop, _FIRST_TIMES)
+    table = next((batch for batch in batches if not isinstance(batch, BadRows)), None)
+    if table is None or "timestamp" not in table.column_names:
+        return
+    times = table["timestamp"][:_FIRST_TIMES]
+    times = times.filter(pa.array(given(times, len(times))))
+    if len(times) and np.isnan(milliseconds(times, len(times), day)).all():
+        reason = moments.why_not(texts_of(times[:1], 1)[0])
+        raise PhraseLensError(
+            f"column {column!r} of {unit.path}",
+            f"times, found none in its first rows: {reason}",
+            "docs/formats.md lists the times that are read. To do without: --columns timestamp=.",
+        )
+
+
+_FIRST_TIMES = 1000
 
 # Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
 LOG_BATCH_ROWS = 1 << 18

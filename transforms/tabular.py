@@ -221,6 +221,23 @@ def check_columns(
             )
 
 
+def check_tables(
+    paths: Sequence[str],
+    flag: str,
+    mapping: Mapping[str, str],
+    required: tuple[str, ...],
+    one_of: tuple[str, ...] = (),
+) -> None:
+    """`check_columns` of the parts of a table; empty ones among them are passed over.
+
+    Raises:
+      PhraseLensError: of a part; or all of them are empty.
+    """
+    heads = [read_head(path) for path in paths]
+    for head in [head for head in heads if not head.is_empty] or heads:
+        check_columns(head.path, flag, mapping, required, one_of, head)
+
+
 def _has(head: Head, columns: Mapping[str, _Column], column: str) -> bool:
     if not column:
         return False
@@ -334,10 +351,13 @@ def read_table(
       file cannot be read any further, a last one with the reason `unreadable_file`.
     """
     try:
-        kind = table_kind(read_head(path)) or "csv"
+        head = read_head(path)
     except PhraseLensError as error:
         yield BadRows("unreadable_file", path, [error.expected])
         return
+    if head.is_empty:
+        return
+    kind = table_kind(head) or "csv"
     for batch in read_part(path, kind, mapping, batch_size=batch_size):
         if isinstance(batch, BadRows) or batch.num_rows <= batch_size:
             yield batch

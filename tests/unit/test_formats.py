@@ -26,7 +26,7 @@ from tests.log_files import (
     WIT,
     parquet,
 )
-from transforms.formats import FORMATS, plan_log, read_log
+from transforms.formats import FORMATS, check_times, plan_log, read_log
 from transforms.tabular import BadRows
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "session", "user", "timestamp")
@@ -360,3 +360,27 @@ def test_a_log_whose_explanations_broke_has_an_error_that_says_so(tmp_path, log,
     write(tmp_path, {f"{side}.gz": packed if len(data) > 1 << 20 else packed[:-12]})
     with pytest.raises(PhraseLensError, match="explains the ids"):
         list(read_log(units[0]))
+
+
+@pytest.mark.parametrize(
+    ("times", "day", "message"),
+    [
+        (["01/02/2023", "02/02/2023"], None, "'01/02/2023' may be of two days"),
+        (["", "10:00:00"], None, "'10:00:00' is a time of day alone; .*--partition"),
+        (["", "10:00:00"], 7, None),
+        (["01/02/2023", "2023-02-01"], None, None),
+        (["", ""], None, None),
+        (["jane", "joe"], None, "neither a number nor a time"),
+        (pa.array([1, 2], pa.time32("s")), None, "'00:00:01.000' is a time of day alone"),
+        (pa.array([1, 2], pa.time32("s")), 7, None),
+    ],
+)
+def test_a_log_without_one_sure_time_fails_before_any_work(tmp_path, times, day, message):
+    data = parquet(query=["red"] * 2, image=["a"] * 2, timestamp=times)
+    units, _ = plan_log("log", write(tmp_path, {"a": data}), "auto", MAPPING, 1 << 20)
+    if message is None:
+        check_times(units, day)
+        return
+    with pytest.raises(PhraseLensError, match=f"column 'timestamp' of .*{message}") as caught:
+        check_times(units, day)
+    assert "jane" not in str(caught.value)
