@@ -174,11 +174,11 @@ GOOD_LOG = b"query,image\nred,p1\n"
     ("files", "flags", "message"),
     [
         ({"log.csv": b"q,image\nred,p1\n"}, (), "column 'query' of LOG: expected a column for"),
-        ({"log.csv": b""}, (), "column 'query' of LOG.*found none"),
+        ({"log.csv": b""}, (), "--log LOG: .*found none .empty: LOG"),
         ({"log.csv": GOOD_LOG}, ("--columns", "clicks=n"), "column 'n' of LOG"),
         ({"log.csv": GOOD_LOG}, ("--columns", "click=n"), "--columns click=n"),
         ({"log.parquet": b"garbage"}, (), "LOG: expected a readable"),
-        ({"log.csv.gz": b"garbage"}, (), "LOG: expected a readable"),
+        ({"log.csv.gz": b"\x1f\x8b\x08garbage"}, (), "LOG: expected a readable"),
         ({"log.bin": b"\x00garbage"}, (), "LOG: expected "),
         ({"log.csv": GOOD_LOG}, ("--days", "days"), "--log and --days"),
         ({"log.csv": GOOD_LOG}, ("--forget", "nowhere.csv"), "nowhere.csv"),
