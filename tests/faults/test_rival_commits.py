@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,7 @@ class Machines:
 
     def __init__(self, shared: str, root: Path):
         self.output, self._shared, self._root = f"{shared}/work/mined", shared, root
+        self._started: list = []
         # Enough of them for tables that cross a shuffle through files.
         rows = [f"query {n % 5},p{n % 8},user {n % 97},{n}" for n in range(4000)]
         log = "\n".join(["query,image,user,timestamp", *rows]).encode()
@@ -169,7 +170,12 @@ class Machines:
         args = (str(local), known, argv, str(self._root / name))
         process = forked.server().Process(target=on_machine, args=args)
         process.start()
+        self._started.append(process)
         return process
+
+    def stop(self) -> None:
+        for process in self._started:
+            forked.kill(process)
 
     def start_and_stop(self, name: str):
         """Starts a job and stops it, alive, when it has written what it is to read later."""
@@ -187,11 +193,13 @@ class Machines:
 
 
 @pytest.fixture(params=["a disk that they share", "a bucket"])
-def machines(request, tmp_path) -> Machines:
+def machines(request, tmp_path) -> Iterator[Machines]:
     shared = str(tmp_path / "shared")
     if request.param == "a bucket":
         shared = f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
-    return Machines(shared, tmp_path)
+    found = Machines(shared, tmp_path)
+    yield found
+    found.stop()
 
 
 def test_of_two_machines_that_make_the_same_run_both_end_well(machines, figure):
