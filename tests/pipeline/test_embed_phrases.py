@@ -159,7 +159,7 @@ def test_training_and_validation_images_are_embedded_and_no_test_image(world, ma
 
 
 def test_other_test_images_and_clicks_change_no_byte(world, tmp_path, monkeypatch):
-    """Prototypes, their calibration on a sample of queries, and the index with its tuning."""
+    """Prototypes, their calibration, and the index with its tuning."""
     monkeypatch.setattr(calibration, "SAMPLED_QUERIES", 12)
     mined = Dataset(str(world.root / "mined"))
     rows = [mined.table(name).to_pylist() for name in ("images", "pairs", "queries")]
