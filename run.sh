@@ -22,7 +22,8 @@ usage() {
   cat <<'EOF'
 PhraseLens classifies images with the help of the words it predicts for them.
 
-usage: ./run.sh COMMAND [FLAGS]       ./run.sh COMMAND --help says more of each
+usage: ./run.sh COMMAND [FLAGS]       ./run.sh COMMAND --help says more of each, and
+                                      --verbose shows all flags and what libraries say
 
 Start here
   quickstart          make sample data and run every stage on it: about 10 minutes on 2 cores
