@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from beam_jobs.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas import config as config_lib
+from schemas import quiet
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -94,6 +95,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
     config_lib.add_flags(parser, Config)
+    quiet.add_flag(parser)
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.
     place = argv.index("submit") + 1 if "submit" in argv else len(argv)

@@ -107,7 +107,6 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             if not field.metadata["choices"]:
                 options["metavar"] = {str: "TEXT", int: "INT", float: "NUM"}[kind]
         groups[field.metadata["role"]].add_argument(f"--{field.name}", **options)
-    quiet.add_flag(groups["runtime"])
 
 
 def parser_for(config: type, prog: str, description: str) -> argparse.ArgumentParser:
@@ -118,6 +117,7 @@ def parser_for(config: type, prog: str, description: str) -> argparse.ArgumentPa
         allow_abbrev=False,
     )
     add_flags(parser, config)
+    quiet.add_flag(parser)
     return parser
 
 
