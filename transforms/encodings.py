@@ -51,7 +51,8 @@ def open_text(path: str, is_plain: bool = False) -> io.BufferedReader:
     encoding = encoding_of(head)
     if encoding is not None:
         return io.BufferedReader(_Decoded(stream, encoding), READ_BYTES)
-    if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
+    is_text = b"\0" not in head  # and no Parquet, whose bytes may hold one of the two as well
+    if is_text and b"\r" in head.rstrip(b"\r") and b"\n" not in head:
         return io.BufferedReader(_LineFeeds(stream), READ_BYTES)
     return stream
 

@@ -234,7 +234,7 @@ def test_settings_that_make_no_sense_are_refused(bad):
 def test_flags_say_what_the_settings_are(capsys):
     flags = ["--mined=m", "--generator=g", "--pixel_embedder=p", "--phrases=q", "--output=o"]
     assert embed_images.run([*flags, "--diversity=mmr", "--mmr_lambda=2"]) == 2
-    assert "--mmr_lambda=2.0: expected a number from 0 to 1" in capsys.readouterr().err
+    assert "--mmr_lambda=2: expected a number, at least 0 and at most 1" in capsys.readouterr().err
 
 
 def test_settings_of_data_made_before_there_were_any():

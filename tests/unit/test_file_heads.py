@@ -25,6 +25,7 @@ from schemas.errors import PhraseLensError
 from transforms import text_blocks
 from transforms.compression import compression_of, open_stream
 from transforms.deletions import read_deletions
+from transforms.encodings import open_text
 from transforms.events import LOG_FIELDS
 from transforms.file_heads import read_head, table_kind
 from transforms.formats import plan_log, read_log
@@ -123,6 +124,18 @@ def test_what_can_be_read_is_read_whatever_its_name(tmp_path, kind, name):
     # Labels and images, which are no units of a log.
     (batch,) = read_table(str(tmp_path / name), {"query": "query"})
     assert batch["query"].to_pylist() == [row[0].encode() for row in ROWS]
+
+
+@given(st.binary(min_size=40, max_size=60))
+@example(b"13 \r no line feed" * 3)
+@example(b"\xff\xfe mark of UTF-16" * 3)
+def test_parquet_is_read_whatever_bytes_it_holds(tmp_path_factory, value):
+    path = str(tmp_path_factory.mktemp("parquet") / "part-00000-of-00001.parquet")
+    table = pa.table({"key": [value, None], "label": ["red", "blue"]})
+    pq.write_table(table, path, compression="none")
+    assert read_head(path).schema == table.schema
+    with open_text(path) as stream, open(path, "rb") as file:
+        assert stream.read() == file.read()
 
 
 def test_parquet_is_known_by_its_content(tmp_path):

@@ -212,7 +212,7 @@ def stages(tmp_path, monkeypatch):
     (tmp_path / "second.py").write_text(
         f"import sys; {note}('second '); sys.exit(int(open({str(tmp_path / 'status')!r}).read()))"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{fingerprint.ROOT}")
     return [pipeline.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
 
 
