@@ -216,7 +216,7 @@ def test_workers_elsewhere_read_what_was_copied_for_them(bucket, secrets):
         assert rules.forgotten == (GONE[0].decode(),)
         deletions = mine_log.day_rules(whose, None)().deletions
         assert len(deletions.users) == len(deletions.user_queries) == 1
-    rules = mine_log.log_rules(moved, None)
+    rules = mine_log.log_rules(moved, 1)  # which nobody has called for yet
     storage.write_bytes(moved.person_key, b"another key of somebody else")
     with pytest.raises(PhraseLensError, match="as it was when the job started"):
         rules()
