@@ -14,7 +14,8 @@ from model_code import export_model
 from model_code.phrase_settings import PhraseSettings
 from schemas.manifest import Dataset
 from schemas.tables import arrow_to_vectors
-from tests import work_folder
+from tests import image_files, work_folder
+from tests.image_files import encode, photo
 from tests.work_folder import STEPS, TinyRun
 
 IMAGES = 64
@@ -279,3 +280,33 @@ def test_what_is_exported_twice_is_the_same(tiny_run, tmp_path):
         assert export_model.run(command[3:]) == 0
         found.append(work_folder.rows_of(output))
     assert found[0] == found[1]
+
+
+def test_pages_and_broken_pictures_among_photos_cost_no_prediction(tiny_run, images, tmp_path):
+    """A page, a PNG with a flipped bit, litter: each is told of, and every photo is classified."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photos = list(images.values())[:10]
+    for n, data in enumerate(photos):
+        (folder / f"{n}.png").write_bytes(data)
+    flipped = bytearray(encode(photo(1), "PNG"))
+    flipped[-20] ^= 1  # the end of the pixels, or their checksum
+    others = {
+        "page.jpg": image_files.HTML,
+        "bit.png": flipped,
+        "._0.png": b"Mac",
+        "Thumbs.db": b"W",
+    }
+    for name, data in others.items():
+        (folder / name).write_bytes(data)
+    model, output = tiny_run.dataset("export_model"), tmp_path / "predictions"
+    argv = [f"--model={model}", f"--images={folder}", f"--output={output}"]
+    assert classify_images.run(argv) == 0
+    made = Dataset(str(output))
+    keys = made.table("predictions")["key"].to_pylist()
+    assert sorted(keys) == sorted(str(folder / f"{n}.png") for n in range(len(photos)))
+    dead = {row["key"]: row["reason"] for row in made.table("dead_letters").to_pylist()}
+    assert dead == {
+        str(folder / "page.jpg"): "not_an_image",
+        str(folder / "bit.png"): "truncated_image",
+    }
