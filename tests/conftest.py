@@ -7,6 +7,7 @@ from hypothesis import settings
 
 from tests import work_folder
 from tests.cloud import bucket, credentials, dataflow  # noqa: F401
+from tests.once import once
 
 # A busy machine is slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)
@@ -18,14 +19,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(name, "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups when it is asked the same
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets one process run all tests of a file, and all that read the tiny run: each is made once.
+    """Shares the tests out among processes: those of a file that share a fixture stay together.
 
-    The order is the same in all processes, as pytest-xdist wants it.
+    One process makes the tiny run first, while others run what does not need it.
     """
     for item in items:
-        shares = "tiny_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny_run" if shares else str(item.path)))
+        if _has_shared_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    late = [item for item in items if "tiny_run" in getattr(item, "fixturenames", ())]
+    if late:
+        first = [item for item in late if item.path == late[0].path]
+        items.sort(key=lambda item: 0 if item in first else 2 if item in late else 1)
+
+
+def _has_shared_fixture(item: pytest.Item) -> bool:
+    found = getattr(item, "_fixtureinfo", None)
+    definitions = found.name2fixturedefs.values() if found else ()
+    return any(d[-1].scope in ("class", "module", "package") for d in definitions if d)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -36,8 +48,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> work_folder.TinyRun:
     """A work folder in which the driver has run every stage; tests leave it as it is."""
-    config = work_folder.config(str(Path(tmp_path_factory.mktemp("run"), "work")))
-    start = time.monotonic()
-    done = work_folder.drive(config)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return work_folder.TinyRun(config, done.stdout, done.stderr, time.monotonic() - start)
+
+    def make(folder: Path) -> work_folder.TinyRun:
+        config = work_folder.config(str(folder / "work"))
+        start = time.monotonic()
+        done = work_folder.drive(config)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return work_folder.TinyRun(config, done.stdout, done.stderr, time.monotonic() - start)
+
+    return once(tmp_path_factory, "tiny_run", make)
