@@ -25,13 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     One process makes the tiny run first, while others run what does not need it.
     """
+    readers = [item for item in items if "tiny_run" in getattr(item, "fixturenames", ())]
+    first = readers[0].path if readers else None
+
+    def place(item: pytest.Item) -> int:
+        return 0 if item.path == first else 2 if item in readers else 1
+
+    items.sort(key=place)
     for item in items:
-        if _has_shared_fixture(item):
+        if item.path == first or _has_shared_fixture(item):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    late = [item for item in items if "tiny_run" in getattr(item, "fixturenames", ())]
-    if late:
-        first = [item for item in late if item.path == late[0].path]
-        items.sort(key=lambda item: 0 if item in first else 2 if item in late else 1)
 
 
 def _has_shared_fixture(item: pytest.Item) -> bool:
