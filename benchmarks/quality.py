@@ -222,12 +222,12 @@ def frequent_labels(path: str, flags: Mapping[str, str], least: int, workdir: st
     if least <= 1:
         return path
     columns = dict(pair.split("=") for pair in flags["label_columns"].split(","))
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     images = Counter(row[columns["label"]] for row in rows)
     kept = os.path.join(workdir, "labels.tsv")
     os.makedirs(workdir, exist_ok=True)
-    with open(kept, "w", newline="") as file:
+    with open(kept, "w", encoding="utf-8", newline="") as file:
         file.write("\t".join(columns.values()) + "\n")
         for row in rows:
             if images[row[columns["label"]]] < least:

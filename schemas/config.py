@@ -190,6 +190,10 @@ class Parser(argparse.ArgumentParser):
             quiet.add_flag(self)
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument ([^:]+): invalid (\w+) value: '(.*)'$", message, re.DOTALL)
+        if wrong:  # of a flag of Beam's, which argparse reads by itself
+            kind = {"int": "a whole number", "float": "a number"}.get(wrong[2], wrong[2])
+            raise PhraseLensError(f"{wrong[1]}={wrong[3]}", kind, "Give another value.")
         found = re.match(r"argument ([^:]+): (?:expected )?(.*)", message, re.DOTALL)
         missing = re.match(r"the following arguments are required: (.*)", message, re.DOTALL)
         if missing:

@@ -151,7 +151,7 @@ class _Kept:
     def _python_of_other_threads_to(self, stream: Any, real: int) -> Iterator[None]:
         """Handlers of `logging` hold the stream: it must stay the same object."""
         held = type(stream).write
-        with open(os.dup(real), "w", 1, stream.encoding, stream.errors) as shown:
+        with open(os.dup(real), "w", 1, encoding=stream.encoding, errors=stream.errors) as shown:
 
             def write(text: str) -> int:
                 if threading.get_ident() in self._threads:

@@ -419,7 +419,10 @@ CLASSIFY = ("--model=m", "--output=c")
         (("--image", "photos/*.jpg"), "--image: expected only known flags. Did you mean --images?"),
         (("--image=p.jpg", "--modle=m"), "--images for --image, --model for --modle"),
         (("--images=a.jpg", "b.jpg"), "b.jpg: expected one value for each flag. Quote patterns"),
-        (("--images=a.jpg", "--direct_num_workers=x"), "--direct_num_workers: expected invalid"),
+        (
+            ("--images=a.jpg", "--direct_num_workers=x"),
+            "--direct_num_workers=x: expected a whole n",
+        ),
         (("--images=a.jpg", "--gpu=nvidia-l4"), "--gpu: expected --runner=DataflowRunner"),
         (("--batch_size=0", "--images=a.jpg"), "--batch_size=0: expected a whole number"),
     ],
