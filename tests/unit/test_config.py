@@ -421,7 +421,7 @@ CLASSIFY = ("--model=m", "--output=c")
         (("--images=a.jpg", "b.jpg"), "b.jpg: expected one value for each flag. Quote patterns"),
         (
             ("--images=a.jpg", "--direct_num_workers=x"),
-            "--direct_num_workers=x: expected a whole n",
+            "--direct_num_workers=x: expected a whole",
         ),
         (("--images=a.jpg", "--gpu=nvidia-l4"), "--gpu: expected --runner=DataflowRunner"),
         (("--batch_size=0", "--images=a.jpg"), "--batch_size=0: expected a whole number"),
