@@ -78,7 +78,8 @@ CASES = [
     Case(
         "late errors",
         "`--set train_fusion.epochs=many`",
-        "refused: train_fusion: --epochs=many: expected a whole number. Correct it.",
+        "refused: train_fusion: --epochs=many: expected a whole number, at least 1. Give another "
+        "value.",
         _flags("--set=train_fusion.epochs=many"),
     ),
     Case(
@@ -93,28 +94,29 @@ CASES = [
     Case(
         "late errors",
         "`--set train_fusion.dropouts=0.1,much`",
-        "refused: train_fusion: --dropouts=0.1,much: expected shares from 0 to below 1, "
-        "separated by commas. Correct it.",
+        "refused: train_fusion: --dropouts=much: expected a number, at least 0 and below 1. Give "
+        "another value.",
         _flags("--set=train_fusion.dropouts=0.1,much"),
     ),
     Case(
         "late errors",
         "`--set train_text_generator.candidates=best`",
         "refused: train_text_generator: --candidates=best: expected one of log_uniform, "
-        "frequency, mixed. Correct it.",
+        "frequency, mixed. See --help.",
         _flags("--set=train_text_generator.candidates=best"),
     ),
     Case(
         "late errors",
         "`--set train_pixel_embedder.backbone=resnet5`",
         "refused: train_pixel_embedder: --backbone=resnet5: expected one of resnet101, "
-        "resnet50, mobilenet, densenet121, convnext_base, small_resnet. Correct it.",
+        "resnet50, mobilenet, densenet121, convnext_base, small_resnet. Did you mean resnet50?",
         _flags("--set=train_pixel_embedder.backbone=resnet5"),
     ),
     Case(
         "late errors",
         "`--set embed_images.num_phrases=0`",
-        "refused: embed_images: --num_phrases=0: expected at least 1. Give another value.",
+        "refused: embed_images: --num_phrases=0: expected a whole number, at least 1. Give another "
+        "value.",
         _flags("--set=embed_images.num_phrases=0"),
     ),
     Case(

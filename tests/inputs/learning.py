@@ -48,7 +48,7 @@ def classes(folder: Path) -> str:
         for mined in worlds(folder)
     ]
     names = [names for names, *_ in found]
-    rows = [[part.keep.tolist() for part in parts] for _, *parts in found]
+    rows = [[part.keep.tolist() for part in parts] for _, _, *parts in found]
     assert names[0] == names[1]
     assert rows[0] == rows[1]
     return f"the pixel embedder learns {', '.join(names[1])}, from the same images"
@@ -66,12 +66,13 @@ def labels_of(*rows: tuple[str, str]) -> pa.Table:
 
 def rare_label(_: Path) -> str:
     rows = [("train", "cat")] * 3 + [("train", "owl"), *[("test", "owl")] * 9]
-    return f"classes: {', '.join(sorted(examples.select([labels_of(*rows)], 2)))}"
+    chosen = examples.select([labels_of(*rows)], 2, "single").labels
+    return f"classes: {', '.join(sorted(chosen))}"
 
 
 def unknown_label(_: Path) -> str:
     rows = labels_of(("train", "cat"), ("test", "owl"))
-    kept = "owl" in examples.select([rows], 1)
+    kept = "owl" in examples.select([rows], 1, "single").labels
     return f"its images stay: {kept}; without a class of theirs they count as wrong"
 
 

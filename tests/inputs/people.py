@@ -238,9 +238,9 @@ CASES = [
         CEILING,
         "8 of 11 images are HTML pages",
         "refused: 72.7% of images died: 8 of 11 (not_an_image 8): expected at most 5.0%, or "
-        "10 while half are good. Most are not_an_image: The bytes are no image in any format that "
-        "is known. Such as 'p1', 'p2', 'p3'. All are in OUTPUT/runs/RUN/dead_letters. "
-        "Or raise --max_dead_fraction.",
+        "10 while half are good. Most are not_an_image: The bytes are no image that is read: the "
+        "detail names their format or damage. Such as 'p1', 'p2', 'p3'. All are in "
+        "OUTPUT/runs/RUN/dead_letters. Or raise --max_dead_fraction.",
         _ceiling("images", 8, 11, "not_an_image"),
     ),
     Case(

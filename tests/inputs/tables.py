@@ -403,8 +403,7 @@ WRONG_CASES = [
     ),
     wrong(
         "an HTML page of an error",
-        "refused: log.csv: expected a table in Parquet, TSV, CSV or JSON lines, found an HTML "
-        "page, perhaps an error page. Get the file again.",
+        f"refused: log.csv: {NO_LOG}an HTML page, perhaps an error page. Get the file again.{SEE}",
         "log.csv",
         "<!DOCTYPE html>\n<html><body>Not found</body></html>",
     ),
