@@ -80,7 +80,7 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
 @pytest.fixture
 def beside(tmp_path, monkeypatch):
     """Runs lines of Python as a stage, with something to do meanwhile."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
     monkeypatch.setattr(reprocess, "_AT_ONCE", 1)
 
     def run(lines: str, meanwhile):

@@ -215,5 +215,6 @@ def test_run_sh_adds_nothing_to_what_is_submitted(tmp_path):
         capture_output=True,
         text=True,
     )
-    expected = ["-m", "beam_jobs.submit", "--job=embed_images", "--image=i:1", "--output=a b"]
+    expected = ["-m", "schemas.launch", "beam_jobs.submit"]
+    expected += ["--job=embed_images", "--image=i:1", "--output=a b"]
     assert sent.stdout.splitlines() == expected, sent.stderr

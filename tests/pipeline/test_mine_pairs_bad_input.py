@@ -183,7 +183,7 @@ GOOD_LOG = b"query,image\nred,p1\n"
         ({"log.bin": b"\x00garbage"}, (), "LOG: expected "),
         ({"log.csv": GOOD_LOG}, ("--days", "days"), "--log and --days"),
         ({"log.csv": GOOD_LOG}, ("--forget", "nowhere.csv"), "nowhere.csv"),
-        ({"log.csv": GOOD_LOG}, ("--person_key", "nowhere"), "--person_key nowhere"),
+        ({"log.csv": GOOD_LOG}, ("--person_key", "nowhere"), "--person_key: expected the path"),
         ({"log.csv": GOOD_LOG}, ("--blocklist", "nowhere"), "--blocklist nowhere"),
         ({}, (), "--log LOG: expected at least one file"),
         ({"log.csv": GOOD_LOG}, ("--images", "nowhere/*.jpg"), "--images nowhere/.*at least one"),

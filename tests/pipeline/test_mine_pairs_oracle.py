@@ -173,7 +173,11 @@ def test_the_logs_put_everything_to_the_test():
         kinds |= {edge["evidence"] for edge in expected.tables["query_pairs"]}
         variants += sum(len(query["variants"]) for query in expected.tables["queries"])
         heads |= {query["head"] for query in expected.tables["queries"]}
-    assert reasons >= {*COUNTERS, *DEAD}
+    # Without images none is unknown; with some, the log's other keys are.
+    assert reasons >= {*COUNTERS, *DEAD} - {"unknown_image"}
+    files = [{"key": key, "image_id": key, "split": "train"} for key in KEYS]
+    log = messy_logs.messy_log(0, KEYS)
+    assert mine(log, files, Settings(**(vars(MESSY) | VARIED[0]))).counts["unknown_image"]
     assert kinds == {"co_click", "reformulation", "both", "skip"}
     assert variants > 5
     assert heads == {True, False}

@@ -384,7 +384,8 @@ def test_paths_that_exist_are_taken_as_they_are_written(tmp_path_factory, names)
         if not os.path.exists(names[0]):
             Path(names[0]).touch()
         assert parse("--log", ",".join(paths), "--output=out").log == tuple(paths)
-        found = parse("--log", names[0], "--output", names[0], "--forget", names[0])
+        flags = ("log", "output", "forget")
+        found = parse(*(f"--{flag}={names[0]}" for flag in flags))
         assert (found.log, found.output, found.forget) == ((names[0],), names[0], names[0])
 
 

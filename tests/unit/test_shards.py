@@ -14,6 +14,7 @@ from schemas import manifest
 from schemas import stage as stage_lib
 from schemas.config import flag
 from transforms import datasets
+from transforms.ceilings import Ceilings
 from transforms.shards import MapShards, run_or_bisect
 
 SCHEMA = pa.schema([("id", pa.int64())])
@@ -70,7 +71,7 @@ def _run(root, log, dies_at=None, worker=_Worker, flags=()):
             | MapShards(stage, worker(str(log), dies_at), {"rows": ["id"]}, 4)
         )
         {name: done[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
-            stage, {"rows": datasets.parquet(SCHEMA)}, 4, 0.05
+            stage, {"rows": datasets.parquet(SCHEMA)}, 4, Ceilings(0.05, rows=0)
         )
 
 
