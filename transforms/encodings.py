@@ -1,5 +1,6 @@
 """Text of files as UTF-8 with line feeds: from UTF-16, UTF-32 and the line ends of old Macs too."""
 
+import abc
 import codecs
 import io
 
@@ -66,9 +67,9 @@ class _Rewritten(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    @abc.abstractmethod
     def rewritten(self, piece: bytes) -> bytes:
         """What a piece becomes; an empty one is the end."""
-        raise NotImplementedError
 
     def readinto(self, buffer) -> int:
         while not self._data:
