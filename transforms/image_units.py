@@ -141,9 +141,13 @@ def plan_images(
     ]
     tables = sum(kind == "table" for kind in formats.values())
     are_few = 2 * tables <= len(formats)
+    empty = {file.path for file in files if not file.size_in_bytes}
     for path, kind in choice.formats.items():
         unit = ImageUnit(kind, (path,), mapping, (), places)
-        if kind == "table":
+        if kind in ("table", "tfrecord") and path in empty:
+            passed_over["empty"] += 1  # as some programs leave parts without rows
+            del formats[path]
+        elif kind == "table":
             try:
                 units += _parts_of_table(unit)
             except PhraseLensError:

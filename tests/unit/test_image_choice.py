@@ -232,6 +232,19 @@ def test_photos_beside_a_table_of_paths(tmp_path):
     assert keys_of(plan(tmp_path, format_="table"))[0] == ["one"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "tfrecord"])
+def test_an_empty_part_among_good_ones_is_passed_over(tmp_path, suffix):
+    fill(tmp_path, ["p1.jpg"])
+    (tmp_path / "part-0.csv").write_text("key,path\none,p1.jpg\n")
+    (tmp_path / f"part-1.{suffix}").write_bytes(b"")
+    parts = plan(f"{tmp_path}/part-*")
+    assert [unit.paths for unit in parts.units] == [(f"{tmp_path}/part-0.csv",)]
+    assert parts.passed_over == {"empty": 1}
+    (tmp_path / "part-0.csv").unlink()
+    with pytest.raises(PhraseLensError, match="found none but files that are 1 empty"):
+        plan(f"{tmp_path}/part-*")
+
+
 def test_output_of_img2dataset_in_all_its_layouts(tmp_path):
     """Tables and statistics beside shards, and texts beside files, are about these."""
     shards, files = tmp_path / "shards", tmp_path / "files"
