@@ -73,7 +73,8 @@ def test_what_is_missing_is_said(dataset, capsys, flag, message):
 def test_private_memory_is_what_this_process_wrote():
     before = index_eval.private_bytes()
     mine = np.ones(4 << 20, np.float64)
-    assert index_eval.private_bytes() - before >= mine.nbytes
+    # Other threads may give some pages back meanwhile.
+    assert index_eval.private_bytes() - before >= 0.95 * mine.nbytes
 
 
 def test_the_drawn_vectors_are_what_they_are_said_to_be(tmp_path):
