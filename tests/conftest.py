@@ -19,28 +19,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(name, "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups when it is asked the same
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out among processes: those of a file that share a fixture stay together.
+    """Orders the files that processes take in turns: one that makes the tiny run comes first.
 
-    One process makes the tiny run first, while others run what does not need it.
+    Files that read it come last, so that no process waits while another makes it.
     """
-    readers = [item for item in items if "tiny_run" in getattr(item, "fixturenames", ())]
-    first = readers[0].path if readers else None
-
-    def place(item: pytest.Item) -> int:
-        return 0 if item.path == first else 2 if item in readers else 1
-
-    items.sort(key=place)
-    for item in items:
-        if item.path == first or _has_shared_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
-def _has_shared_fixture(item: pytest.Item) -> bool:
-    found = getattr(item, "_fixtureinfo", None)
-    definitions = found.name2fixturedefs.values() if found else ()
-    return any(d[-1].scope in ("class", "module", "package") for d in definitions if d)
+    readers = {item.path for item in items if "tiny_run" in getattr(item, "fixturenames", ())}
+    first = next((item.path for item in items if item.path in readers), None)
+    items.sort(key=lambda item: 0 if item.path == first else 2 if item.path in readers else 1)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
