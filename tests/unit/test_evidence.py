@@ -57,7 +57,7 @@ def person_of(row):
 
 def distinct(rows, max_events):
     """Equal rows once, and no robots."""
-    unique = [dict(row) for row in {tuple(row.items()) for row in rows}]
+    unique = [dict(row) for row in {tuple(sorted(row.items())) for row in rows}]
     done = collections.Counter((person_of(r), day_of(r)) for r in unique if not r["part"])
     return [
         r for r in unique if person_of(r) is None or done[person_of(r), day_of(r)] <= max_events
