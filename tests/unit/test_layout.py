@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from model_code import doctor
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Each package may import itself and the packages after it.
 ORDER = ("beam_jobs", "transforms", "model_code", "schemas")
@@ -65,7 +67,7 @@ def ranges(name: str) -> dict[str, Requirement]:
 
 
 def locked(name: str) -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+    return doctor.locked((ROOT / name).read_text())
 
 
 @pytest.mark.parametrize("kind", LOCKS)
