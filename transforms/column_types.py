@@ -168,6 +168,14 @@ def as_binary(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         is_whole = pc.and_(pc.equal(pc.floor(wide), wide), pc.less(pc.abs(wide), _EXACT))
         whole = pc.if_else(is_whole, wide, 0.0).cast(pa.int64()).cast(pa.string())
         texts = pc.if_else(is_whole, whole, column.cast(pa.string()))
+        # Arrow writes 10000000000.5 as 1.00000000005e+10, where Python, pandas and logs do not.
+        has_point = pc.and_(pc.greater_equal(pc.abs(wide), 1e10), pc.less(pc.abs(wide), _EXACT))
+        far = pc.fill_null(pc.and_not(has_point, is_whole), False)
+        if pc.any(far).as_py():
+            if isinstance(texts, pa.ChunkedArray):
+                texts, far = texts.combine_chunks(), far.combine_chunks()
+            values = wide.filter(far).to_pylist()
+            texts = pc.replace_with_mask(texts, far, pa.array(map(repr, values), pa.string()))
         return whole_texts(pc.if_else(known, texts, None).cast(pa.binary()))
     texts = column.cast(pa.string())
     if pa.types.is_decimal(type_):

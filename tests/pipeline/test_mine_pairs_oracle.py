@@ -188,7 +188,9 @@ def test_the_logs_put_everything_to_the_test():
 @given(log=messy_logs.small_logs(KEYS[:4]))
 def test_small_logs_are_mined_as_sql_says(tmp_path_factory, log):
     setting = Settings(min_users=1, max_person_events=4, variant_steps=1, one_person_pairs=True)
-    assume(mine(log, None, setting).tables["pairs"])  # without any the job fails, as it should
+    times = {row["timestamp"] for row in log} - {b""}
+    # Without a pair, or with times of which none can be read, the job fails, as it should.
+    assume(times != {b"x"} and mine(log, None, setting).tables["pairs"])
     assert_equal(*mine_both(tmp_path_factory.mktemp("small"), log, setting, None))
 
 

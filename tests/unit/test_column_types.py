@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.errors import PhraseLensError
@@ -254,7 +254,13 @@ def test_only_what_was_a_number_is_written_as_one(text, expected):
     assert column_types.whole_text(text) == expected
 
 
-@given(st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**22), 10**22).map(float))
+@given(
+    st.floats(allow_nan=True, allow_infinity=True)
+    | st.integers(-(10**22), 10**22).map(float)
+    | st.floats(-1e17, 1e17)
+)
+@example(10_000_000_000.5)
+@example(-4_503_599_627_370_495.5)
 def test_a_double_has_the_id_of_its_own_text_and_of_javas(value):
     (found,) = ids_of(pa.array([value]))
     if np.isnan(value):
