@@ -17,7 +17,7 @@ from schemas import stage as stage_lib
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.images import source_of
 from transforms.tabular import column_mapping
 
@@ -73,7 +73,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = mine_log.deletions(config).keys
     args = "images", config.images, config.image_format, mapping, config.image_key
-    units, _ = plan_units(*args, Places.of(config))
+    units = plan_images(*args, Places.of(config)).units
     images, new, seen = 0, 0, set()
     for unit in units:
         for batch in read_unit(unit, forgotten):

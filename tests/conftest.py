@@ -41,7 +41,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> work_folder.TinyRun:
     def make(folder: Path) -> work_folder.TinyRun:
         config = work_folder.config(str(folder / "work"))
         start = time.monotonic()
-        done = work_folder.drive(config)
+        done = work_folder.drive_forks(config, folder)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return work_folder.TinyRun(config, done.stdout, done.stderr, time.monotonic() - start)
 

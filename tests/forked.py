@@ -33,11 +33,11 @@ def server():
     return context
 
 
-def _run(module: str, argv: list[str], log: str) -> None:
+def _run(module: str, argv: list[str], out: str, err: str) -> None:
     os.setsid()
-    with open(log, "a") as f:
-        os.dup2(f.fileno(), 1)
-        os.dup2(f.fileno(), 2)
+    for number, path in ((1, out), (2, err)):
+        with open(path, "a") as f:
+            os.dup2(f.fileno(), number)
     sys.exit(importlib.import_module(module).run(argv))
 
 
@@ -48,10 +48,13 @@ def warm_up() -> None:
     process.join()
 
 
-def start(command: Sequence[str], log: str) -> ForkServerProcess:
-    """Starts `python -m MODULE FLAGS…`, whose output goes to the end of the file `log`."""
+def start(command: Sequence[str], log: str, err: str = "") -> ForkServerProcess:
+    """Starts `python -m MODULE FLAGS…`, whose output goes to the end of the file `log`.
+
+    What it writes to standard error goes to the end of the file `err` where one is named.
+    """
     assert command[1] == "-m"
-    process = server().Process(target=_run, args=(command[2], list(command[3:]), log))
+    process = server().Process(target=_run, args=(command[2], list(command[3:]), log, err or log))
     process.start()
     return process
 

@@ -3,6 +3,7 @@
 And how two runs of a stage are compared: row by row, whatever the files that hold them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -11,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pyarrow.parquet as pq
 
 from beam_jobs import pipeline
-from schemas import storage
+from schemas import launch, storage
 from schemas.manifest import GRAPH_FILES, Dataset
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +98,33 @@ def drive(of: pipeline.Config, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "beam_jobs.pipeline", "--samples"]
     command += [f"--workdir={of.workdir}", f"--set={of.set}", *flags]
     return subprocess.run(command, env=environment(), capture_output=True, text=True)
+
+
+def drive_forks(of: pipeline.Config, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `drive` does, with stages that are forks: they need not load the libraries.
+
+    Args:
+      of: the config.
+      folder: where what is printed goes, an empty one.
+    """
+    argv = ["--samples", f"--workdir={of.workdir}", f"--set={of.set}"]
+    out, err = folder / "out", folder / "err"
+
+    def call(command: Sequence[str]) -> int:
+        process = forked.start(command, str(out), str(err))
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    with (
+        open(out, "a") as to_out,
+        open(err, "a") as to_err,
+        contextlib.redirect_stdout(to_out),
+        contextlib.redirect_stderr(to_err),
+        mock.patch.object(launch, "call", call),
+    ):
+        status = pipeline.run(argv)
+    return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
 
 
 def command_into(name: str, of: pipeline.Config, output: str, *more: str) -> list[str]:

@@ -16,8 +16,9 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from schemas.errors import PhraseLensError
 from transforms import webdataset
 from transforms.clean_image import ImageError
-from transforms.column_types import whole_text
+from transforms.column_types import field_at, is_text, stored, whole_text
 from transforms.compression import open_stream
+from transforms.file_heads import Head, read_head
 from transforms.files import base_of, match
 from transforms.image_choice import choose
 from transforms.image_places import Places
@@ -171,19 +172,6 @@ def plan_images(
     return ImagePlan(units, [file for file in files if file.path in formats], passed_over)
 
 
-def plan_units(
-    flag: str,
-    patterns: Sequence[str],
-    format_: str,
-    mapping: dict[str, str],
-    key: str,
-    places: Places = _NOWHERE_ELSE,
-) -> tuple[list[ImageUnit], list[FileMetadata]]:
-    """The units and the files of `plan_images`."""
-    plan = plan_images(flag, patterns, format_, mapping, key, places)
-    return plan.units, plan.files
-
-
 def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
     """A table that holds images; or rows of one that names them, so that many workers open them.
 
@@ -191,9 +179,11 @@ def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
       PhraseLensError: it has not the columns.
     """
     (path,) = unit.paths
-    names = columns_of(path)
-    unit = dataclasses.replace(unit, mapping=_downloaded_columns(names, unit.mapping))
-    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"))
+    head = read_head(path)
+    names = columns_of(path, head)
+    mapping = _downloaded_columns(names, unit.mapping)
+    unit = dataclasses.replace(unit, mapping=_named_images(head, names, mapping))
+    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head)
     if unit.mapping["image"] in names:
         return [unit]
     named = read_table(path, {"path": unit.mapping["path"]})
@@ -211,6 +201,18 @@ def _downloaded_columns(columns: Sequence[str], mapping: dict[str, str]) -> dict
     if mapping["image"] in columns or not {"key", "jpg", "status"} <= set(columns):
         return mapping
     return mapping | {"image": "jpg", "status": "status"}
+
+
+def _named_images(head: Head, columns: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
+    """The mapping, where a column of images is text as one that names them: text holds no image."""
+    image = mapping["image"]
+    if image not in columns or mapping["path"] in columns:
+        return mapping
+    if head.schema is not None:
+        found = field_at(head.schema, image)
+        if found is None or not is_text(stored(found[1])):
+            return mapping
+    return mapping | {"image": "", "path": image}
 
 
 def _check_features(path: str, mapping: dict[str, str]) -> None:

@@ -103,13 +103,17 @@ def column_mapping(flag: str, values: tuple[str, ...], fields: tuple[str, ...]) 
     return mapping
 
 
-def columns_of(path: str) -> list[str]:
+def columns_of(path: str, head: Head | None = None) -> list[str]:
     """Names of the columns of a table, of the first rows for JSON; values in a struct as `a.b`.
+
+    Args:
+      path: the file.
+      head: its beginning, where it has been read.
 
     Raises:
       PhraseLensError: the file is no table or cannot be read.
     """
-    return [leaf for column in _columns(read_head(path)).values() for leaf in column.leaves]
+    return [leaf for column in _columns(head or read_head(path)).values() for leaf in column.leaves]
 
 
 @dataclasses.dataclass(frozen=True)

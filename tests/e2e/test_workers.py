@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.manifest import Dataset, shards_of
-from tests import work_folder
+from tests import forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -28,7 +28,8 @@ def checksums(root: str) -> dict[str, str]:
 
 
 def run_with(stage: str, tiny_run: TinyRun, output: str, *flags: str) -> str:
-    return work_folder.run(work_folder.command_into(stage, tiny_run.config, output, *flags))
+    command = work_folder.command_into(stage, tiny_run.config, output, *flags)
+    return forked.run(command, f"{output}.log")
 
 
 @pytest.mark.parametrize("stage", JOBS)

@@ -26,7 +26,7 @@ from transforms.deletions import DELETION_FIELDS, read_deletions
 from transforms.events import LOG_FIELDS, LogRules, parse_events
 from transforms.formats import LogUnit, plan_log, read_log
 from transforms.image_formats import FORMATS, register
-from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.tabular import BadRows, column_mapping, columns_of, read_table
 
@@ -276,12 +276,12 @@ def _image_units() -> Target:
     mapping = {field: field for field in IMAGE_FIELDS}
     planned: dict[str, ImageUnit] = {}
     for name in IMAGE_FILES:
-        (planned[name],), _ = plan_units("images", [folder.path(name)], "auto", mapping, "stem")
+        (planned[name],) = plan_images("images", [folder.path(name)], "auto", mapping, "stem").units
 
     def batches(name: str) -> Iterator[pa.Table | BadRows]:
         yield from read_unit(planned[name])  # which was sound when it was planned
         try:
-            units, _ = plan_units("images", [folder.path(name)], "auto", mapping, "stem")
+            units = plan_images("images", [folder.path(name)], "auto", mapping, "stem").units
         except PhraseLensError:
             return
         yield from itertools.chain.from_iterable(map(read_unit, units))

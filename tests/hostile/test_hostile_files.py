@@ -13,7 +13,7 @@ import pytest
 from schemas.errors import PhraseLensError
 from transforms import coco, compression
 from transforms.file_heads import read_head
-from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
 from transforms.tabular import BadRows, columns_of, read_table
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
@@ -60,7 +60,7 @@ def test_a_record_that_claims_more_than_memory(tmp_path, size):
     assert found == ["bad_row", "unreadable_file"]
     path.write_bytes(length + masked(length))
     with pytest.raises(PhraseLensError, match="TFRecord"):
-        plan_units("images", [str(path)], "auto", MAPPING, "stem")
+        plan_images("images", [str(path)], "auto", MAPPING, "stem")
 
 
 def sparse_tar() -> bytes:
@@ -94,7 +94,7 @@ TARS = {
 @pytest.mark.parametrize("name", TARS)
 def test_a_tar_file_that_claims_more_than_memory(tmp_path, name):
     (tmp_path / name).write_bytes(TARS[name])
-    units, _ = plan_units("images", [str(tmp_path / name)], "auto", MAPPING, "stem")
+    units = plan_images("images", [str(tmp_path / name)], "auto", MAPPING, "stem").units
     found: list[str] = []
     assert peak(lambda: found.extend(reasons(read_unit(units[0])))) < 64 << 20
     assert found == ["unreadable_file"]

@@ -14,7 +14,7 @@ from transforms import http_fetch
 from transforms.clean_image import ImageError
 from transforms.http_fetch import FetchLimits, fetch, is_public
 from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.tabular import BadRows
 
 PNG = encode(photo(), "PNG")
@@ -24,7 +24,7 @@ LIMITS = FetchLimits(max_bytes=100_000, max_seconds=30, private_hosts=("127.0.0.
 
 def rows_of(pattern, places):
     """Images by key, and reasons by path."""
-    units, _ = plan_units("images", [pattern], "auto", MAPPING, "stem", places)
+    units = plan_images("images", [pattern], "auto", MAPPING, "stem", places).units
     rows, bad = {}, {}
     for batch in (batch for unit in units for batch in read_unit(unit)):
         if isinstance(batch, BadRows):

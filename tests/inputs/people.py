@@ -15,7 +15,7 @@ from transforms.ceilings import Ceilings, check_counters
 from transforms.events import DAY_MS, EVENTS, LogRules, parse_events
 from transforms.evidence import DayRules
 from transforms.examination import Log
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.labels import parse_labels
 from transforms.mined_images import IMAGE_KEYS, join_labels
 
@@ -137,7 +137,7 @@ def _wrong_key(key: str, log_key: str):
 def _file_and_log(folder: Path) -> str:
     (folder / f"{DECOMPOSED}.png").write_bytes(b"an image")
     mapping = {field: field for field in IMAGE_FIELDS}
-    (unit,), _ = plan_units("images", [str(folder)], "auto", mapping, "stem")
+    (unit,) = plan_images("images", [str(folder)], "auto", mapping, "stem").units
     (batch,) = read_unit(unit)
     log = _events(query=["red"], image=[COMPOSED])
     same = batch["key"].to_pylist() == log["key"].to_pylist() == [COMPOSED]

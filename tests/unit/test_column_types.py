@@ -17,7 +17,7 @@ from transforms import column_types, rows
 from transforms.deletions import DELETION_FIELDS
 from transforms.events import LOG_FIELDS
 from transforms.formats import plan_log, read_log
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.labels import LABEL_FIELDS
 from transforms.tabular import BadRows, check_columns, read_table
 
@@ -314,7 +314,7 @@ def test_an_image_column_of_text_names_files(tmp_path):
     path = str(tmp_path / "images.parquet")
     pq.write_table(pa.table({"key": pa.array([7.0, None]), "image": ["a.png", "a.png"]}), path)
     mapping = {name: name for name in IMAGE_FIELDS}
-    (unit,), _ = plan_units("images", [path], "auto", mapping, "stem")
+    (unit,) = plan_images("images", [path], "auto", mapping, "stem").units
     (batch,) = read_unit(unit)
     assert batch.to_pylist() == [{"key": k, "image": b"image"} for k in ("7", "")]
 

@@ -10,14 +10,14 @@ import pytest
 
 from schemas.errors import PhraseLensError
 from transforms import image_units
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 
 
 def read(paths, format_="auto", mapping=MAPPING):
-    units, _ = plan_units("images", paths, format_, mapping, "stem")
+    units = plan_images("images", paths, format_, mapping, "stem").units
     rows, bad = [], []
     for unit in units:
         for batch in read_unit(unit):
@@ -94,6 +94,36 @@ def test_images_of_the_datasets_library(tmp_path):
     assert read([path], mapping=MAPPING | {"key": "id"}) == ([("0", b"red"), ("1", b"blue")], [])
 
 
+TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", *TEXTS], ids=str)
+def test_a_column_of_images_that_is_text_names_them(tmp_path, kind):
+    """No image can lie in text, so what is there is where the image is."""
+    names = ["red.png", "deep/blue.png", "missing.png"]
+    (tmp_path / "deep").mkdir()
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(name.encode())
+    if isinstance(kind, pa.DataType):
+        table = pa.table({"key": ["0", "1", "2"], "image": pa.array(names).cast(kind)})
+        pq.write_table(table, tmp_path / "images.parquet")
+    else:
+        rows = [{"key": str(i), "image": name} for i, name in enumerate(names)]
+        lines = "\n".join(["key,image", *(f"{row['key']},{row['image']}" for row in rows)])
+        texts = {
+            "csv": lines,
+            "tsv": lines.replace(",", "\t"),
+            "json": json.dumps(rows),
+            "jsonl": "\n".join(map(json.dumps, rows)),
+        }
+        (tmp_path / f"images.{kind}").write_text(texts[kind])
+    (path,) = tmp_path.glob("images.*")
+    found, ((reason, detail),) = read([str(path)])
+    assert found == [(str(i), name.encode()) for i, name in enumerate(names[:2])]
+    assert reason == "unreadable_image"
+    assert "missing.png" in detail
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("unit_rows", [1, 3, 7, 100])
 def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
@@ -115,7 +145,7 @@ def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
     assert len(whole) == 8
     assert len(bad) == {"parquet": 2, "csv": 4, "jsonl": 3}[kind]
     monkeypatch.setattr(image_units, "UNIT_ROWS", unit_rows)
-    units, _ = plan_units("images", [str(path)], "auto", MAPPING, "stem")
+    units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
     assert len(units) == -(-10 // unit_rows)
     found, found_bad = read([str(path)])
     assert found == whole
@@ -129,7 +159,7 @@ def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
     path = tmp_path / "images.csv"
     path.write_text("\n".join(["key,path", *(f"{i},{i}.png" for i in range(10))]))
     monkeypatch.setattr(image_units, "UNIT_ROWS", 3)
-    units, _ = plan_units("images", [str(path)], "auto", MAPPING, "stem")
+    units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
     assert [unit.files for unit in units] == [1, 0, 0, 0]
     whole = image_units.read_table
     for end in range(11):
@@ -153,4 +183,4 @@ def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
 def test_a_table_of_images_is_one_unit(tmp_path, monkeypatch):
     monkeypatch.setattr(image_units, "UNIT_ROWS", 1)
     path = write_parquet(tmp_path / "a.parquet", key=["0", "1"], image=[b"red", b"blue"])
-    assert len(plan_units("images", [path], "auto", MAPPING, "stem")[0]) == 1
+    assert len(plan_images("images", [path], "auto", MAPPING, "stem").units) == 1

@@ -16,7 +16,7 @@ from schemas.fingerprint import hash64
 from transforms import key_match
 from transforms.deletions import Deletions, read_deletions
 from transforms.events import LogRules, parse_events, without
-from transforms.image_units import IMAGE_FIELDS, plan_units, read_unit
+from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.labels import parse_labels
 from transforms.rows import one_form
 
@@ -40,7 +40,7 @@ def label_of(key: str, label: str) -> dict:
 
 
 def keys_of_images(folder, kind: str) -> list[str]:
-    units, _ = plan_units("images", [str(folder)], "auto", MAPPING, kind)
+    units = plan_images("images", [str(folder)], "auto", MAPPING, kind).units
     return [key for unit in units for batch in read_unit(unit) for key in batch["key"].to_pylist()]
 
 
@@ -84,7 +84,7 @@ def test_files_of_either_form_have_the_same_keys(tmp_path, form):
     assert keys_of_images(folder, "stem") == [key]
     assert keys_of_images(folder, "name") == [f"{key}.png"]
     assert keys_of_images(folder, "path") == [f"{folder}/{key}.png"]
-    (unit,), _ = plan_units("images", [str(folder)], "auto", MAPPING, "stem")
+    (unit,) = plan_images("images", [str(folder)], "auto", MAPPING, "stem").units
     assert unit.places.read_file(unit.paths[0], unit.bases) == b"an image", "its path is as it was"
     (batch,) = read_unit(unit, frozenset({key}))
     assert batch["image"].to_pylist() == [None], "a file that must be forgotten is not opened"
@@ -97,13 +97,13 @@ def test_tables_and_tar_files_of_either_form_have_the_same_keys(tmp_path, form):
     (tmp_path / f"{name}.png").write_bytes(b"an image")
     table = tmp_path / "table.csv"
     table.write_text(f"key,path\n{name},{name}.png\n", encoding="utf-8")
-    (unit,), _ = plan_units("images", [str(table)], "auto", MAPPING, "stem")
+    (unit,) = plan_images("images", [str(table)], "auto", MAPPING, "stem").units
     (batch,) = read_unit(unit)
     assert batch.to_pylist() == [{"key": "na\u00efve", "image": b"an image"}]
     with tarfile.open(tmp_path / "shard.tar", "w") as file:
         info = tarfile.TarInfo(f"{name}.png")
         info.size = 8
         file.addfile(info, io.BytesIO(b"an image"))
-    (unit,), _ = plan_units("images", [str(tmp_path / "shard.tar")], "auto", MAPPING, "stem")
+    (unit,) = plan_images("images", [str(tmp_path / "shard.tar")], "auto", MAPPING, "stem").units
     (batch,) = read_unit(unit)
     assert batch.to_pylist() == [{"key": "na\u00efve", "image": b"an image"}]

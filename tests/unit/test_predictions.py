@@ -17,7 +17,7 @@ from tests.image_files import encode, photo
 from transforms.ceilings import Ceilings, check_counters
 from transforms.clean_image import ImageLimits
 from transforms.datasets import Output
-from transforms.image_units import IMAGE_FIELDS, plan_units
+from transforms.image_units import IMAGE_FIELDS, plan_images
 from transforms.images import source_of
 from transforms.predictions import ClassifyImages, Networks
 
@@ -38,7 +38,7 @@ def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClassifyImages, "_read", read)
     mapping = {field: field for field in IMAGE_FIELDS}
-    units, _ = plan_units("images", [str(tmp_path)], "auto", mapping, "stem")
+    units = plan_images("images", [str(tmp_path)], "auto", mapping, "stem").units
     stage = types.SimpleNamespace(name="classify_images", run_id="run")
     networks = Networks("g", "p", 4, 4)
     settings = InferenceSettings()
@@ -94,7 +94,7 @@ def test_a_few_new_images_among_many_known_ones_share_batches(tmp_path):
         if number % 20 == 7:
             new.append(source_of(data))
     mapping = {field: field for field in IMAGE_FIELDS}
-    units, _ = plan_units("images", [str(tmp_path)], "auto", mapping, "stem")
+    units = plan_images("images", [str(tmp_path)], "auto", mapping, "stem").units
     assert len(units) > 1
     stage = types.SimpleNamespace(name="classify_images", run_id="run")
     settings = InferenceSettings(batch_size=4)
