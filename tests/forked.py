@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 
 PRELOADED = [
@@ -33,8 +33,9 @@ def server():
     return context
 
 
-def _run(module: str, argv: list[str], log: str) -> None:
+def _run(module: str, argv: list[str], log: str, environment: Mapping[str, str]) -> None:
     os.setsid()
+    os.environ.update(environment)
     with open(log, "a") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
@@ -48,10 +49,11 @@ def warm_up() -> None:
     process.join()
 
 
-def start(command: Sequence[str], log: str) -> ForkServerProcess:
+def start(command: Sequence[str], log: str, **environment: str) -> ForkServerProcess:
     """Starts `python -m MODULE FLAGS…`, whose output goes to the end of the file `log`."""
     assert command[1] == "-m"
-    process = server().Process(target=_run, args=(command[2], list(command[3:]), log))
+    args = (command[2], list(command[3:]), log, environment)
+    process = server().Process(target=_run, args=args)
     process.start()
     return process
 
