@@ -102,8 +102,8 @@ class ExampleReader:
         """
         if self._fits(split):
             rows, first = self.rows(split), epoch * passes
-            order = [epoch_order(seed, first + p, rows) for p in range(passes)]
-            return self._taken(split, np.concatenate(order))
+            orders = [epoch_order(seed, first + p, rows) for p in range(passes)]
+            return self._taken(split, np.concatenate(orders))
         paths = self._paths(split)
         order = epoch_order(seed, epoch, len(paths))
         records = self._records([paths[place] for place in order]).repeat(passes)
