@@ -222,6 +222,7 @@ def encoder(model: keras.Model, preprocessing: str) -> Callable:
     return tf.function(
         lambda pixels: model(image_ops.preprocess(preprocessing, pixels), training=False),
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+        autograph=False,
     )
 
 

@@ -1,9 +1,9 @@
-"""Reads the TFRecord examples of prepare_examples through tf.data."""
+"""Reads the TFRecord examples of prepare_examples: from memory, or through tf.data from disk."""
 
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,10 @@ from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 
 _SHUFFLE_BUFFER = 20_000
+
+# text_emb [batch, T] float32, pixel_emb [batch, P] float32, label_ids [batch, any] int64 filled up
+# with −1.
+Batch = tuple[np.ndarray, ...]
 
 
 class ExampleReader:
@@ -49,7 +53,7 @@ class ExampleReader:
             raise PhraseLensError(
                 f"labels of {dataset.root}", "at least two labels", "Label more images."
             )
-        self._kept: dict[str, tuple[tf.Tensor, ...]] = {}
+        self._kept: dict[str, Batch] = {}
 
     def few_labels(self, count: int, seed: int) -> "ExampleReader":
         """The same examples, but of the training split only `count` of each label.
@@ -57,12 +61,12 @@ class ExampleReader:
         See `few_labels.keep_first`; they are kept in memory.
         """
         ids, _ = self.names("train")
-        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch[2].numpy()]
+        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch[2]]
         keep = keep_first([list(map(int, row)) for row in label_ids], ids, count, seed)
         parts, start = [], 0
         for batch in self.batches("train"):
             places = np.flatnonzero(keep[start : start + len(batch[0])])
-            parts.append([tf.gather(values, places) for values in batch])
+            parts.append(tuple(values[places] for values in batch))
             start += len(batch[0])
         few = copy.copy(self)
         few._kept = self._kept | {"train": _join(parts)}
@@ -84,36 +88,22 @@ class ExampleReader:
                     "and --test_share.",
                 )
 
-    def batches(self, split: str) -> tf.data.Dataset:
-        """A split in the order of its shards.
-
-        Yields:
-          text_emb [batch, T] float32, pixel_emb [batch, P] float32, label_ids [batch, any]
-          int64 filled up with −1.
-        """
+    def batches(self, split: str) -> Iterator[Batch]:
+        """A split in the order of its shards."""
         if self._fits(split):
-            return tf.data.Dataset.from_tensor_slices(self._memory(split)).batch(self.batch_size)
+            return self._taken(split, np.arange(self.rows(split)))
         return self._parsed(self._records(self._paths(split)))
 
-    def shuffled(self, split: str, seed: int, epoch: int, passes: int = 1) -> tf.data.Dataset:
+    def shuffled(self, split: str, seed: int, epoch: int, passes: int = 1) -> Iterator[Batch]:
         """A split `passes` times over, in an order that depends on seed and epoch alone.
 
         From memory the order is a random permutation; from disk the shards are shuffled,
         and rows within a window of them.
-
-        Yields:
-          As `batches`.
         """
         if self._fits(split):
             rows, first = self.rows(split), epoch * passes
-            order = np.concatenate([epoch_order(seed, first + p, rows) for p in range(passes)])
-            kept = self._memory(split)
-            return (
-                tf.data.Dataset.from_tensor_slices(order)
-                .batch(self.batch_size)
-                .map(lambda places: tuple(tf.gather(values, places) for values in kept))
-                .prefetch(2)
-            )
+            orders = [epoch_order(seed, first + p, rows) for p in range(passes)]
+            return self._taken(split, np.concatenate(orders))
         paths = self._paths(split)
         order = epoch_order(seed, epoch, len(paths))
         records = self._records([paths[place] for place in order]).repeat(passes)
@@ -150,7 +140,7 @@ class ExampleReader:
         files = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         return files.interleave(tf.data.TFRecordDataset, cycle_length=4)
 
-    def _parsed(self, records: tf.data.Dataset) -> tf.data.Dataset:
+    def _parsed(self, records: tf.data.Dataset) -> Iterator[Batch]:
         vectors = {
             name: tf.io.FixedLenFeature([width], tf.float32) for name, width in self.widths.items()
         }
@@ -161,30 +151,34 @@ class ExampleReader:
             label_ids = tf.sparse.to_dense(parsed["label_ids"], default_value=-1)
             return parsed["text_emb"], parsed["pixel_emb"], label_ids
 
-        return records.batch(self.batch_size).map(parse, tf.data.AUTOTUNE).prefetch(2)
+        batches = records.batch(self.batch_size).map(parse, tf.data.AUTOTUNE).prefetch(2)
+        return batches.as_numpy_iterator()
 
     def _fits(self, split: str) -> bool:
         width = sum(self.widths.values())
         return split in self._kept or self.rows(split) * 4 * width <= self._cache_bytes
 
-    def _memory(self, split: str) -> tuple[tf.Tensor, ...]:
+    def _memory(self, split: str) -> Batch:
         if split not in self._kept:
             self._kept[split] = _join(list(self._parsed(self._records(self._paths(split)))))
         return self._kept[split]
 
+    def _taken(self, split: str, order: np.ndarray) -> Iterator[Batch]:
+        """Batches from memory, of rows in an order."""
+        kept = self._memory(split)
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            yield tuple(values[places] for values in kept)
 
-def _join(batches: list) -> tuple[tf.Tensor, ...]:
+
+def _join(batches: Sequence[Batch]) -> Batch:
     """Batches as `ExampleReader.batches` yields them → one."""
-    longest = max(batch[2].shape[1] for batch in batches)
-    label_ids = [
-        tf.pad(batch[2], [[0, 0], [0, longest - batch[2].shape[1]]], constant_values=-1)
-        for batch in batches
+    text_embs, pixel_embs, label_ids = zip(*batches, strict=True)
+    longest = max(ids.shape[1] for ids in label_ids)
+    filled = [
+        np.pad(ids, [(0, 0), (0, longest - ids.shape[1])], constant_values=-1) for ids in label_ids
     ]
-    return (
-        tf.concat([batch[0] for batch in batches], axis=0),
-        tf.concat([batch[1] for batch in batches], axis=0),
-        tf.concat(label_ids, axis=0),
-    )
+    return np.concatenate(text_embs), np.concatenate(pixel_embs), np.concatenate(filled)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
       A model that computes the same, but for the rounding of float32.
     """
     folded = _pairs(model)
+    if not folded:
+        return model
     norms = {norm.name for norm in folded.values()}
     biased = {name: _with_bias(model.get_layer(name)) for name in folded}
 

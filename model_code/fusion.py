@@ -132,8 +132,9 @@ def predictor(
 ) -> Callable[[str], np.ndarray]:
     """A function from a split to its probabilities, [rows, labels] float32; compiled once."""
     signature = {part: tf.TensorSpec([None, reader.widths[part]], tf.float32) for part in parts}
-    call = tf.function(lambda inputs: model(inputs, training=False))
-    call = call.get_concrete_function(signature)
+    call = tf.function(
+        lambda inputs: model(inputs, training=False), input_signature=[signature], autograph=False
+    )
 
     def predict(split: str) -> np.ndarray:
         found = []
@@ -190,7 +191,8 @@ def train(
             tf.TensorSpec([None, reader.widths["text_emb"]], tf.float32),
             tf.TensorSpec([None, reader.widths["pixel_emb"]], tf.float32),
             tf.TensorSpec([None, None], tf.int64),
-        ]
+        ],
+        autograph=False,
     )
     def step(text_emb, pixel_emb, label_ids):
         vectors = {"text_emb": text_emb, "pixel_emb": pixel_emb}

@@ -116,6 +116,7 @@ class ImageEmbedder:
         self._decode = tf.function(
             lambda images: image_ops.decode_and_resize_to(images, self._sizes),
             input_signature=[strings],
+            autograph=False,
         )
         pixels = tuple(tf.TensorSpec([None, s, s, 3], tf.uint8) for s in self._sizes)
         self._networks = device.compiled(self._embed, pixels)

@@ -46,6 +46,7 @@ class ImageSource:
         self._decode = tf.function(
             lambda images: image_ops.decode_and_resize(images, size),
             input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
         )
         self._cache: list[np.ndarray] | None = None
         if self.rows * size * size * 3 <= cache_bytes:

@@ -33,7 +33,9 @@ class PairEncoder:
                 return pixels
             return tf.map_fn(compress, pixels, fn_output_signature=tf.string)
 
-        self._encode = tf.function(encode, input_signature=[tf.TensorSpec([None], tf.string)])
+        self._encode = tf.function(
+            encode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+        )
 
     def encode(self, files: Sequence[bytes]) -> list[bytes]:
         """JPEG or PNG files → images for `example`.

@@ -160,7 +160,7 @@ class Trainer(tf.Module):
         """See `QueryTable.save`."""
         self.table.save(path)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def embed(self, inputs) -> tf.Tensor:
         """[B, …] → [B, M] unit rows."""
         return self.tower(self._prepare(inputs, None), training=False)

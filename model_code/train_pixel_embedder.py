@@ -159,7 +159,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
             return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), 1)
 
-    @tf.function
+    @tf.function(autograph=False)  # it branches on no tensor
     def step(pixels, targets, seed):
         pixels = image_ops.augment(pixels, seed) if config.augment else pixels
         inputs = image_ops.preprocess(preprocessing, pixels)

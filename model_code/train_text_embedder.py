@@ -259,7 +259,8 @@ def training_step(model, config: Config):
             tf.TensorSpec([None], tf.float32),
             tf.TensorSpec([None], tf.float32),
             tf.TensorSpec([2], tf.int32),
-        ]
+        ],
+        autograph=False,  # it branches on no tensor
     )
     def step(ids, not_negative, log_counts, weights, seed):
         ids = drop_tokens(ids, config.token_dropout, seed)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 
 PRELOADED = [
@@ -33,8 +33,9 @@ def server():
     return context
 
 
-def _run(module: str, argv: list[str], out: str, err: str) -> None:
+def _run(module: str, argv: list[str], out: str, err: str, environment: Mapping[str, str]) -> None:
     os.setsid()
+    os.environ.update(environment)
     for number, path in ((1, out), (2, err)):
         with open(path, "a") as f:
             os.dup2(f.fileno(), number)
@@ -48,13 +49,15 @@ def warm_up() -> None:
     process.join()
 
 
-def start(command: Sequence[str], log: str, err: str = "") -> ForkServerProcess:
+def start(command: Sequence[str], log: str, err: str = "", **environment: str) -> ForkServerProcess:
     """Starts `python -m MODULE FLAGS…`, whose output goes to the end of the file `log`.
 
-    What it writes to standard error goes to the end of the file `err` where one is named.
+    What it writes to standard error goes to the end of the file `err` where one is named;
+    variables that are named are in its environment beside the server's.
     """
     assert command[1] == "-m"
-    process = server().Process(target=_run, args=(command[2], list(command[3:]), log, err or log))
+    args = (command[2], list(command[3:]), log, err or log, environment)
+    process = server().Process(target=_run, args=args)
     process.start()
     return process
 

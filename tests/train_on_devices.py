@@ -18,7 +18,7 @@ from model_code import query_table, sampled_softmax, text_generator, training
 IMAGES, FEATURES, WIDTH, BATCH, STEPS = 512, 24, 16, 32, 6
 
 
-def main(argv: list[str] | None = None) -> None:
+def run(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--devices", default="1")
@@ -103,4 +103,4 @@ def train(devices: query_table.Devices, args: argparse.Namespace) -> tuple[np.nd
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

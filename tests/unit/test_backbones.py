@@ -47,9 +47,13 @@ def test_weights_of_a_file_make_the_same_network(small, file):
     assert backbones.fingerprint_of("x", other) != backbones.fingerprint_of("x", model)
 
 
+@pytest.fixture(scope="module")
+def whole():
+    return keras.applications.MobileNet(weights=None, classes=1000)
+
+
 @pytest.mark.parametrize("suffix", ["weights.h5", "h5", "keras"])
-def test_a_classifier_at_the_end_of_a_file_is_dropped(tmp_path, suffix):
-    whole = keras.applications.MobileNet(weights=None, classes=1000)
+def test_a_classifier_at_the_end_of_a_file_is_dropped(whole, tmp_path, suffix):
     path = str(tmp_path / f"mobilenet.{suffix}")
     whole.save_weights(path) if "weights" in suffix else whole.save(path)
     found = backbones.pretrained("mobilenet", 224, path, "--weights")
@@ -74,8 +78,7 @@ def test_wrong_weights_name_the_file_the_layers_and_the_remedy(small, tmp_path):
             backbones.pretrained(name, 32, str(path), "--weights", 8)
         assert error.value.item == str(path)
         assert "--weights" in str(error.value)
-    with pytest.raises(PhraseLensError, match="conv1"):
-        backbones.pretrained("mobilenet", 32, str(folder / "small.keras"), "--weights")
+        assert ("conv1" in str(error.value)) == (name == "mobilenet")
     with pytest.raises(PhraseLensError, match="imagenet"):
         backbones.pretrained("small_resnet", 32, "imagenet", "--weights")
 

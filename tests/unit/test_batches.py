@@ -106,10 +106,15 @@ def test_threads_that_run_out_together_halve_once():
     assert limit.rows == 32
 
 
+@pytest.mark.slow  # TensorFlow waits ten seconds for memory.
 def test_tensorflow_says_when_memory_ran_out():
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
-        tf.zeros([1 << 45], tf.float64)
+        tf.zeros([1 << 45], tf.float64)  # 256 TiB
     assert out_of_memory(caught.value)
+
+
+def test_errors_that_say_that_memory_ran_out():
+    assert out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
     assert out_of_memory(MemoryError())
     assert out_of_memory(tf.errors.InternalError(None, None, "CUDA: out of memory"))
     assert not out_of_memory(tf.errors.InvalidArgumentError(None, None, "not a JPEG"))

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import importlib
-import subprocess
-import sys
+import multiprocessing
 import types
 
 import keras
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from model_code import backbones, devices, image_ops
 from schemas.errors import PhraseLensError
+from tests import forked
 from tests.mined_dataset import COLOURS, jpeg
 
 no_gpu = pytest.mark.skipif(
@@ -51,15 +51,24 @@ def test_a_gpu_computes_what_the_cpu_does():
     np.testing.assert_array_equal(run(pixels), np.ones((2, 4, 4, 3)))
 
 
+def open_with_threads(found):
+    devices.open_device("cpu", 1)
+    tf.zeros([2])
+    devices.open_device("cpu", 3)
+    threads = tf.config.threading
+    found.send(
+        (threads.get_intra_op_parallelism_threads(), threads.get_inter_op_parallelism_threads())
+    )
+
+
 def test_threads_are_those_that_were_asked_for():
     # In a process of its own: they cannot be changed once TensorFlow has started.
-    program = (
-        "from model_code import devices; import tensorflow as tf; devices.open_device('cpu', 1);"
-        "tf.zeros([2]); devices.open_device('cpu', 3); t = tf.config.threading;"
-        "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads())"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert printed.stdout.split() == ["1", "1"], printed.stderr
+    found, there = multiprocessing.Pipe(duplex=False)
+    process = forked.server().Process(target=open_with_threads, args=(there,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert found.recv() == (1, 1)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -15,12 +15,13 @@ from tests.examples_dataset import Rows, write_examples
 
 TEXT, PIXEL = 4, 6
 FLAGS = [
-    "--heads=32,linear",
     "--dropouts=0.1",
     "--weight_decays=0.01",
     "--pixel_scales=1",
-    "--epochs=8",
+    "--learning_rates=0.01",
+    "--epochs=3",
 ]
+LINEAR = [*FLAGS, "--heads=linear"]
 
 
 def _xor(rows: int, seed: int) -> Rows:
@@ -39,7 +40,13 @@ def trained(tmp_path_factory):
     root = str(tmp_path_factory.mktemp("fusion"))
     splits = {"train": _xor(400, 0), "validation": _xor(100, 1), "test": _xor(200, 2)}
     write_examples(f"{root}/examples", splits, ["differ", "same"])
-    argv = [f"--examples={root}/examples", f"--output={root}/fusion", *FLAGS, "--seeds=2"]
+    argv = [
+        f"--examples={root}/examples",
+        f"--output={root}/fusion",
+        *FLAGS,
+        "--heads=32,linear",
+        "--seeds=2",
+    ]
     assert train_fusion.run(argv) == 0
     return root, argv, splits
 
@@ -125,7 +132,7 @@ def test_a_killed_run_ends_with_the_same_models(trained, tmp_path, monkeypatch):
         fits.append(args[0])
 
         def after_epoch(epoch):
-            if len(fits) == 4 and epoch == 3:
+            if len(fits) == 4 and epoch == 2:
                 raise Killed
 
         return fit(*args, **kwargs, after_epoch=after_epoch)
@@ -163,6 +170,7 @@ def test_many_labels_an_example_and_a_label_that_training_has_not(tmp_path):
     splits = {"train": rows(300), "validation": rows(60), "test": rows(100)}
     write_examples(f"{tmp_path}/examples", splits, ["a", "b", "c"], task="multi")
     argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/fusion", *FLAGS]
+    argv += ["--heads=32", "--epochs=8"]
     assert train_fusion.run([*argv, "--class_weights"]) == 0
     result, predictions = _evaluation(f"{tmp_path}/fusion")
     assert result["task"] == "multi"
@@ -236,7 +244,7 @@ def test_the_pool_trusts_text_as_far_as_it_helps_on_images_that_training_has_not
     write_examples(f"{tmp_path}/examples", splits, ["a", "b"])
     found = {}
     for pool in ("true", "false"):
-        argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/{pool}", *FLAGS]
+        argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/{pool}", *LINEAR]
         assert train_fusion.run([*argv, f"--pool={pool}", "--seeds=2"]) == 0
         found[pool], _ = _evaluation(f"{tmp_path}/{pool}")
     alone, pooled = found["false"], found["true"]
@@ -250,7 +258,7 @@ def test_the_pool_trusts_text_as_far_as_it_helps_on_images_that_training_has_not
 
 
 def test_a_run_with_few_labels_says_how_many(trained, tmp_path):
-    argv = [trained[1][0], f"--output={tmp_path}/fusion", *FLAGS]
+    argv = [trained[1][0], f"--output={tmp_path}/fusion", *LINEAR]
     assert train_fusion.run([*argv, "--labels_per_class=20", "--seeds=2"]) == 0
     result, _ = _evaluation(f"{tmp_path}/fusion")
     assert result["rows"] == {"train": 40, "validation": 100, "test": 200}

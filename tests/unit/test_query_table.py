@@ -4,8 +4,8 @@ import functools
 import json
 import signal
 import socket
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import tensorflow as tf
 from model_code import query_table, text_generator
 from model_code.query_table import Devices, QueryTable
 from schemas.errors import PhraseLensError
-from tests import train_on_devices, work_folder
+from tests import forked, train_on_devices
 
 COMMAND = [sys.executable, "-m", "tests.train_on_devices"]
 
@@ -80,21 +80,19 @@ def test_devices_that_are_no_number(wanted):
         query_table.devices(wanted)
 
 
+def log_of(folder):
+    return f"{folder}.log"
+
+
 def start(folder, *flags, **environment):
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [*COMMAND, str(folder), *flags],
-        env=work_folder.environment() | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forked.start([*COMMAND, str(folder), *flags], log_of(folder), **environment)
 
 
-def finish(*processes):
+def finish(folder, *processes):
     for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        process.join(timeout=300)
+        assert process.exitcode == 0, Path(log_of(folder)).read_text()
 
 
 def result(folder, part=0):
@@ -119,7 +117,7 @@ def one_device(tmp_path_factory):
     @functools.cache
     def run(flags):
         folder = tmp_path_factory.mktemp("one_device")
-        train_on_devices.main([str(folder), *flags])
+        train_on_devices.run([str(folder), *flags])
         losses, vectors = result(folder)
         assert len(losses) >= 20
         assert losses[-5:].mean() < losses[:5].mean() - 0.1
@@ -140,7 +138,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("flags", [SHARE, pytest.param(APART, marks=pytest.mark.slow)])
 def test_two_devices_of_one_process_learn_as_one(flags, one_device, tmp_path):
-    finish(start(tmp_path, "--devices=2", *flags))
+    finish(tmp_path, start(tmp_path, "--devices=2", *flags))
     assert_same(result(tmp_path), one_device(flags))
 
 
@@ -149,7 +147,7 @@ def test_two_processes_learn_as_one(flags, one_device, tmp_path):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [{"type": "worker", "index": index} for index in range(2)]
     configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
-    finish(*(start(tmp_path, *flags, TF_CONFIG=config) for config in configs))
+    finish(tmp_path, *(start(tmp_path, *flags, TF_CONFIG=config) for config in configs))
     for part in range(2):
         assert_same(result(tmp_path, part), one_device(flags))
         # Each process keeps the checkpoint of its own rows.
@@ -160,9 +158,9 @@ def test_two_processes_learn_as_one(flags, one_device, tmp_path):
 def test_killed_on_two_devices_it_goes_on(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = start(killed, "--devices=2", *APART, "--kill_at=15")
-    first.communicate()
-    assert first.returncode == -signal.SIGKILL
-    finish(start(killed, "--devices=2", *APART))
-    finish(start(whole, "--devices=2", *APART))
+    first.join()
+    assert first.exitcode == -signal.SIGKILL
+    finish(killed, start(killed, "--devices=2", *APART))
+    finish(whole, start(whole, "--devices=2", *APART))
     for found, expected in zip(result(killed), result(whole), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -160,10 +160,11 @@ def test_places_are_those_of_a_search(ids, other):
 FLAGS = [
     "--small_resnet_width=8",
     "--batch_size=8",
-    "--epochs=12",
+    "--epochs=6",
     "--width=16",
     "--learning_rate=0.01",
 ]
+SAMPLED = ("--full_softmax_max=1", "--sampled_queries=20")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,22 @@ def pairs(tmp_path_factory):
     root = tmp_path_factory.mktemp("work")
     write_colours(str(root / "mined"))
     return prepare(str(root / "mined"), str(root / "pairs"), "--image_size=16")
+
+
+@pytest.fixture(scope="module")
+def learned(pairs, tmp_path_factory):
+    """What the command made, by its flags beside FLAGS."""
+
+    @functools.cache
+    def run(*extra):
+        output = tmp_path_factory.mktemp("learned")
+        assert (
+            train_text_generator.run([f"--pairs={pairs}", f"--output={output}", *FLAGS, *extra])
+            == 0
+        )
+        return output
+
+    return run
 
 
 def model_of(output):
@@ -181,11 +198,10 @@ def model_of(output):
     return folder, config, dataset.manifest
 
 
-@pytest.mark.parametrize("extra", [[], ["--full_softmax_max=1", "--sampled_queries=20"]])
-def test_command_learns_the_queries_of_colours(pairs, tmp_path, extra):
-    argv = [f"--pairs={pairs}", f"--output={tmp_path}", *FLAGS, *extra]
-    assert train_text_generator.run(argv) == 0
-    folder, _, found = model_of(tmp_path)
+@pytest.mark.parametrize("extra", [(), SAMPLED])
+def test_command_learns_the_queries_of_colours(learned, extra):
+    output = learned(*extra)
+    folder, _, found = model_of(output)
     with open(f"{folder}/history.json") as f:
         history = json.load(f)
     # Each image was clicked for two of its colour's three names, among nine queries.
@@ -195,27 +211,27 @@ def test_command_learns_the_queries_of_colours(pairs, tmp_path, extra):
     assert set(ids) == {query_id(query) for names in NAMES.values() for query in names}
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert found.counters["training_images"] == 42
-    assert manifest.verify(str(tmp_path)) == []
+    assert manifest.verify(str(output)) == []
 
 
-def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(pairs, tmp_path, monkeypatch):
-    flags = [*FLAGS, "--epochs=3", "--full_softmax_max=1", "--sampled_queries=20"]
-    assert train_text_generator.run([f"--pairs={pairs}", f"--output={tmp_path / 'a'}", *flags]) == 0
+def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(
+    pairs, learned, tmp_path, monkeypatch
+):
     whole = training.fit
 
     def die(epoch):
         if epoch == 2:
             raise KeyboardInterrupt
 
-    argv = [f"--pairs={pairs}", f"--output={tmp_path / 'b'}", *flags]
+    argv = [f"--pairs={pairs}", f"--output={tmp_path}", *FLAGS, *SAMPLED]
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit", functools.partial(whole, after_epoch=die))
         with pytest.raises(KeyboardInterrupt):
             train_text_generator.run(argv)
-    assert manifest.read(str(tmp_path / "b")) is None
+    assert manifest.read(str(tmp_path)) is None
     assert train_text_generator.run(argv) == 0
-    a, b = (model_of(tmp_path / name)[2].model_fingerprint for name in "ab")
-    assert a == b
+    found, expected = (model_of(output)[2] for output in (tmp_path, learned(*SAMPLED)))
+    assert found.model_fingerprint == expected.model_fingerprint
 
 
 def test_head_on_a_frozen_network(pairs, tmp_path):
