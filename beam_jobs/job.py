@@ -88,7 +88,7 @@ def parse(
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
-    parsed, pipeline_options = config_lib.from_args(config, args), PipelineOptions(rest)
+    parsed, pipeline_options = config_lib.from_args(config, args), _Options(rest)
     _check_runner(pipeline_options)
     dataflow.prepare(pipeline_options, runs_networks)
     if dataflow.is_dataflow(pipeline_options) and not parsed.dry_run:
@@ -132,6 +132,24 @@ def for_workers(config: Any, options: PipelineOptions, folder: str) -> Any:
             moved[name] = storage.join(folder, "secrets", name, os.path.basename(path))
             storage.write_bytes(moved[name], storage.read_bytes(path))
     return dataclasses.replace(config, **moved)
+
+
+class _Options(PipelineOptions):
+    """PipelineOptions that makes each view once.
+
+    Beam looks at a view for every step of a graph and every type that it compares, and by itself
+    parses the command line for each of them: a fifth of the time that a small job takes.
+    """
+
+    def view_as(self, cls: type) -> Any:
+        views = self.__dict__.setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy makes its own: views share the values that they show.
+        return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
 
 class _Lenient:

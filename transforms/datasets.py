@@ -52,6 +52,7 @@ class Spilled:
 
 
 Block = bytes | Spilled
+NamedBlock = tuple[str, Block]  # of a table
 
 
 def serialise(table: pa.Table) -> pa.Buffer:
@@ -188,12 +189,23 @@ class GroupShards(beam.PTransform):
         super().__init__()
         self._ids, self._num_shards, self._spill = dict(ids), num_shards, spill
 
+    def _split(self, table: pa.Table, name: str, ids: str) -> Iterator[tuple[int, NamedBlock]]:
+        for shard, block in split_by_shard(table, ids, self._num_shards, self._spill):
+            yield shard, (name, block)
+
+    def _gather(self, shard: int, named: Iterable[NamedBlock]) -> tuple[int, dict]:
+        blocks: dict[str, list[Block]] = {name: [] for name in self._ids}
+        for name, block in named:
+            blocks[name].append(block)
+        return shard, blocks
+
     def expand(self, tables):
-        blocks = {
-            name: tables[name] | f"Split {name}" >> SplitByShard(ids, self._num_shards, self._spill)
+        # CoGroupByKey does the same with one more step for each table.
+        split = [
+            tables[name] | f"Split {name}" >> beam.FlatMap(self._split, name, ids)
             for name, ids in self._ids.items()
-        }
-        return blocks | beam.CoGroupByKey()
+        ]
+        return split | beam.Flatten() | beam.GroupByKey() | beam.MapTuple(self._gather)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Cloud Storage over HTTP: commits of rivals, uploads that break off, folders that are objects."""
 
-import multiprocessing
 import os
 import socket
 import time
@@ -13,6 +12,7 @@ from model_code import export_model, similar
 from schemas import manifest, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.stage import Stage
+from tests import forked
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work
 from transforms.files import match
@@ -21,8 +21,9 @@ from transforms.tfrecords import RecordWriter
 ROUNDS = 24
 
 
-def _rival(name, root, barrier, results):
+def _rival(name, root, emulator, barrier, results):
     """Commits in every round what it has planned before the others have committed."""
+    os.environ["STORAGE_EMULATOR_HOST"] = emulator
     for turn in range(ROUNDS):
         # Every third round both do the same work.
         planned = plan(root, size=3 * turn if turn % 3 == 0 else 3 * turn + name)
@@ -57,10 +58,11 @@ def test_folders_right_below_a_path(bucket, tmp_path):
 
 def test_of_two_processes_that_commit_at_once_one_wins_each_time(bucket, capsys):
     """The emulator keeps generation preconditions (tests/emulator.py); 24 races, one dataset."""
-    context = multiprocessing.get_context("spawn")
+    context = forked.server()
     barrier, results = context.Barrier(2), context.Queue()
     root = f"{bucket}/raced"
-    args = [(name, root, barrier, results) for name in (1, 2)]
+    emulator = os.environ["STORAGE_EMULATOR_HOST"]
+    args = [(name, root, emulator, barrier, results) for name in (1, 2)]
     processes = [context.Process(target=_rival, args=a) for a in args]
     for process in processes:
         process.start()

@@ -1,13 +1,11 @@
 """kill -9 while the text generator trains: the next run ends with the same losses and vectors."""
 
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests import work_folder
+from tests import forked, train_on_devices
 
 STEPS_BEFORE_DEATH = 15  # of 24 in 4 epochs: in the middle of the third
 
@@ -16,18 +14,20 @@ STEPS_BEFORE_DEATH = 15  # of 24 in 4 epochs: in the middle of the third
     "queries", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids="{:,}".format
 )
 def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, figure):
-    def command(name: str, *more: str) -> list[str]:
+    def train(name: str, *more: str) -> int | None:
+        """Trains in a process; returns its exit status."""
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        module = [sys.executable, "-m", "tests.train_on_devices"]
-        return [*module, str(folder), f"--queries={queries}", *more]
+        argv = [str(folder), f"--queries={queries}", *more]
+        process = forked.server().Process(target=train_on_devices.main, args=(argv,))
+        process.start()
+        process.join()
+        return process.exitcode
 
-    killed = command("killed", f"--kill_at={STEPS_BEFORE_DEATH}")
-    died = subprocess.run(killed, env=work_folder.environment(), capture_output=True)
-    assert died.returncode == -signal.SIGKILL
+    assert train("killed", f"--kill_at={STEPS_BEFORE_DEATH}") == -signal.SIGKILL
     assert not (tmp_path / "killed" / "done-0.npz").exists()
-    work_folder.run(command("killed"))
-    work_folder.run(command("whole"))
+    assert train("killed") == 0
+    assert train("whole") == 0
     found, expected = (np.load(tmp_path / name / "done-0.npz") for name in ("killed", "whole"))
     off = {
         name: np.abs(found[name] - expected[name]).max().item() for name in ("losses", "vectors")

@@ -19,7 +19,7 @@ from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401
 from tests.unit.test_manifest import plan, work
 
-ROUNDS, PROCESSES, THREADS = 6, 2, 3
+ROUNDS, PROCESSES, THREADS = 4, 2, 3
 
 
 def rows(size: int) -> list[str]:
@@ -192,7 +192,7 @@ class Machines:
         return (self._root / name).read_text()
 
 
-@pytest.fixture(params=["a disk that they share", "a bucket"])
+@pytest.fixture(params=["a disk that they share", pytest.param("a bucket", marks=pytest.mark.slow)])
 def machines(request, tmp_path) -> Iterator[Machines]:
     shared = str(tmp_path / "shared")
     if request.param == "a bucket":
@@ -221,11 +221,6 @@ def test_of_two_machines_that_make_the_same_run_both_end_well(machines, figure):
     figure("one committed while the other stood still, which then went on: both ended well")
 
 
-@pytest.mark.parametrize(
-    "machines",
-    ["a disk that they share", pytest.param("a bucket", marks=pytest.mark.slow)],
-    indirect=True,
-)
 def test_what_a_dead_attempt_spilled_is_nobody_s_and_goes_with_gc(machines, capsys):
     dead = machines.start_and_stop("dead")
     left = machines.spilled()

@@ -2,14 +2,16 @@
 
 import csv
 import datetime
+import importlib
 import os
 import re
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import forget, mine_log, mine_pairs, pipeline
-from schemas import fingerprint, manifest, run_folders, storage
+from schemas import fingerprint, launch, manifest, run_folders, storage
 from schemas.errors import PhraseLensError
 from tests.image_files import encode, photo
 
@@ -43,13 +45,34 @@ def write(path, rows):
     return str(path)
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
+def write_images(folder):
     folder.mkdir()
     for i in range(5):
         (folder / f"p{i}.png").write_bytes(encode(photo(i), "PNG"))
     return str(folder)
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+@pytest.fixture(scope="module")
+def mined_days(tmp_path_factory):
+    """A folder of images, a log and its five days."""
+    folder = tmp_path_factory.mktemp("five days")
+    write_images(folder / "images")
+    log = write(folder / "log" / "all.csv", rows_of())
+    for day in (3, 0, 4, 2, 1):
+        mine_day(folder, log, day)
+    return folder
+
+
+@pytest.fixture
+def five_days(mined_days, tmp_path):
+    """A copy of them for a test alone: the images, the log, and the folder of the days."""
+    shutil.copytree(mined_days, tmp_path, dirs_exist_ok=True)
+    return tuple(str(tmp_path / name) for name in ("images", "log/all.csv", "days"))
 
 
 def mine_day(tmp_path, log, day, *flags):
@@ -82,13 +105,10 @@ def files_below(folder):
     )
 
 
-def test_days_merge_into_one_run_whatever_their_order(tmp_path, images):
-    rows = rows_of()
-    log = write(tmp_path / "log" / "all.csv", rows)
+def test_days_merge_into_one_run_whatever_their_order(tmp_path, five_days):
+    images, log, days = five_days
     whole = merge(tmp_path, images, "whole", "--log", log)
-    for day in (3, 0, 4, 2, 1):
-        mine_day(tmp_path, log, day)
-    merged = merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
+    merged = merge(tmp_path, images, "merged", "--days", days)
     found = tables_of(merged)
     assert found == tables_of(whole)
     assert len(found["query_days"]) > 5
@@ -97,30 +117,28 @@ def test_days_merge_into_one_run_whatever_their_order(tmp_path, images):
     assert "secret of one" not in {row["query"] for row in found["queries"]}
 
 
-def test_a_corrected_day_replaces_what_was_there(tmp_path, images):
-    rows = rows_of()
-    log = write(tmp_path / "log" / "all.csv", rows)
-    for day in range(5):
-        mine_day(tmp_path, log, day)
-    corrected = [row for row in rows if row["image"] != "p1"]
-    second = write(tmp_path / "second" / "all.csv", corrected)
-    for day in range(5):
+def test_a_corrected_day_replaces_what_was_there(tmp_path, five_days):
+    images, _, days = five_days
+    # November 2nd and 3rd had seen an image that was none.
+    wrong = [
+        row for row in rows_of() if row["image"] == "p1" and row["timestamp"][8:10] in ("02", "03")
+    ]
+    assert wrong
+    second = write(tmp_path / "second" / "all.csv", [row for row in rows_of() if row not in wrong])
+    for day in (1, 2):
         mine_day(tmp_path, second, day)
-    merged = merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
+    merged = merge(tmp_path, images, "merged", "--days", days)
     whole = merge(tmp_path, images, "whole", "--log", second)
     assert tables_of(merged) == tables_of(whole)
 
 
-def test_what_is_forgotten_was_never_there(tmp_path, images, capsys):
+def test_what_is_forgotten_was_never_there(tmp_path, five_days, capsys):
+    images, log, days = five_days
     rows = rows_of()
-    log = write(tmp_path / "log" / "all.csv", rows)
-    for day in range(5):
-        mine_day(tmp_path, log, day)
     deletions = tmp_path / "deletions.csv"
     deletions.write_text(
         "image,user,query\np1,,\n,user-0,\n,user-5,Secret  of one\n", encoding="utf-8"
     )
-    days = str(tmp_path / "days")
     assert b"secret of one" in _texts(days)
     assert forget.run(["--list", str(deletions), "--days", days]) == 0
     left = [
@@ -156,22 +174,26 @@ def test_what_is_forgotten_was_never_there(tmp_path, images, capsys):
     assert "next: ./run.sh all" in capsys.readouterr().out
 
 
-def test_one_command_forgets_everywhere(tmp_path, images):
+def run_here(command):
+    """A stage of the driver in this process, which has the libraries; returns its exit status."""
+    return importlib.import_module(command[2]).run(command[3:])
+
+
+def test_one_command_forgets_everywhere(tmp_path, five_days, monkeypatch):
     """`all --days … --forget …`, as far as mining: the days, what is mined, and older runs."""
-    log = write(tmp_path / "log" / "all.csv", rows_of())
-    for day in range(5):
-        mine_day(tmp_path, log, day)
+    monkeypatch.setattr(launch, "call", run_here)
+    images, _, days = five_days
     labels = tmp_path / "labels.csv"
     labels.write_text("key,label\n" + "".join(f"p{i},label of p{i}\n" for i in range(5)))
     work = str(tmp_path / "work")
-    command = ["--days", str(tmp_path / "days"), "--images", images, "--labels", str(labels)]
+    command = ["--days", days, "--images", images, "--labels", str(labels)]
     command += ["--workdir", work, "--until", "mine_pairs", "--set", "mine_pairs.min_users=2"]
     assert pipeline.run(command) == 0
     assert "label of p1" in _plain_text(work)
     deletions = tmp_path / "deletions.csv"
     deletions.write_text("image,user\np1,\n,user-0\n")
     assert pipeline.run([*command, "--forget", str(deletions)]) == 0
-    for folder in (work, str(tmp_path / "days")):
+    for folder in (work, days):
         text = _plain_text(folder)
         assert "label of p1" not in text
         assert "'p1'" not in text
@@ -296,17 +318,17 @@ def _texts(days):
 
 
 USERS = [f"user-{i}".encode() for i in range(6)]
-SESSIONS = [f"s{i}-{day}".encode() for i in range(6) for day in range(4)]
+SESSIONS = [f"s{i}-0".encode() for i in range(6)]
 
 
 def test_no_output_names_a_person(tmp_path, images):
-    rows = rows_of()
+    rows = rows_of(1)
     bad = {"clicks": "many", "timestamp": "soon", "image": "nobody knows", "query": "\x00"}
     rows += [row | {name: value} for row in rows[:6] for name, value in bad.items()]
     log = write(tmp_path / "log" / "all.csv", rows)
     key = tmp_path / "key"
     key.write_text("a key of more than 16 bytes")
-    for day in range(5):
+    for day in range(2):
         mine_day(tmp_path, log, day, "--person_key", str(key))
     merge(tmp_path, images, "merged", "--days", str(tmp_path / "days"))
     merge(tmp_path, images, "whole", "--log", log, "--person_key", str(key))

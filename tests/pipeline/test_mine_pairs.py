@@ -4,8 +4,6 @@ import csv
 import gzip
 import json
 import random
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,7 +178,7 @@ def test_every_format_gives_the_same_shards(tmp_path, images, labels):
     assert all(other == found[0] for other in found[1:])
 
 
-def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels):
+def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels, capsys):
     log = messy_log(8)
     flags = ("--labels", labels, "--max_dead_fraction", 1)
     status, root = mine(tmp_path, write_csv(tmp_path / "log.tsv", log), images, *flags)
@@ -192,13 +190,11 @@ def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels):
         rng.shuffle(log)
         write_csv(again / f"{name}0.tsv", log[:100])
         write_csv(again / f"{name}1.csv", log[100:], ",")
-    other = str(tmp_path / "other")
-    command = [sys.executable, "-m", "beam_jobs.mine_pairs", "--output", other]
-    command += ["--log", str(again), "--images", str(images), *map(str, flags), *FEW_PEOPLE]
-    command += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "committed" in done.stdout
+    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    capsys.readouterr()
+    status, other = mine(tmp_path, again, images, *flags, *workers, output="other")
+    assert status == 0
+    assert "committed" in capsys.readouterr().out
     assert checksums(other) == checksums(root)
 
 

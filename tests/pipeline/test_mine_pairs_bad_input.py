@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -69,10 +70,10 @@ EXTRA = {
 FIELDS = ("query", "image", "clicks", "impressions", "position", "timestamp", "session", "user")
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder that tests leave as it is."""
+    folder = tmp_path_factory.mktemp("images")
     for key, data in GOOD_IMAGES.items():
         (folder / (key if key == "no_suffix" else f"{key}.jpg")).write_bytes(data)
     for key, (data, _) in BAD_IMAGES.items():
@@ -112,13 +113,22 @@ def write_log(tmp_path, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", EXTRA)
-def test_every_row_is_good_or_dead(tmp_path, images, kind):
-    status, root = mine(tmp_path, write_log(tmp_path, kind), images, "--max_dead_fraction", 1)
-    assert status == 0
-    assert manifest.verify(root) == []
-    mined = manifest.Dataset(root)
+@pytest.fixture(scope="module", params=EXTRA)
+def kind(request):
+    return request.param
 
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory, images, kind):
+    """What becomes of all these rows and images."""
+    folder = tmp_path_factory.mktemp(kind)
+    status, root = mine(folder, write_log(folder, kind), images, "--max_dead_fraction", 1)
+    assert status == 0
+    return manifest.Dataset(root)
+
+
+def test_every_row_is_good_or_dead(mined, kind):
+    assert manifest.verify(mined.root) == []
     dead = mined.table("dead_letters").to_pylist()
     expected = [reason for _, reason in LOG if reason not in (None, *HARMLESS)]
     expected += [EXTRA[kind][1]] * len(EXTRA[kind][0])
@@ -157,11 +167,10 @@ def test_every_row_is_good_or_dead(tmp_path, images, kind):
     assert sum(dropped.values()) == len(dead)
 
 
-def test_clean_images_decode_to_what_they_claim(tmp_path, images):
-    log = tmp_path / "log.csv"
-    log.write_text("query,image\nred,good\n")
-    _, root = mine(tmp_path, log, images, "--max_dead_fraction", 1)
-    for row in manifest.Dataset(root).table("images").to_pylist():
+def test_clean_images_decode_to_what_they_claim(mined):
+    rows = mined.table("images").to_pylist()
+    assert rows
+    for row in rows:
         image = Image.open(io.BytesIO(row["image"]))
         image.load()
         assert image.size == (row["width"], row["height"])
@@ -248,11 +257,12 @@ def test_half_a_file_is_not_taken_for_a_whole(tmp_path, images, capsys):
 
 
 def test_file_names_that_are_no_text_die_alone(tmp_path, images):
-    with open(os.fsencode(images) + b"/caf\xe9.jpg", "wb") as file:
+    folder = shutil.copytree(images, tmp_path / "images")
+    with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:
         file.write(GOOD_IMAGES["good"])
     log = tmp_path / "log.csv"
     log.write_text("query,image\nred,p1\n")
-    status, root = mine(tmp_path, log, images, "--max_dead_fraction", 0.2)
+    status, root = mine(tmp_path, log, folder, "--max_dead_fraction", 0.2)
     assert status == 0
     reasons = manifest.Dataset(root).table("dead_letters")["reason"].to_pylist()
     assert len(reasons) == len(BAD_IMAGES) + 1

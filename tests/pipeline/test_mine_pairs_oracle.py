@@ -6,8 +6,6 @@ import dataclasses
 import datetime
 import io
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -84,14 +82,15 @@ def flags_of(setting: Settings, folder: Path) -> dict:
     return values | {"blocklist": blocklist}
 
 
+def mine_with_job(folder: Path, log: list[dict], setting: Settings, **inputs) -> Dataset:
+    inputs |= {"log": write_log(folder / "log.parquet", log), "output": folder / "mined"}
+    run_job(mine_pairs, **inputs, **flags_of(setting, folder))
+    return Dataset(str(folder / "mined"))
+
+
 def mine_both(folder: Path, log: list[dict], setting: Settings, images: Path | None):
     """Mines a log with the job and with SQL: the job's dataset, and what must be in it."""
-    path = write_log(folder / "log.parquet", log)
-    inputs = {"log": path, "output": folder / "mined"}
-    if images:
-        inputs["images"] = images
-    run_job(mine_pairs, **inputs, **flags_of(setting, folder))
-    mined = Dataset(str(folder / "mined"))
+    mined = mine_with_job(folder, log, setting, **({"images": images} if images else {}))
     files = None
     if images:
         files = [
@@ -152,7 +151,13 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("seed", range(20))
+# Each of VARIED once, with images and without; the other logs differ from these in rows alone.
+SEEDS = [
+    pytest.param(seed, marks=() if seed < len(VARIED) else pytest.mark.slow) for seed in range(20)
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_tables_are_what_sql_says(tmp_path, images, seed):
     setting = Settings(**(vars(MESSY) | VARIED[seed % len(VARIED)]))
     log = messy_logs.messy_log(seed, KEYS)
@@ -183,15 +188,32 @@ def test_the_logs_put_everything_to_the_test():
     assert heads == {True, False}
 
 
+SMALL_LOGS = given(log=messy_logs.small_logs(KEYS[:4]))
 # A log that breaks the rule is small as it is; shrinking it would take minutes of jobs.
-@settings(max_examples=5, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-@given(log=messy_logs.small_logs(KEYS[:4]))
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
+@settings(max_examples=3, phases=PHASES)
+@SMALL_LOGS
+def test_a_few_small_logs_are_mined_as_sql_says(tmp_path_factory, log):
+    check_small_log(tmp_path_factory, log)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, phases=PHASES)
+@SMALL_LOGS
 def test_small_logs_are_mined_as_sql_says(tmp_path_factory, log):
+    check_small_log(tmp_path_factory, log)
+
+
+def check_small_log(tmp_path_factory, log):
     setting = Settings(min_users=1, max_person_events=4, variant_steps=1, one_person_pairs=True)
     times = {row["timestamp"] for row in log} - {b""}
     # Without a pair, or with times of which none can be read, the job fails, as it should.
-    assume(times != {b"x"} and mine(log, None, setting).tables["pairs"])
-    assert_equal(*mine_both(tmp_path_factory.mktemp("small"), log, setting, None))
+    assume(times != {b"x"})
+    expected = mine(log, None, setting)
+    assume(expected.tables["pairs"])
+    assert_equal(mine_with_job(tmp_path_factory.mktemp("small"), log, setting), expected)
 
 
 def checksums(folder: Path) -> dict:
@@ -200,15 +222,16 @@ def checksums(folder: Path) -> dict:
     return {name: [(s.index, s.rows, s.sha256) for s in committed[name].shards] for name in TABLES}
 
 
-def test_thirty_days_merged_are_one_run(tmp_path):
+@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_days_merged_are_one_run(tmp_path, count):
     days: dict[str, list[dict]] = {}
-    for row in messy_logs.messy_log(1, KEYS, rows=2500, days=30):
+    for row in messy_logs.messy_log(1, KEYS, rows=700 + 60 * count, days=count):
         # Without a time a row is of the day that it is mined with: here of none.
         day = messy_logs.day_of(row["timestamp"])
-        if day is not None and 0 <= day < 30:
+        if day is not None and 0 <= day < count:
             date = datetime.date(2026, 11, 20) + datetime.timedelta(day)
             days.setdefault(str(date), []).append(row)
-    assert len(days) == 30
+    assert len(days) == count
     flags = flags_of(MESSY, tmp_path)
     whole = write_log(tmp_path / "whole.parquet", [row for rows in days.values() for row in rows])
     run_job(mine_pairs, log=whole, output=tmp_path / "whole", num_shards=4, **flags)
@@ -222,7 +245,19 @@ def test_thirty_days_merged_are_one_run(tmp_path):
     assert checksums(tmp_path / "merged") == checksums(tmp_path / "whole")
 
 
-def test_order_deliveries_and_workers_do_not_matter(tmp_path):
+# With workers of their own test_mine_pairs.py mines a log every time.
+WORKERS = [
+    pytest.param({}, id="one process"),
+    pytest.param(
+        {"direct_running_mode": "multi_processing", "direct_num_workers": 2},
+        id="two workers",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_order_deliveries_and_workers_do_not_matter(tmp_path, workers):
     log = messy_logs.messy_log(2, KEYS)
     flags = flags_of(MESSY, tmp_path) | {"num_shards": 4}
     path = write_log(tmp_path / "log.parquet", log)
@@ -233,10 +268,5 @@ def test_order_deliveries_and_workers_do_not_matter(tmp_path):
         random.Random(name).shuffle(log)
         write_log(again / f"{name}0.parquet", log[:500])
         write_log(again / f"{name}1.parquet", log[500:])
-    command = [sys.executable, "-m", "beam_jobs.mine_pairs", f"--log={again}"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    command += [f"--output={tmp_path / 'two'}", "--max_dead_fraction=1", "--max_robot_share=1"]
-    command += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_job(mine_pairs, log=again, output=tmp_path / "two", **flags, **workers)
     assert checksums(tmp_path / "two") == checksums(tmp_path / "one")

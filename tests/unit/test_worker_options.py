@@ -1,5 +1,6 @@
 """How many processes and threads the workers of a job get."""
 
+import copy
 import dataclasses
 import os
 
@@ -29,6 +30,18 @@ def fitted(module, *flags):
     argv = [f"--{name}=gs://b/{name}" for name in INPUTS[module]]
     config, options = job.parse("job", module.Config, "", [*argv, *flags])
     return worker_options.fit(config, options), options.view_as(DebugOptions)
+
+
+def test_views_of_options_share_their_values_and_a_copy_has_its_own():
+    argv = [f"--{name}=gs://b/{name}" for name in INPUTS[classify_images]]
+    _, options = job.parse("job", classify_images.Config, "", argv)
+    threads = "number_of_worker_harness_threads"
+    setattr(options.view_as(DebugOptions), threads, 3)
+    copied = copy.deepcopy(options)
+    setattr(copied.view_as(DebugOptions), threads, 4)
+    values = [getattr(o.view_as(DebugOptions), threads) for o in (options, copied)]
+    assert values == [3, 4]
+    assert [o.get_all_options()[threads] for o in (options, copied)] == [3, 4]
 
 
 @pytest.mark.parametrize("module", INPUTS)
