@@ -261,9 +261,12 @@ def execute(
 
 
 def _not_known(record: logging.LogRecord) -> bool:
-    """Leaves out the traceback that Beam logs of an error which `run` tells in one line."""
+    """Leaves out the traceback that Beam logs of an error which is told in one line.
+
+    `run` tells what it knows, and schemas/launch.py what interrupts it.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or message_of(error) is None
+    return error is None or not (isinstance(error, KeyboardInterrupt) or message_of(error))
 
 
 def _run_graph(

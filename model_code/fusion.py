@@ -1,6 +1,7 @@
 """The fusion classifier: [text, pixels] → fully connected layers → labels, and its ablations."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import keras
@@ -132,9 +133,9 @@ def predictor(
 ) -> Callable[[str], np.ndarray]:
     """A function from a split to its probabilities, [rows, labels] float32; compiled once."""
     signature = {part: tf.TensorSpec([None, reader.widths[part]], tf.float32) for part in parts}
-    call = tf.function(
-        lambda inputs: model(inputs, training=False), input_signature=[signature], autograph=False
-    )
+    # TensorFlow counts how often a line of code was traced, and warns: each model has its own once.
+    forward = functools.partial(model, training=False)
+    call = tf.function(forward, input_signature=[signature], autograph=False)
 
     def predict(split: str) -> np.ndarray:
         found = []

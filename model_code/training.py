@@ -227,5 +227,7 @@ def _remove_stale(folder: str, epoch: int, best_epoch: int) -> None:
         if path != _history_path(folder, epoch):
             os.remove(path)
     for path in glob.glob(os.path.join(folder, "best-*")):
-        if not os.path.basename(path).startswith(f"best-{best_epoch}."):
+        if os.path.isdir(path):  # in which TensorFlow was writing one when it was killed
+            shutil.rmtree(path)
+        elif not os.path.basename(path).startswith(f"best-{best_epoch}."):
             os.remove(path)

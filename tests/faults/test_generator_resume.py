@@ -19,7 +19,7 @@ def test_killed_training_ends_as_an_undisturbed_one(queries, tmp_path, figure):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         argv = [str(folder), f"--queries={queries}", *more]
-        process = forked.server().Process(target=train_on_devices.main, args=(argv,))
+        process = forked.server().Process(target=train_on_devices.run, args=(argv,))
         process.start()
         process.join()
         return process.exitcode

@@ -105,6 +105,26 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, death, name):
     assert same(resumed.weights(), undisturbed.weights())
 
 
+def test_what_a_killed_write_of_weights_left_is_removed(tmp_path):
+    """TensorFlow writes into folders beside the files that it then renames."""
+    undisturbed = Run()
+    history = undisturbed.fit(tmp_path / "a")
+
+    def die(epoch):
+        if epoch == 3:
+            for name in ("best-3_temp", "best-9_temp", "last-4_temp"):
+                (tmp_path / "b" / name).mkdir()
+                (tmp_path / "b" / name / "part-00000-of-00001").write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run().fit(tmp_path / "b", after_epoch=die)
+    resumed = Run()
+    assert resumed.fit(tmp_path / "b") == history
+    assert same(resumed.weights(), undisturbed.weights())
+    assert not list((tmp_path / "b").glob("best-*_temp"))
+
+
 def test_death_within_an_epoch_costs_that_epoch_only(tmp_path):
     undisturbed = Run()
     history = undisturbed.fit(tmp_path / "a", epochs=3)
