@@ -26,7 +26,7 @@ from beam_jobs import job, mine_log
 from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
 from schemas import fingerprint, heartbeat, manifest, run_folders, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 from schemas.manifest import Dataset, Manifest
 from transforms.deletions import Deletions
 from transforms.events import without
@@ -143,8 +143,7 @@ def run(argv: list[str] | None = None) -> int:
         for fact in preflight(config).facts:
             print(f"  {fact}", flush=True)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     # It has no run whose spill could hold what workers elsewhere read.
     temp = options.view_as(GoogleCloudOptions).temp_location or ""
     folder = storage.join(temp, f"forget-{uuid.uuid4().hex}")

@@ -34,7 +34,7 @@ from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import launch, manifest, run_folders, snapshots, storage
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, say, tell
 from schemas.manifest import Dataset
 
 _AT_ONCE = 3  # seconds
@@ -109,8 +109,7 @@ def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) 
             signal.signal(signal.SIGTERM, before)
     if beside.returncode < 0:
         name = signal.Signals(-beside.returncode).name
-        print(f"error: {step.name}: its process was ended: {name}", file=sys.stderr)
-        return 1
+        return say(f"{step.name}: its process was ended: {name}", Exit.UNAVAILABLE)
     return beside.returncode
 
 
@@ -238,8 +237,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         start = time.monotonic()
         done += reprocess(config)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     except StageError as error:
         print(
             f"error: {error.stage} failed; give the same command again when it is mended: what is "

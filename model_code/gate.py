@@ -5,7 +5,8 @@ rows, and the fused classifier on test images that both have. Each figure must s
 above what chance does, which is the same measure between two halves of the promoted snapshot, or
 the standard error. Prints the checks and writes them to <workdir>/gates/<date>.json.
 
-Exit status: 0 the snapshot may be promoted (the first one always), 1 a check refuses it, 2 error.
+Exit status: 0 the snapshot may be promoted (the first one always), 3 a check refuses it; any other
+means that nothing was decided.
 
   ./run.sh gate --workdir work/mine --date 2026-01-31
   ./run.sh gate --workdir work/mine --date 2026-01-31 --against 2026-01-01 --max_label_drift 0.5
@@ -23,7 +24,7 @@ from model_code.report_data import Case, read_cases
 from schemas import config as config_lib
 from schemas import heartbeat, snapshots, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, tell
 from schemas.manifest import Dataset
 from schemas.snapshots import Snapshot
 
@@ -127,10 +128,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
         with heartbeat.doing("gate"):
-            return 0 if gate(config) else 1
+            return Exit.DONE if gate(config) else Exit.REFUSED
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
 
 
 if __name__ == "__main__":

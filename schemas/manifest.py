@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import fingerprint, heartbeat, storage
-from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.errors import PhraseLensError, RivalCommitError, UnavailableError
 from schemas.records import Record
 
 _LOG = logging.getLogger(__name__)
@@ -231,11 +231,11 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
 
     Raises:
       RivalCommitError: a rival has committed other work since `seen`.
-      PhraseLensError: a shard is missing or has another size.
+      UnavailableError: a shard is missing or has another size.
     """
     if cut := next(_cut_shards(dataset, manifest), None):
         shard, found = cut
-        raise PhraseLensError(
+        raise UnavailableError(
             storage.join(dataset, shard.path),
             f"{shard.bytes} bytes, found {'no file' if found is None else found}",
             "Check the disk or bucket and run the stage again.",

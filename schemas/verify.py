@@ -8,14 +8,14 @@ such as a work folder, stands for all of them.
   ./run.sh verify work/quickstart
   ./run.sh verify work/mine/current/mined work/mine/snapshots/2026-01-31/mined
 
-Exit status: 0 when all is well, 1 when something is wrong, 2 when there is no dataset.
+Exit status: 0 when all is well, 6 when something is wrong, 2 when there is no dataset.
 """
 
 import sys
 from collections.abc import Sequence
 
 from schemas import config, manifest, places, snapshots, storage
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, tell
 
 
 def datasets_at(path: str) -> list[str]:
@@ -68,9 +68,8 @@ def run(argv: Sequence[str] | None = None) -> int:
                 print(describe(dataset, problems), flush=True)
                 healthy = healthy and not problems
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0 if healthy else 1
+        return tell(error)
+    return Exit.DONE if healthy else Exit.CORRUPT
 
 
 if __name__ == "__main__":

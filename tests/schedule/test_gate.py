@@ -8,6 +8,7 @@ import pytest
 
 from model_code import gate, gate_checks, gate_evaluation
 from schemas import manifest, snapshots, stage, storage
+from schemas.errors import Exit
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -32,7 +33,7 @@ def run(work, date, *flags):
 def refused_by(work, day, *flags):
     gate_work.write(work, CANDIDATE, day)
     status, result = run(work, CANDIDATE, *flags)
-    assert status == (1 if result["refused_by"] else 0)
+    assert status == (Exit.REFUSED if result["refused_by"] else 0)
     assert result["verdict"] == ("refuse" if status else "pass")
     return result["refused_by"]
 
@@ -68,7 +69,7 @@ def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(use
         snapshots.write(used, date, drawn.datasets | {"fusion": first.datasets["fusion"]})
         status, result = run(used, date)
         drops = [f"evaluation.{metric}_drop" for metric in ("top1", "map")]
-        assert (status, result["refused_by"]) == ((1, drops) if number else (0, []))
+        assert (status, result["refused_by"]) == ((Exit.REFUSED, drops) if number else (0, []))
         (top1,) = (c for c in result["checks"] if c["name"] == drops[0])
         assert top1["note"] == "200 shared test images"
         snapshots.write(used, date, without("predictions", snapshots.read(used, date).datasets))
@@ -95,7 +96,7 @@ def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
     assert run(used, date)[0] == 0
     monkeypatch.setattr(module, name, second_is_empty)
     status, result = run(used, date)
-    assert (status, result["refused_by"]) == (1, ["evaluation.top1_drop"])
+    assert (status, result["refused_by"]) == (Exit.REFUSED, ["evaluation.top1_drop"])
 
 
 def test_dataset_that_only_retraining_makes_is_not_missed(used):
@@ -207,7 +208,7 @@ def test_prints_each_check_with_figure_and_threshold(used, capsys):
 def test_earlier_date_is_refused_unless_asked_for(used, capsys):
     gate_work.write(used, "2025-12-31", Day(seed=1))
     status, result = run(used, "2025-12-31")
-    assert (status, result["refused_by"]) == (1, ["date"])
+    assert (status, result["refused_by"]) == (Exit.REFUSED, ["date"])
     assert "only a person goes back" in capsys.readouterr().out
     assert run(used, "2025-12-31", f"--against={USED}")[0] == 0
 
@@ -215,7 +216,7 @@ def test_earlier_date_is_refused_unless_asked_for(used, capsys):
 def test_another_snapshot_can_be_the_measure(used):
     gate_work.write(used, "2026-01-03", Day(seed=2, blur=1.0))
     gate_work.write(used, "2026-01-04", Day(seed=4, blur=1.0))
-    assert run(used, "2026-01-04")[0] == 1
+    assert run(used, "2026-01-04")[0] == Exit.REFUSED
     status, result = run(used, "2026-01-04", "--against=2026-01-03")
     assert (status, result["against"]) == (0, "2026-01-03")
 

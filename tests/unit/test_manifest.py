@@ -11,7 +11,7 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas import manifest, stage, verify
 from schemas.config import flag
-from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.errors import Exit, PhraseLensError, RivalCommitError
 from schemas.manifest import Manifest, Shard, Table
 
 ROWS = pa.table({"id": ["a", "b", "c"]})
@@ -77,7 +77,7 @@ def test_what_was_spoilt_is_made_again(committed, harm, capsys):
         path.unlink()
     else:
         path.write_bytes(data[:-1] if harm == "cut" else bytes([data[0] ^ 1]) + data[1:])
-    assert verify.run([committed]) == 1
+    assert verify.run([committed]) == Exit.CORRUPT
     (remedy,) = re.findall("to make it again: delete (.*) and (.*), then", capsys.readouterr().out)
     assert plan(committed).done == (harm == "flipped")
     if harm == "flipped":
