@@ -34,7 +34,7 @@ from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import launch, manifest, run_folders, snapshots, storage
-from schemas.errors import Exit, PhraseLensError, say, tell
+from schemas.errors import Exit, PhraseLensError, RefusedError, say, tell
 from schemas.manifest import Dataset
 
 _AT_ONCE = 3  # seconds
@@ -222,8 +222,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     done: list[Done] = []
     try:
         config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
-        snapshots.check_date(config.date)
+        snapshots.check_is_past(config.date)
         pipeline.check(config)
+        held = snapshots.read_pointer(config.workdir).holds
+        if config.date in held:
+            raise RefusedError(
+                f"snapshot {config.date}",
+                f"a date that is not held: {held[config.date]}",
+                f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
+            )
         if not config.forget and snapshots.read_pointer(config.workdir).knows(config.date):
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
             if not config.dry_run:
@@ -250,7 +257,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     if config.forget:
         print("all older snapshots are deleted")
     else:
-        print(f"next: ./run.sh promote --workdir {config.workdir} --date {config.date}")
+        print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
     return 0
 
 

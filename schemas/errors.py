@@ -61,6 +61,12 @@ class BusyError(PhraseLensError):
     status = Exit.BUSY
 
 
+class RefusedError(PhraseLensError):
+    """What the gate or a person has refused; only a person's word lifts that."""
+
+    status = Exit.REFUSED
+
+
 class UnavailableError(PhraseLensError):
     """A disk, a bucket, a network or an engine did not do what it should."""
 
