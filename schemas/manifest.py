@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from schemas import fingerprint, heartbeat, storage
 from schemas.errors import PhraseLensError, RivalCommitError, UnavailableError
 from schemas.records import Record
+from schemas.shard_files import open_parquet
 
 _LOG = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -383,7 +384,7 @@ class Dataset:
     ) -> Iterator[pa.RecordBatch]:
         """Streams a Parquet table in the order of its shards."""
         for shard in self.shards(table):
-            with pq.ParquetFile(storage.open_input(self.path(shard))) as file:
+            with open_parquet(self.path(shard)) as file:
                 yield from file.iter_batches(batch_size, columns=columns)
 
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -417,6 +418,7 @@ def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: s
         buffer,
         row_group_size=1024,
         # JPEG and PNG are compressed already.
+        write_page_checksum=True,  # so that whoever reads a page knows that it is what was written
         compression={name: "none" if name == "image" else "zstd" for name, _ in columns},
         # Numbers of vectors hardly repeat, nor do images: a dictionary is larger and slower.
         use_dictionary=[
@@ -519,7 +521,7 @@ def _verify_shard(dataset: Dataset, table: Table, shard: Shard) -> str | None:
         return "checksum differs: its bytes were changed"
     try:
         if table.format == "parquet":
-            with pq.ParquetFile(storage.open_input(path)) as file:
+            with open_parquet(path) as file:
                 rows = file.metadata.num_rows
                 if schema_fingerprint(file.schema_arrow) != table.schema:
                     return "its schema is not the table's"
