@@ -500,14 +500,23 @@ def verify(dataset: str) -> list[str]:
         problem = _verify_shard(opened, table, shard)
         if problem:
             problems.append(f"{name}: {shard.path}: {problem}")
-    named = {shard.path for shard in shards_of(manifest)}
-    for file in storage.list_files(opened.run_folder):
-        path = f"{RUNS}/{manifest.run_id}/{file}"
-        ours = file == FILE_NAME or file.endswith(Record.SUFFIX) or storage.PARTIAL in file
-        if path not in named and not ours:
-            problems.append(f"{path}: foreign file, the manifest does not name it")
+    problems += [
+        f"{path}: foreign file, the manifest does not name it" for path in foreign_files(opened)
+    ]
     problems += unbalanced(manifest.counters)
     return problems
+
+
+def foreign_files(dataset: Dataset) -> list[str]:
+    """Files in a run's folder that its manifest does not name, relative to the dataset."""
+    named = {shard.path for shard in shards_of(dataset.manifest)}
+    found = []
+    for file in storage.list_files(dataset.run_folder):
+        path = f"{RUNS}/{dataset.manifest.run_id}/{file}"
+        ours = file == FILE_NAME or file.endswith(Record.SUFFIX) or storage.PARTIAL in file
+        if path not in named and not ours:
+            found.append(path)
+    return found
 
 
 def _verify_shard(dataset: Dataset, table: Table, shard: Shard) -> str | None:

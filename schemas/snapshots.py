@@ -341,6 +341,29 @@ def release(work: str, date: str) -> Pointer:
     return change_pointer(work, change)
 
 
+def drop(work: str, gone: Collection[str]) -> Pointer:
+    """Deletes snapshots of which a part is damaged; in use is then the last one before that is not.
+
+    Raises:
+      RivalCommitError: see `change_pointer`.
+    """
+
+    def change(old: Pointer) -> Pointer:
+        history = tuple(date for date in old.history if date not in gone)
+        if old.date not in gone:
+            return dataclasses.replace(old, history=history)
+        date = history[-1] if history else ""
+        return dataclasses.replace(
+            old, date=date, history=history[:-1], despite="", since=_now() if date else ""
+        )
+
+    pointer = change_pointer(work, change) if gone else read_pointer(work)
+    for date in gone:
+        storage.remove(_path(work, date))
+        storage.remove(_verdict_path(work, date))
+    return pointer
+
+
 def rollback(work: str, reason: str = "") -> Pointer:
     """Puts the snapshot in use that was before the one that is.
 
