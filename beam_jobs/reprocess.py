@@ -235,7 +235,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
             if not config.dry_run:
                 write_summary(config, [])
-            return 0
+            return Exit.NOTHING if config.detailed_exit_code else Exit.DONE
         if config.dry_run:
             from beam_jobs import reprocess_plan  # Beam takes a second to import
 
@@ -258,7 +258,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         print("all older snapshots are deleted")
     else:
         print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
-    return 0
+    nothing = config.detailed_exit_code and all(row.skipped for row in done)
+    return Exit.NOTHING if nothing else Exit.DONE
 
 
 def collect_rarely() -> None:

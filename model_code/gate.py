@@ -25,7 +25,7 @@ from model_code.report_data import Case, read_cases
 from schemas import config as config_lib
 from schemas import heartbeat, snapshots, storage
 from schemas.config import flag
-from schemas.errors import Exit, PhraseLensError, tell
+from schemas.errors import Exit, tell
 from schemas.manifest import Dataset
 from schemas.printable import printable
 from schemas.snapshots import Snapshot
@@ -199,7 +199,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         config = config_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
         with heartbeat.doing("gate"):
             return Exit.DONE if gate(config) else Exit.REFUSED
-    except PhraseLensError as error:
+    except Exception as error:
         return tell(error)
 
 

@@ -366,6 +366,6 @@ def main(
         parsed = parse(config, prog, doc or "", argv)
         with heartbeat.doing(prog.removeprefix("./run.sh ")):
             work(parsed)
-    except PhraseLensError as error:
+    except Exception as error:
         return tell(error)
     return 0

@@ -127,7 +127,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                 print(f"{len(damaged)} damaged; to mend: ./run.sh verify --repair {args.paths[0]}")
             return Exit.CORRUPT if damaged else Exit.DONE
         repaired = [done for of in damaged if (done := mend(*of))]
-    except PhraseLensError as error:
+    except Exception as error:
         return tell(error)
     for work in sorted({os.path.dirname(root) for root, _ in damaged}):
         mine = [done for done in repaired if done.run.startswith(f"{work}/")]
