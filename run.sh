@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
-commands="$commands flink template reprocess promote rollback gc gate verify doctor bench lock"
+commands="$commands flink template reprocess promote rollback hold gc gate verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -52,6 +52,7 @@ Elsewhere
 Every day
   reprocess           what new data needs, and nothing else → a snapshot of a date
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
+  hold                keep the snapshot of a date out of use, or end that
   gate                compare a snapshot with the one in use: may it be promoted?
   gc                  delete the runs that no kept snapshot names
 
@@ -297,7 +298,7 @@ case $command in
   verify) module schemas.verify "$@" ;;
   reprocess) module beam_jobs.reprocess "$@" ;;
   gc) module schemas.gc "$@" ;;
-  promote | rollback) module schemas.promote "$command" "$@" ;;
+  promote | rollback | hold) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module model_code.similar "$@" ;;
   gate) module model_code.gate "$@" ;;

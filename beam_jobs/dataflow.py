@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 from schemas import config as config_lib
 from schemas import storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, status_of_service
 
 GPUS = (
     "nvidia-l4",
@@ -295,15 +295,19 @@ def check_paths(config: Any, options: PipelineOptions) -> None:
         )
 
 
-def refusal(error: BaseException) -> str | None:
-    """What Google's services or Beam's checks say about a job that they do not take, or None."""
+def refusal(error: BaseException) -> tuple[str, Exit] | None:
+    """What Google's services or Beam's checks say about a job that they do not take, or None.
+
+    Returns:
+      What to tell people, and the exit status: only what the service itself lacked may pass.
+    """
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
 
     if isinstance(error, GoogleAuthError):
-        return f"{error} Log in: gcloud auth application-default login"
+        return f"{error} Log in: gcloud auth application-default login", Exit.BAD_INPUT
     if isinstance(error, GoogleAPICallError):
-        return f"Google Cloud: {error}"
+        return f"Google Cloud: {error}", status_of_service(error)
     if isinstance(error, ValueError) and "Pipeline has validations errors" in str(error):
-        return str(error)
+        return str(error), Exit.BAD_INPUT
     return None

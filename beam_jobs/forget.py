@@ -19,15 +19,15 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from beam_jobs import job, mine_log
 from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
 from schemas import fingerprint, heartbeat, manifest, run_folders, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 from schemas.manifest import Dataset, Manifest
+from schemas.shard_files import read_parquet
 from transforms.deletions import Deletions
 from transforms.events import without
 from transforms.evidence import forget
@@ -44,8 +44,7 @@ class Config:
 
 def _tables(day: Dataset, name: str) -> Iterator[tuple[manifest.Shard, pa.Table]]:
     for shard in day.shards(name):
-        with storage.open_input(day.path(shard)) as file:
-            yield shard, pq.read_table(file)
+        yield shard, read_parquet(day.path(shard))
 
 
 def forget_in_day(root: str, deletions: Deletions) -> int:
@@ -143,8 +142,7 @@ def run(argv: list[str] | None = None) -> int:
         for fact in preflight(config).facts:
             print(f"  {fact}", flush=True)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     # It has no run whose spill could hold what workers elsewhere read.
     temp = options.view_as(GoogleCloudOptions).temp_location or ""
     folder = storage.join(temp, f"forget-{uuid.uuid4().hex}")

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from beam_jobs.local_runner import LocalRunner
 from schemas import config as config_lib
 from schemas import heartbeat, manifest, storage
 from schemas import stage as stage_lib
-from schemas.errors import PhraseLensError, message_of
+from schemas.errors import Exit, PhraseLensError, known, say, tell
 from schemas.heartbeat import duration
 from schemas.stage import Stage
 
@@ -169,7 +168,7 @@ class _Lenient:
 
 
 def run(job: Job, argv: Sequence[str] | None = None) -> int:
-    """Runs a job from its command line; returns the exit status (0 done, 1 failed, 2 refused)."""
+    """Runs a job from its command line; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     logging.getLogger("apache_beam.runners.common").addFilter(_not_known)
     try:
@@ -193,8 +192,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
             print(f"{job.name}: already done: {config.output}")
             return 0
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     runner = options.get_all_options()["runner"]
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
     for line in (*inputs.facts, *config_lib.shown(config)):
@@ -252,12 +250,11 @@ def execute(
                 _run_graph(name, draw, options, clean)
             finish()
     except Exception as error:
-        found = message_of(error) or dataflow.refusal(error)
+        found = known(error) or dataflow.refusal(error)
         if found is None:
             raise
-        print(f"error: {found}", file=sys.stderr)
-        return 1
-    return 0
+        return say(*found)
+    return Exit.DONE
 
 
 def _not_known(record: logging.LogRecord) -> bool:
@@ -266,7 +263,7 @@ def _not_known(record: logging.LogRecord) -> bool:
     `run` tells what it knows, and schemas/launch.py what interrupts it.
     """
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not (isinstance(error, KeyboardInterrupt) or message_of(error))
+    return error is None or not (isinstance(error, KeyboardInterrupt) or known(error))
 
 
 def _run_graph(

@@ -30,7 +30,7 @@ from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
 from schemas import launch, manifest, quiet, snapshots, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, tell
 
 # Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
 # small enough for the sample data on two cores.
@@ -372,7 +372,7 @@ def run_steps(config: Config, steps: Sequence[Step]) -> int:
                 "Mend what it says, then give the same command again: what is done stays done.",
                 file=sys.stderr,
             )
-            return status if status > 0 else 1
+            return status if status > 0 else Exit.UNAVAILABLE  # it was killed
         print(f"{step.name}: {took}", flush=True)
         if step.name == "mine_pairs":
             check_mined(config, {later.name: flags_of(later, config) for later in steps[n:]})
@@ -412,8 +412,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                 print(results(config))
         return status
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
 
 
 if __name__ == "__main__":

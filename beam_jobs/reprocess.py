@@ -34,7 +34,7 @@ from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import launch, manifest, run_folders, snapshots, storage
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError, RefusedError, say, tell
 from schemas.manifest import Dataset
 
 _AT_ONCE = 3  # seconds
@@ -109,8 +109,7 @@ def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) 
             signal.signal(signal.SIGTERM, before)
     if beside.returncode < 0:
         name = signal.Signals(-beside.returncode).name
-        print(f"error: {step.name}: its process was ended: {name}", file=sys.stderr)
-        return 1
+        return say(f"{step.name}: its process was ended: {name}", Exit.UNAVAILABLE)
     return beside.returncode
 
 
@@ -223,13 +222,20 @@ def run(argv: Sequence[str] | None = None) -> int:
     done: list[Done] = []
     try:
         config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
-        snapshots.check_date(config.date)
+        snapshots.check_is_past(config.date)
         pipeline.check(config)
+        held = snapshots.read_pointer(config.workdir).holds
+        if config.date in held:
+            raise RefusedError(
+                f"snapshot {config.date}",
+                f"a date that is not held: {held[config.date]}",
+                f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
+            )
         if not config.forget and snapshots.read_pointer(config.workdir).knows(config.date):
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
             if not config.dry_run:
                 write_summary(config, [])
-            return 0
+            return Exit.NOTHING if config.detailed_exit_code else Exit.DONE
         if config.dry_run:
             from beam_jobs import reprocess_plan  # Beam takes a second to import
 
@@ -238,8 +244,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         start = time.monotonic()
         done += reprocess(config)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     except StageError as error:
         print(
             f"error: {error.stage} failed; give the same command again when it is mended: what is "
@@ -252,8 +257,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     if config.forget:
         print("all older snapshots are deleted")
     else:
-        print(f"next: ./run.sh promote --workdir {config.workdir} --date {config.date}")
-    return 0
+        print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
+    nothing = config.detailed_exit_code and all(row.skipped for row in done)
+    return Exit.NOTHING if nothing else Exit.DONE
 
 
 def collect_rarely() -> None:

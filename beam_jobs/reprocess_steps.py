@@ -26,6 +26,9 @@ class Config(pipeline.RunConfig):
     summary: str = flag(
         "File for what each stage did, with times, as JSON.", default="", role="output"
     )
+    detailed_exit_code: bool = flag(
+        "End with status 10 where there was nothing to do.", default=False, role="runtime"
+    )
     dry_run: bool = flag("Print the plan and run nothing.", default=False, role="runtime")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from schemas.config import unknown_flags
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 
 JOBS = (
     "mine_log",
@@ -66,8 +66,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         # Imported by its name, so that workers find its functions under it, not in __main__.
         module = job_module(args.job)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     if not any(flag.startswith("--runner") for flag in flags):
         flags.append("--runner=DataflowRunner")
     return module.run([*flags, *code_flags(flags)])

@@ -22,7 +22,7 @@ from beam_jobs.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas import config as config_lib
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             submit(cluster, argv[place:])
         return COMMANDS[args.command](cluster, config)
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
 
 
 if __name__ == "__main__":

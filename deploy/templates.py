@@ -21,7 +21,7 @@ from beam_jobs import dataflow, submit
 from schemas import config as config_lib
 from schemas import places, storage
 from schemas.config import value_type
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 
 # What a value must look like, by its type. Lists are values with commas between them.
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
@@ -136,8 +136,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             for job in submit.JOBS if args.job == "all" else (args.job,):
                 print(to_json(metadata(job)), end="")
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     return 0
 
 

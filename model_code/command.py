@@ -5,13 +5,12 @@ Free of TensorFlow, so that `--help` and a skipped run take no time.
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, heartbeat, quiet, stage, storage
-from schemas.errors import PhraseLensError, message_of
+from schemas.errors import PhraseLensError, tell
 from schemas.stage import Stage
 
 
@@ -38,8 +37,7 @@ def main(
       raw_inputs: config → name and content hash of each input that is no dataset.
 
     Returns:
-      0 when done (now or before, or for `--dry_run`), 2 for an error that the person can mend,
-      1 for a disk or bucket that refused the work.
+      The exit status: 0 when done (now or before, or for `--dry_run`), else see `errors.Exit`.
     """
     try:
         config = config_lib.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
@@ -57,15 +55,8 @@ def main(
         task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
         with planned.alone(int(task.get("index", 0))), heartbeat.doing(name):
             return work(config, planned)
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
-        found = message_of(error)
-        if found is None:
-            raise
-        print(f"error: {found}", file=sys.stderr)
-        return 1
+        return tell(error)
 
 
 def describe(planned: Stage, config: Any) -> str:

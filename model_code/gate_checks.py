@@ -1,6 +1,7 @@
 """The checks of the quality gate: each a figure, what chance makes of it, and a limit."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from model_code import gate_drift
 from model_code.gate_drift import frechet, jensen_shannon, population_stability, unknown_share
 from model_code.gate_evaluation import MIN_LABELS, Drop
 from model_code.gate_summary import Embedding, Summary
+from model_code.metrics import mean_and_error
+from model_code.report_data import Case
 from schemas.config import flag
 
 MIN_VECTORS = 20
@@ -76,6 +79,7 @@ class Check:
         measurement.
       limit: how far the figure may be above it.
       note: where, or why not.
+      moved: the categories that moved most: (category, share before, share now).
     """
 
     name: str
@@ -83,6 +87,7 @@ class Check:
     chance: float
     limit: float
     note: str = ""
+    moved: tuple[tuple[int | str, float, float], ...] = ()
 
     @property
     def threshold(self) -> float:
@@ -144,12 +149,14 @@ def _drift(
         return Check(name, None, 0.0, limit, "nothing to compare")
     first, second = (old[half].to_numpy() for half in gate_drift.HALVES)
     chance = measure(*gate_drift.fold(first, second, head))
-    return Check(name, measure(*gate_drift.align(old, new, head)), chance, limit)
+    figure = measure(*gate_drift.align(old, new, head))
+    return Check(name, figure, chance, limit, moved=tuple(gate_drift.movers(old, new)))
 
 
 def _new_queries(old: pa.Table, new: pa.Table, limit: float) -> Check:
     p, q = gate_drift.align(old, new)
-    return Check("queries.new", unknown_share(q, p), 0.0, limit)
+    moved = [row for row in gate_drift.movers(old, new, len(new)) if not row[1]]
+    return Check("queries.new", unknown_share(q, p), 0.0, limit, moved=tuple(moved[:5]))
 
 
 def _scores(old: Summary, new: Summary, limit: float) -> Check:
@@ -227,6 +234,23 @@ def _evaluation(drops: Mapping[str, Drop] | None, limits: Limits) -> list[Check]
     return checks
 
 
+def above_chance(cases: Sequence[Case], limits: Limits) -> Check:
+    """Whether a classifier is worse than one that always says the commonest label.
+
+    Args:
+      cases: its test images.
+      limits: `sure` is used.
+    """
+    name = "evaluation.below_guess"
+    if not cases:
+        return Check(name, None, 0.0, 0.0, "no labelled test image")
+    commonest, images = Counter(label for case in cases for label in case.true).most_common(1)[0]
+    lead = [(commonest in case.true) - float(case.right("fused")) for case in cases]
+    mean, error = mean_and_error(np.array(lead, np.float64))
+    note = f"{commonest!r} is right on {images:,} of {len(cases):,} test images"
+    return Check(name, mean, limits.sure * float(np.nan_to_num(error)), 0.0, note)
+
+
 def table(checks: Sequence[Check]) -> str:
     """The checks as text: a row each."""
     lines = [f"{'check':24}{'figure':>9}{'chance':>9}{'limit':>8}{'threshold':>11}  verdict"]
@@ -237,4 +261,6 @@ def table(checks: Sequence[Check]) -> str:
             f"{check.name:24}{figure:>9}{check.chance:9.4f}{check.limit:8.3f}"
             f"{check.threshold:11.4f}  {check.verdict}{f' ({check.note})' if check.note else ''}"
         )
+        if check.verdict == "refuse":
+            lines += [f"    {key}: {was:.1%} → {now:.1%}" for key, was, now in check.moved]
     return "\n".join(lines)

@@ -73,6 +73,32 @@ def align(a: pa.Table, b: pa.Table, head: int = 0) -> tuple[np.ndarray, np.ndarr
     return fold(p, q, head) if head else (p, q)
 
 
+def movers(a: pa.Table, b: pa.Table, most: int = 5) -> list[tuple[int | str, float, float]]:
+    """The categories that make most of the divergence between two counts.
+
+    Args:
+      a: counts.
+      b: counts.
+      most: how many at most.
+
+    Returns:
+      (category, its share of a, its share of b), those with the largest terms of the
+      Jensen–Shannon divergence first; none whose share is the same.
+    """
+    keys = pa.concat_tables([a.select(["key"]), b.select(["key"])])["key"].unique().sort()
+    p, q = map(shares, align(a, b))
+    middle = (p + q) / 2
+    terms = sum(x * np.log2(np.where(x > 0, x, middle) / middle) for x in (p, q))
+    order = [i for i in np.argsort(-terms, kind="stable")[:most] if p[i] != q[i]]
+    return [(keys[int(i)].as_py(), float(p[i]), float(q[i])) for i in order]
+
+
+def only_in(a: pa.Table, b: pa.Table) -> list[int | str]:
+    """The categories that a has and b has not, sorted."""
+    missing = pc.invert(pc.is_in(a["key"], value_set=b["key"].combine_chunks()))
+    return a["key"].filter(missing).to_pylist()
+
+
 def fold(p: np.ndarray, q: np.ndarray, head: int) -> tuple[np.ndarray, np.ndarray]:
     """All but the `head` largest categories of two counts as one: [categories] → [head + 1]."""
     if len(p) <= head:

@@ -1,7 +1,7 @@
 """What the quality gate reads of a snapshot: rows, counts, scores and a sample of embeddings."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -107,6 +107,17 @@ def places(image_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Where ids fall by their hash: [n] the half (0 or 1), [n] a number uniform in [0, 1)."""
     hashes = fingerprint.hash64_array(image_ids, _PLACE_KEY).view(np.uint64)
     return (hashes & np.uint64(1)).astype(np.int64), (hashes >> np.uint64(1)) / 2.0**63
+
+
+def query_texts(datasets: Sequence[Dataset], query_ids: Collection[int]) -> dict[int, str]:
+    """The texts of some queries, wherever the mined datasets have them."""
+    wanted = pa.array(sorted(query_ids), pa.int64())
+    found: dict[int, str] = {}
+    for mined in datasets:
+        for batch in mined.batches("queries", ["query_id", "query"], 65536):
+            some = batch.filter(pc.is_in(batch["query_id"], value_set=wanted))
+            found.update(zip(some["query_id"].to_pylist(), some["query"].to_pylist(), strict=True))
+    return found
 
 
 def _clicks(mined: Dataset) -> Iterator[gate_drift.Part]:

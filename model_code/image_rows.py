@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from schemas import fingerprint, storage
+from schemas import fingerprint
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet
 
 
 def read_rows(
@@ -28,11 +29,9 @@ def read_rows(
         by_shard.setdefault(index, []).append(image_id)
     found: dict[str, dict[str, Any]] = {}
     for index in by_shard.keys() & shards.keys():
-        with storage.open_input(dataset.path(shards[index])) as file:
-            rows = pq.read_table(
-                file,
-                columns=["image_id", *columns],
-                filters=[("image_id", "in", by_shard[index])],
-            )
-        found |= {row["image_id"]: row for row in rows.to_pylist()}
+        wanted = pa.array(by_shard[index], pa.string())
+        with open_parquet(dataset.path(shards[index])) as file:
+            for batch in file.iter_batches(1024, columns=["image_id", *columns]):
+                some = batch.filter(pc.is_in(batch["image_id"], value_set=wanted))
+                found |= {row["image_id"]: row for row in some.to_pylist()}
     return found

@@ -7,16 +7,15 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 
 from model_code import image_ops
 from model_code.progress import Progress
 from model_code.training import epoch_order
-from schemas import storage
 from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet
 
 _DECODE_BATCH = 64
 
@@ -103,7 +102,7 @@ class ImageSource:
 
     def _read(self, group: int) -> np.ndarray:
         path, number, positions = self._groups[group]
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(path) as file:
             column = file.read_row_group(number, ["image"]).column("image")
         data = column.take(pa.array(positions)).to_pylist()
         try:
@@ -119,7 +118,7 @@ class ImageSource:
         self, path: str, group: int, positions: np.ndarray, data: Sequence[bytes]
     ) -> PhraseLensError:
         """What is said of the first image of a row group that cannot be decoded."""
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(path) as file:
             ids = file.read_row_group(group, ["image_id"]).column("image_id")
         for position, image in zip(positions, data, strict=True):
             try:
@@ -138,7 +137,7 @@ def _row_groups(dataset: Dataset, keep: np.ndarray) -> Iterator[tuple[str, int, 
     start = 0
     for shard in dataset.shards("images"):
         path = dataset.path(shard)
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(path) as file:
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 positions = np.flatnonzero(keep[start : start + rows])

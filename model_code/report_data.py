@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from model_code.evaluation import with_nan
@@ -17,6 +16,7 @@ from model_code.metrics import mean_and_error
 from schemas import fingerprint, storage
 from schemas.dead_letter import REASONS
 from schemas.manifest import Dataset, Manifest
+from schemas.shard_files import read_parquet
 from schemas.tables import SPLITS
 
 ABLATIONS = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
@@ -78,8 +78,7 @@ class Case:
 def read_cases(fusion: Dataset) -> list[Case]:
     """All test images with their predictions, in the order of their ids."""
     path = storage.join(fusion.folder("evaluation"), "predictions.parquet")
-    with storage.open_input(path) as file:
-        rows = pq.read_table(file).to_pylist()
+    rows = read_parquet(path).to_pylist()
     cases = [
         Case(
             image_id=row["image_id"],

@@ -28,7 +28,7 @@ from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
 from schemas import fingerprint, heartbeat, integrity, places, storage
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 from schemas.manifest import Dataset
 from schemas.printable import printable
 from schemas.tables import arrow_to_vectors
@@ -284,8 +284,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         with heartbeat.doing("similar"):
             found = find(config, [places.place_of("image", name) for name in args.images])
     except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     print(
         json.dumps(found, indent=1, ensure_ascii=False) if config.json else "\n".join(lines(found))
     )

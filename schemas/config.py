@@ -12,14 +12,13 @@ import difflib
 import math
 import re
 import shlex
-import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from schemas import heartbeat, places, quiet, snapshots
-from schemas.errors import PhraseLensError
+from schemas.errors import PhraseLensError, tell
 
 _REQUIRED = object()
 _TITLES = {
@@ -361,13 +360,12 @@ def main(
     """A command that has no dataset of its own: parses its flags and works.
 
     Returns:
-      The exit status: 0, or 2 where a PhraseLensError says what is wrong.
+      The exit status; see `schemas.errors.Exit`.
     """
     try:
         parsed = parse(config, prog, doc or "", argv)
         with heartbeat.doing(prog.removeprefix("./run.sh ")):
             work(parsed)
-    except PhraseLensError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return tell(error)
     return 0

@@ -7,6 +7,7 @@ that run is being made.
 
   ./run.sh gc --workdir work/mine --keep 7 --dry_run
   ./run.sh gc --workdir work/mine --keep 7
+  ./run.sh gc --workdir work/mine --keep 7 --delete 2026-01-31      this snapshot, too
 """
 
 import dataclasses
@@ -31,6 +32,11 @@ class Config:
         role="runtime",
         minimum=0,
     )
+    delete: tuple[str, ...] = flag(
+        "Snapshots to delete beside the old ones; neither the one in use nor the one before it.",
+        default=(),
+        role="runtime",
+    )
     dry_run: bool = flag("Say what would be deleted, and delete nothing.", default=False)
 
 
@@ -39,6 +45,12 @@ def _collect(config: Config) -> None:
         raise PhraseLensError(
             f"--workdir {config.workdir}", "a folder that holds datasets", "Check the path."
         )
+    for date in config.delete:
+        snapshots.check_deletable(config.workdir, date)
+    for date in config.delete:
+        if not config.dry_run:
+            snapshots.delete(config.workdir, date)
+        print(f"snapshot {date}")
     args = config.keep, time.time() - 3600 * config.in_progress_hours
     if config.dry_run:
         pointer = snapshots.read_pointer(config.workdir)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from schemas import storage
-from schemas.errors import PhraseLensError
+from schemas.errors import CorruptError
 from schemas.manifest import Dataset
 
 # Files of numbers and texts, gigabytes that processes map, are safe to open whatever they hold.
@@ -35,7 +35,7 @@ def check(folder: str, sums: Mapping[str, str]) -> None:
     for name, expected in sums.items():
         path = os.path.join(folder, name)
         if not os.path.isfile(path) or storage.sha256(path) != expected:
-            raise PhraseLensError(
+            raise CorruptError(
                 path,
                 "the file that the manifest names, found another or none",
                 "Run ./run.sh verify on its dataset: it says how to make it again.",

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import fingerprint, heartbeat, storage
-from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.errors import PhraseLensError, RivalCommitError, UnavailableError
 from schemas.records import Record
+from schemas.shard_files import open_parquet
 
 _LOG = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -231,11 +232,11 @@ def commit(dataset: str, manifest: Manifest, seen: str) -> bool:
 
     Raises:
       RivalCommitError: a rival has committed other work since `seen`.
-      PhraseLensError: a shard is missing or has another size.
+      UnavailableError: a shard is missing or has another size.
     """
     if cut := next(_cut_shards(dataset, manifest), None):
         shard, found = cut
-        raise PhraseLensError(
+        raise UnavailableError(
             storage.join(dataset, shard.path),
             f"{shard.bytes} bytes, found {'no file' if found is None else found}",
             "Check the disk or bucket and run the stage again.",
@@ -383,7 +384,7 @@ class Dataset:
     ) -> Iterator[pa.RecordBatch]:
         """Streams a Parquet table in the order of its shards."""
         for shard in self.shards(table):
-            with pq.ParquetFile(storage.open_input(self.path(shard))) as file:
+            with open_parquet(self.path(shard)) as file:
                 yield from file.iter_batches(batch_size, columns=columns)
 
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -417,6 +418,7 @@ def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: s
         buffer,
         row_group_size=1024,
         # JPEG and PNG are compressed already.
+        write_page_checksum=True,  # so that whoever reads a page knows that it is what was written
         compression={name: "none" if name == "image" else "zstd" for name, _ in columns},
         # Numbers of vectors hardly repeat, nor do images: a dictionary is larger and slower.
         use_dictionary=[
@@ -498,14 +500,23 @@ def verify(dataset: str) -> list[str]:
         problem = _verify_shard(opened, table, shard)
         if problem:
             problems.append(f"{name}: {shard.path}: {problem}")
-    named = {shard.path for shard in shards_of(manifest)}
-    for file in storage.list_files(opened.run_folder):
-        path = f"{RUNS}/{manifest.run_id}/{file}"
-        ours = file == FILE_NAME or file.endswith(Record.SUFFIX) or storage.PARTIAL in file
-        if path not in named and not ours:
-            problems.append(f"{path}: foreign file, the manifest does not name it")
+    problems += [
+        f"{path}: foreign file, the manifest does not name it" for path in foreign_files(opened)
+    ]
     problems += unbalanced(manifest.counters)
     return problems
+
+
+def foreign_files(dataset: Dataset) -> list[str]:
+    """Files in a run's folder that its manifest does not name, relative to the dataset."""
+    named = {shard.path for shard in shards_of(dataset.manifest)}
+    found = []
+    for file in storage.list_files(dataset.run_folder):
+        path = f"{RUNS}/{dataset.manifest.run_id}/{file}"
+        ours = file == FILE_NAME or file.endswith(Record.SUFFIX) or storage.PARTIAL in file
+        if path not in named and not ours:
+            found.append(path)
+    return found
 
 
 def _verify_shard(dataset: Dataset, table: Table, shard: Shard) -> str | None:
@@ -519,7 +530,7 @@ def _verify_shard(dataset: Dataset, table: Table, shard: Shard) -> str | None:
         return "checksum differs: its bytes were changed"
     try:
         if table.format == "parquet":
-            with pq.ParquetFile(storage.open_input(path)) as file:
+            with open_parquet(path) as file:
                 rows = file.metadata.num_rows
                 if schema_fingerprint(file.schema_arrow) != table.schema:
                     return "its schema is not the table's"

@@ -6,16 +6,18 @@ replaced in one step, so that model, index and all else change together. Readers
 `W/current/NAME` and `W/snapshots/D/NAME` stand for the folder of a run, which stays as it is.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
 
 from schemas import heartbeat, manifest, run_folders, storage
-from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.errors import PhraseLensError, RefusedError, RivalCommitError
 from schemas.manifest import Dataset
 
-FOLDER, POINTER = "snapshots", "current.json"
+FOLDER, POINTER, GATES = "snapshots", "current.json", "gates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +61,57 @@ class Pointer:
       date: the snapshot in use; "" when none was ever promoted.
       history: the snapshots that were in use before, the last one last.
       collected: how often `gc` has run, so that a promotion that began before it is refused.
+      holds: date → why no snapshot of that date may be put in use.
+      despite: why the one in use was promoted although the gate or a hold refused it; "" if none
+        did.
+      since: when it was put in use, as 2026-01-31T03:12:00Z; "" if it was not said then.
     """
 
     date: str = ""
     history: tuple[str, ...] = ()
     collected: int = 0
+    holds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    despite: str = ""
+    since: str = ""
 
     def knows(self, date: str) -> bool:
         """Whether the snapshot of a date is in use, or one that a roll-back comes to."""
         return date in (self.date, *self.history)
 
 
+_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H%M", "%Y-%m-%dT%H%M%S")
+
+
+def _time_of(date: str) -> datetime.datetime:
+    """The moment that a snapshot's name says, in UTC. Raises PhraseLensError where it is none."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d(T(\d\d){1,3}Z?)?", date):
+        form = _FORMS[len(date.rstrip("Z")[len("2026-01-31T") :]) // 2]
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(date.rstrip("Z"), form).replace(tzinfo=datetime.UTC)
+    raise PhraseLensError(
+        f"--date {date}", "a date such as 2026-01-31 or 2026-01-31T1200", "Correct it."
+    )
+
+
 def check_date(date: str) -> str:
     """Returns `date`. Raises PhraseLensError unless it is a date, with a time or without."""
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d(T\d{2,6}Z?)?", date):
-        raise PhraseLensError(f"--date {date}", "a date such as 2026-01-31", "Correct it.")
+    _time_of(date)
     return date
+
+
+def check_is_past(date: str) -> None:
+    """Refuses a date that no place on earth has reached: all later snapshots would be older.
+
+    Raises:
+      PhraseLensError: says so.
+    """
+    latest = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)
+    if _time_of(date) > latest:
+        raise PhraseLensError(
+            f"--date {date}",
+            f"a date that has come, {latest:%Y-%m-%d} or before",
+            "Correct it: once it were in use, every date until then would count as an older one.",
+        )
 
 
 def _path(work: str, date: str) -> str:
@@ -190,11 +227,33 @@ def change_pointer(work: str, change: Callable[[Pointer], Pointer]) -> Pointer:
     )
 
 
-def promote(work: str, date: str) -> Pointer:
+def verdict(snapshot: Snapshot) -> str:
+    """What the gate said of these runs: pass, refuse, error or undecided; "" where it said nothing.
+
+    A snapshot that was made again under the same date has no verdict yet.
+    """
+    try:
+        found = json.loads(storage.read_bytes(_verdict_path(snapshot.work, snapshot.date)))
+    except FileNotFoundError:
+        return ""
+    return found["verdict"] if found.get("runs", {}) in ({}, dict(snapshot.datasets)) else ""
+
+
+def _verdict_path(work: str, date: str) -> str:
+    return storage.join(work, GATES, f"{date}.json")
+
+
+def promote(work: str, date: str, despite: str = "") -> Pointer:
     """Puts a snapshot in use.
 
+    Args:
+      work: the work folder.
+      date: the snapshot's name.
+      despite: why it is put in use although the gate refuses it or it is held, which ends.
+
     Raises:
-      PhraseLensError: there is no such snapshot, or a run of it is gone.
+      PhraseLensError: there is no such snapshot, a run of it is gone, or its date is to come.
+      RefusedError: the gate has not let it pass, or it is held.
       RivalCommitError: see `change_pointer`.
     """
 
@@ -204,14 +263,113 @@ def promote(work: str, date: str) -> Pointer:
             snapshot.dataset(name)
         if old.date == date:
             return old
+        check_is_past(date)
+        refused = _why_refused(old, snapshot)
+        if refused and not despite:
+            raise RefusedError(
+                f"snapshot {date} of {work}",
+                f"one that may be put in use; {refused}",
+                'If it is meant all the same, give --despite "the reason".',
+            )
         history = (*old.history, old.date) if old.date else ()
-        return dataclasses.replace(old, date=date, history=history)
+        holds = {held: why for held, why in old.holds.items() if held != date}
+        return dataclasses.replace(
+            old,
+            date=date,
+            history=history,
+            holds=holds,
+            despite=despite if refused else "",
+            since=_now(),
+        )
 
     return change_pointer(work, change)
 
 
-def rollback(work: str) -> Pointer:
+def _why_refused(pointer: Pointer, snapshot: Snapshot) -> str:
+    if snapshot.date in pointer.holds:
+        return f"it is held: {pointer.holds[snapshot.date]}"
+    said = verdict(snapshot)
+    if said == "refuse":
+        return "the gate refused it"
+    return "the gate did not come to a verdict" if said in ("error", "undecided") else ""
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def hold(work: str, date: str, reason: str) -> Pointer:
+    """Keeps every snapshot of a date out of use until `release`.
+
+    Raises:
+      PhraseLensError: it is in use, or no reason is given.
+      RivalCommitError: see `change_pointer`.
+    """
+    check_date(date)
+    if not reason.strip():
+        raise PhraseLensError("--reason", "why nobody may use it", "Whoever lifts it will ask.")
+
+    def change(old: Pointer) -> Pointer:
+        if old.date == date:
+            raise PhraseLensError(
+                f"snapshot {date} of {work}",
+                "one that is not in use",
+                f'Go back first: ./run.sh rollback --workdir {work} --hold "the reason".',
+            )
+        return dataclasses.replace(old, holds={**old.holds, date: reason})
+
+    return change_pointer(work, change)
+
+
+def release(work: str, date: str) -> Pointer:
+    """Lifts the hold of a date.
+
+    Raises:
+      PhraseLensError: it is not held.
+      RivalCommitError: see `change_pointer`.
+    """
+
+    def change(old: Pointer) -> Pointer:
+        if date not in old.holds:
+            raise PhraseLensError(
+                f"hold of {date} of {work}",
+                f"one of {', '.join(old.holds) or 'none'}",
+                "Correct it.",
+            )
+        return dataclasses.replace(old, holds={d: w for d, w in old.holds.items() if d != date})
+
+    return change_pointer(work, change)
+
+
+def drop(work: str, gone: Collection[str]) -> Pointer:
+    """Deletes snapshots of which a part is damaged; in use is then the last one before that is not.
+
+    Raises:
+      RivalCommitError: see `change_pointer`.
+    """
+
+    def change(old: Pointer) -> Pointer:
+        history = tuple(date for date in old.history if date not in gone)
+        if old.date not in gone:
+            return dataclasses.replace(old, history=history)
+        date = history[-1] if history else ""
+        return dataclasses.replace(
+            old, date=date, history=history[:-1], despite="", since=_now() if date else ""
+        )
+
+    pointer = change_pointer(work, change) if gone else read_pointer(work)
+    for date in gone:
+        storage.remove(_path(work, date))
+        storage.remove(_verdict_path(work, date))
+    return pointer
+
+
+def rollback(work: str, reason: str = "") -> Pointer:
     """Puts the snapshot in use that was before the one that is.
+
+    Args:
+      work: the work folder.
+      reason: why the one that is in use shall not come back: its date is held; "" holds it not.
 
     Raises:
       PhraseLensError: there was none, or it is gone.
@@ -225,8 +383,11 @@ def rollback(work: str) -> Pointer:
                 "one that another was in use before",
                 "Promote the one you want: ./run.sh promote --date …",
             )
-        date = old.history[-1]
-        return dataclasses.replace(old, date=read(work, date).date, history=old.history[:-1])
+        date = read(work, old.history[-1]).date
+        holds = {**old.holds, old.date: reason} if reason else old.holds
+        return dataclasses.replace(
+            old, date=date, history=old.history[:-1], holds=holds, despite="", since=_now()
+        )
 
     return change_pointer(work, change)
 
@@ -273,6 +434,41 @@ def kept_dates(work: str, pointer: Pointer, keep: int) -> set[str]:
     """The last snapshots, the one in use, and the one that a roll-back would put in use."""
     found = dates(work)
     return {*found[max(len(found) - keep, 0) :], pointer.date, *pointer.history[-1:]}
+
+
+def check_deletable(work: str, date: str, pointer: Pointer | None = None) -> None:
+    """Refuses to delete a snapshot that somebody needs.
+
+    Raises:
+      PhraseLensError: there is none, it is in use, or a roll-back would come to it.
+    """
+    read(work, date)
+    pointer = pointer or read_pointer(work)
+    if date in (pointer.date, *pointer.history[-1:]):
+        what = "in use" if date == pointer.date else "what a roll-back comes to"
+        raise PhraseLensError(
+            f"snapshot {date} of {work}",
+            f"one that nobody needs; it is {what}",
+            "Put another one in use first: ./run.sh promote or ./run.sh rollback.",
+        )
+
+
+def delete(work: str, date: str) -> None:
+    """Deletes a snapshot; `collect` then deletes the runs that only it names.
+
+    Raises:
+      PhraseLensError: see `check_deletable`.
+    """
+
+    def change(old: Pointer) -> Pointer:
+        check_deletable(work, date, old)
+        # A promotion that began before this one fails: what it promotes is gone.
+        history = tuple(d for d in old.history if d != date)
+        return dataclasses.replace(old, history=history, collected=old.collected + 1)
+
+    change_pointer(work, change)
+    storage.remove(_path(work, date))
+    storage.remove(_verdict_path(work, date))
 
 
 def find_garbage(work: str, pointer: Pointer, keep: int, started_before: float) -> Garbage:
@@ -339,7 +535,9 @@ def forget(work: str, names: Collection[str], date: str = "") -> None:
       date: the snapshot that was made without what must be forgotten.
     """
     if read_pointer(work).date:
-        change_pointer(work, lambda old: Pointer(date, (), old.collected + 1))
+        change_pointer(
+            work, lambda old: Pointer(date, (), old.collected + 1, old.holds, since=_now())
+        )
     for old in dates(work):
         if old != date:
             storage.remove(_path(work, old))

@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas import config as config_lib
 from schemas import fingerprint, manifest, run_folders, storage
-from schemas.errors import PhraseLensError
+from schemas.errors import BusyError, PhraseLensError
 from schemas.manifest import Shard
 
 RUN_ID_DIGITS = 16
@@ -146,7 +146,7 @@ class Stage:
           worker: its number, where several processes work on it together.
 
         Raises:
-          PhraseLensError: another process of this machine works on the same run.
+          BusyError: another process of this machine works on the same run.
         """
         os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
         with open(
@@ -155,7 +155,7 @@ class Stage:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise PhraseLensError(
+                raise BusyError(
                     f"run {self.run_id} of {self.output}",
                     "one process that works on it",
                     "Another does so now: wait for it, or stop it.",

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from schemas.errors import PhraseLensError
+from schemas.errors import UnavailableError
 
 GCS_PREFIX = "gs://"
 # In the name of a file that is being written; a process that was killed leaves one behind.
@@ -157,13 +157,13 @@ def open_output(path: str) -> Iterator[pa.NativeFile]:
     is to have the service copy the object, in one step, and to delete the first.
 
     Raises:
-      PhraseLensError: the disk or bucket refuses it.
+      UnavailableError: the disk or bucket refuses it.
     """
     try:
         with _open_output(path) as f:
             yield f
     except OSError as error:
-        raise PhraseLensError(
+        raise UnavailableError(
             path,
             f"a file that can be written ({error})",
             "Mend that, then give the same command again: it goes on where it stopped.",

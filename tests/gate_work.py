@@ -40,6 +40,7 @@ class Day:
       dead: images that died.
       error_rate: of the fused classifier.
       model: names the networks.
+      without: a label that no image has; those that had it have the first.
     """
 
     seed: int = 0
@@ -52,6 +53,7 @@ class Day:
     dead: int = 0
     error_rate: float = 0.2
     model: str = "m"
+    without: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,8 @@ def write(work: str, date: str, day: Day | None = None) -> snapshots.Snapshot:
     rng = np.random.default_rng(day.seed)
     chances = day.rare ** np.arange(len(LABELS))
     labels = np.random.default_rng(0).choice(len(LABELS), day.images, p=chances / chances.sum())
+    if day.without:
+        labels[labels == LABELS.index(day.without)] = 0
     ids = [fingerprint.of_json(i)[:32] for i in range(day.images)]
     _write_mined(f"{work}/mined", day, ids, labels, rng)
     _write_features(f"{work}/features", day, ids, labels, rng)

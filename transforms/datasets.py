@@ -15,12 +15,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from schemas import fingerprint, manifest, storage
 from schemas.errors import DeadShareError, PhraseLensError, RetryError
 from schemas.fingerprint import hash64_array
 from schemas.records import Record
+from schemas.shard_files import open_parquet, read_parquet
 from schemas.stage import Stage
 from schemas.tables import DEAD_LETTERS
 from transforms.ceilings import EXAMPLES, Ceilings, check_counters
@@ -296,8 +296,7 @@ def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
     schema = pa.schema([DEAD_LETTERS.field("key"), DEAD_LETTERS.field("reason")])
     before = manifest.Dataset(manifest.run_folder(stage.output, stage.after))
     old = pa.Table.from_batches(before.batches("dead_letters", schema.names), schema)
-    opened = (storage.open_input(stage.absolute(shard.path)) for shard in dead)
-    found = [pq.read_table(file, columns=schema.names) for file in opened]
+    found = [read_parquet(stage.absolute(shard.path), schema.names) for shard in dead]
     new = pa.concat_tables([schema.empty_table(), *found])
     old_letters, new_letters = (
         fingerprint.mix(hash64_array(t["key"]), hash64_array(t["reason"])) for t in (old, new)
@@ -322,7 +321,7 @@ def _examples(stage: Stage, shards: Iterable[manifest.Shard], reason: str) -> li
     """Some rows that died of a reason: their keys, and what was found."""
     found: list[str] = []
     for shard in sorted(shards):
-        with pq.ParquetFile(storage.open_input(stage.absolute(shard.path))) as file:
+        with open_parquet(stage.absolute(shard.path)) as file:
             for batch in file.iter_batches(columns=["key", "reason", "detail"]):
                 for row in batch.filter(pc.equal(batch["reason"], reason)).to_pylist():
                     detail = f" ({row['detail']})" if row["detail"] else ""

@@ -6,9 +6,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import storage
+from schemas.shard_files import open_parquet
 from transforms.datasets import COUNTS, NOTES, Output, from_blocks, par_do
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, EVENTS
@@ -177,7 +176,7 @@ class ReadDays(beam.PTransform):
         self._schema, self._deletions = schema, deletions
 
     def _read(self, path) -> Iterator[pa.Table]:
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(READ_ROWS):
                 table = pa.Table.from_batches([batch]).cast(self._schema)
                 if "key" in table.column_names:  # an older version kept them as the log has them

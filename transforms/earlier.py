@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import fingerprint, storage
+from schemas import fingerprint
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet
 
 # Row groups that stay in memory: rows that are asked for together lie together.
 ROW_GROUPS = 16
@@ -44,7 +44,7 @@ class Earlier:
         self._row_group = functools.lru_cache(ROW_GROUPS)(self._read)
 
     def _read(self, file: int, group: int) -> pa.Table:
-        with pq.ParquetFile(storage.open_input(self._paths[file])) as parquet:
+        with open_parquet(self._paths[file]) as parquet:
             return parquet.read_row_group(group, columns=[self._key, *self._columns])
 
     def take(self, ids: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, pa.Table | None]:
@@ -82,7 +82,7 @@ class Earlier:
 def _places(file: int, path: str, key: str, where: Mapping[str, str]) -> np.ndarray:
     """[rows, 4] int64: hash of the id, file, row group and place in it, of the rows that fit."""
     parts = [np.zeros((0, 4), np.int64)]
-    with pq.ParquetFile(storage.open_input(path)) as parquet:
+    with open_parquet(path) as parquet:
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group, columns=[key, *where])
             fits = np.ones(table.num_rows, bool)
@@ -139,7 +139,7 @@ def read_images(
       Rows of IMAGE_COLUMNS (image is null where known); which of them are known,
       bool; and the rows of those in the earlier run, or None.
     """
-    with pq.ParquetFile(storage.open_input(path)) as file:
+    with open_parquet(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[c for c in IMAGE_COLUMNS if c != "image"])
             keep = pc.is_in(table["image_id"], value_set=wanted) if wanted is not None else None

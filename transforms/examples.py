@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model_code.labelling import task_of
 from schemas import fingerprint, manifest, storage, tables
 from schemas.dead_letter import dead_letters
 from schemas.errors import PhraseLensError
+from schemas.shard_files import open_parquet, read_parquet
 from schemas.stage import Stage
 from transforms.datasets import COUNTS, DEAD, Output, to_block
 from transforms.tfrecords import RecordWriter
@@ -134,7 +134,7 @@ class SelectRows(beam.PTransform):
         self._selection, self._schema, self._stage = selection, schema, stage
 
     def _select(self, path, selection):
-        with pq.ParquetFile(storage.open_input(path)) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(READ_BATCH, columns=[*INPUT_COLUMNS, "split"]):
                 table = pa.Table.from_batches([batch])
                 output, found = select_rows(table, selection, self._schema, self._stage)
@@ -150,13 +150,13 @@ class SelectRows(beam.PTransform):
 
 def read_labels(path: str) -> pa.Table:
     """Rows of LABELLED of one features shard, labelled images only."""
-    table = pq.read_table(storage.open_input(path), columns=LABEL_COLUMNS).cast(LABELLED)
+    table = read_parquet(path, columns=LABEL_COLUMNS).cast(LABELLED)
     return table.filter(pc.greater(pc.list_value_length(table["labels"]), 0))
 
 
 def widths_of(path: str) -> dict[str, int]:
     """Widths of the text and pixel embeddings of a features shard."""
-    with pq.ParquetFile(storage.open_input(path)) as file:
+    with open_parquet(path) as file:
         schema = file.schema_arrow
     return {
         f"{name}_width": schema.field(f"{name}_emb").type.list_size for name in ("text", "pixel")

@@ -11,11 +11,10 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model_code import progress
-from schemas import storage
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet, read_parquet
 from schemas.stage import Stage
 from schemas.tables import SOURCES
 from transforms.clean_image import CleanImage, ImageLimits
@@ -66,13 +65,13 @@ def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
       paths: of a shard of sources, and of the shard of images of the same pictures.
     """
     sources_path, images_path = paths
-    sources = pq.read_table(storage.open_input(sources_path)).cast(SOURCES)
+    sources = read_parquet(sources_path).cast(SOURCES)
     lacking = pc.and_(sources["written"], pc.invert(sources["original"]))
     yield sources.filter(pc.invert(lacking))
     sources = sources.filter(lacking)
     if not sources.num_rows:
         return
-    with pq.ParquetFile(storage.open_input(images_path)) as file:
+    with open_parquet(images_path) as file:
         for batch in file.iter_batches(BATCH_IMAGES, columns=["image_id", "image"]):
             place = pc.index_in(sources["image_id"], value_set=batch["image_id"])
             found = sources.filter(place.is_valid())

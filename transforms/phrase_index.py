@@ -13,11 +13,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind
 from schemas import fingerprint, heartbeat, manifest, storage
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet
 from schemas.stage import Stage
 from schemas.tables import arrow_to_vectors
 from transforms.models import ModelFolder
@@ -57,7 +57,7 @@ class Layout:
 
 
 def batches(path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(storage.open_input(path)) as file:
+    with open_parquet(path) as file:
         yield from file.iter_batches(READ_BATCH, columns=columns)
 
 
@@ -88,7 +88,8 @@ def lay_out(
         start += shard.rows
     if not start:
         raise no_phrases()
-    schema = pq.read_schema(storage.open_input(parts[0].path))
+    with open_parquet(parts[0].path) as file:
+        schema = file.schema_arrow
     width = schema.field("query_vector").type.list_size
     kind = choose_kind(start, width, settings)
     images = tuple(stage.absolute(shard.path) for name, shard in written if name == "image_embs")

@@ -8,14 +8,14 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
 from model_code.inference_settings import EmbeddingSettings
 from model_code.progress import Progress
 from model_code.query_vectors import query_vectors
-from schemas import storage, tables
+from schemas import tables
 from schemas.dead_letter import dead_letters
+from schemas.shard_files import read_parquet
 from schemas.stage import Stage
 from schemas.tables import vectors_to_arrow
 from transforms.calibration import Calibrated, HeadWeights
@@ -83,7 +83,7 @@ class EmbedClickedImages:
         wanted = pa.array([], pa.string())
         if task.pairs:
             columns = ["image_id", "split"]
-            pairs = pq.read_table(storage.open_input(task.pairs), columns=columns)
+            pairs = read_parquet(task.pairs, columns=columns)
             wanted = clicked_images(pairs, task.held_out)
         schema = image_embs_schema(self.width)
         parts: list[pa.Table] = [schema.empty_table()]
@@ -206,7 +206,7 @@ class _BuildPhrasesFn(beam.DoFn):
     def process(self, shard, calibrated):
         index, grouped = shard
         (path,) = grouped["queries"]
-        queries = pq.read_table(storage.open_input(path))
+        queries = read_parquet(path)
         sums = from_blocks(grouped["sums"], sums_schema(self._query_width))
         chosen, is_head = choose_vectors(
             queries, sums, self._loaded.head, calibrated, self._min_images

@@ -10,9 +10,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import storage, tables
+from schemas import tables
+from schemas.shard_files import read_parquet
 from schemas.tables import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import from_blocks, split_by_shard, to_block
 
@@ -210,9 +210,9 @@ class Prototypes(beam.PTransform):
 
     def _sum(self, paths: tuple[str, str]):
         embs_path, pairs_path = paths
-        embs = pq.read_table(storage.open_input(embs_path))
+        embs = read_parquet(embs_path)
         columns = [*_PAIR_COLUMNS, "score"]
-        pairs = pq.read_table(storage.open_input(pairs_path), columns=columns)
+        pairs = read_parquet(pairs_path, columns=columns)
         sums = partial_sums(embs, pairs, self._evidence)
         yield from split_by_shard(sums, "query_id", self._num_shards)
         yield beam.pvalue.TaggedOutput(HELD_OUT, hold_out(embs, pairs))

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model_code.clicked_queries import ClickedQueries, Places, head_queries
 from model_code.progress import Progress
 from schemas import manifest, storage, tables
 from schemas.manifest import Dataset
+from schemas.shard_files import open_parquet, read_parquet
 from schemas.stage import Stage
 from transforms.datasets import Output, write_sorted
 from transforms.phrases import inference_failed
@@ -101,7 +101,7 @@ def held_out_images(mined: Dataset, limit: int) -> tuple[pa.Array, pa.Array]:
         if not missing:
             break
         columns = ["image_id", "query_id", "split"]
-        pairs = pq.read_table(storage.open_input(mined.path(shard)), columns=columns)
+        pairs = read_parquet(mined.path(shard), columns=columns)
         pairs = pairs.filter(pc.equal(pairs["split"], "validation"))
         found = pc.unique(pairs["image_id"])
         found = found.take(pc.sort_indices(found)).slice(0, missing)
@@ -218,10 +218,10 @@ class PreparePairs:
     def process(self, task, loaded, progress: Progress) -> Output:
         index, images_path, pairs_path = task
         encoder, known = loaded
-        images = pq.read_table(storage.open_input(images_path), columns=["image_id", "split"])
+        images = read_parquet(images_path, columns=["image_id", "split"])
         pairs = tables.PAIRS.empty_table()
         if pairs_path:
-            pairs = pq.read_table(storage.open_input(pairs_path))
+            pairs = read_parquet(pairs_path)
         chosen = choose(images, pairs, known)
         dead: list[pa.Table] = []
         counts: Counter[str] = Counter()
@@ -254,7 +254,7 @@ class PreparePairs:
 def _batches(path: str, keep: np.ndarray) -> Iterator[tuple[np.ndarray, list[str], list[bytes]]]:
     """The rows to keep of a shard of images, with their ids and files, a batch at a time."""
     start = 0
-    with pq.ParquetFile(storage.open_input(path)) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(READ_BATCH, columns=["image_id", "image"]):
             places = np.flatnonzero(keep[start : start + batch.num_rows])
             kept = batch.take(pa.array(places))

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 DATE = "{{ ds }}"
+# Exit statuses of run.sh after which the same again fails again: a bug, bad input, what the gate
+# refuses, what is corrupt. docs/exit_codes.md says what to do about each.
+LASTING = (1, 2, 3, 6)
 VARIANTS = ("bash", "composer")
 SOURCES = (
     "log",
@@ -114,12 +117,14 @@ class Command:
       flags: its flags by name.
       on_dataflow: whether it is started as a Flex Template.
       retried: whether it is worth trying again.
+      always: whether it runs also where the one before it failed.
     """
 
     name: str
     flags: Mapping[str, str]
     on_dataflow: bool = False
     retried: bool = True
+    always: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -143,7 +148,7 @@ def commands(settings: Settings) -> tuple[Command, ...]:
         # The same snapshot would be refused again.
         Command("gate", dated | dict(settings.gate), retried=False),
         Command("promote", dated),
-        Command("gc", work | {"keep": str(settings.keep)}),
+        Command("gc", work | {"keep": str(settings.keep)}, always=True),
     )
 
 

@@ -14,6 +14,7 @@ from beam_jobs.pipeline import Step
 from beam_jobs.preload import preload
 from model_code import image_embedder
 from schemas import config as config_lib
+from schemas.errors import Exit
 from tests import work_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def test_a_stage_that_fails_beside_is_a_stage_that_failed(beside):
 def test_a_process_that_is_killed_is_named(beside, capsys):
     with pytest.raises(reprocess.StageError) as failed:
         beside("import os, time; time.sleep(2); os.kill(os.getpid(), 9)", lambda: None)
-    assert failed.value.status == 1
+    assert failed.value.status == Exit.UNAVAILABLE
     assert "mine_pairs: its process was ended: SIGKILL" in capsys.readouterr().err
 
 

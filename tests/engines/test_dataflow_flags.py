@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from beam_jobs import classify_images, code_check, dataflow, embed_images, mine_pairs, submit
 from schemas import fingerprint
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import Exit, PhraseLensError
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
@@ -182,11 +182,16 @@ def test_an_unknown_job_gets_the_nearest_name(capsys):
 
 
 def test_what_google_says_is_an_error_and_no_traceback():
-    from google.api_core.exceptions import Forbidden
+    from google.api_core.exceptions import Forbidden, ServiceUnavailable
     from google.auth.exceptions import DefaultCredentialsError
 
-    assert "Google Cloud: 403 no" in dataflow.refusal(Forbidden("no"))
-    assert "gcloud auth" in dataflow.refusal(DefaultCredentialsError("none"))
+    text, status = dataflow.refusal(Forbidden("no"))
+    assert "Google Cloud: 403 no" in text
+    assert status == Exit.BAD_INPUT, "it does not pass"
+    assert dataflow.refusal(ServiceUnavailable("busy"))[1] == Exit.UNAVAILABLE
+    text, status = dataflow.refusal(DefaultCredentialsError("none"))
+    assert "gcloud auth" in text
+    assert status == Exit.BAD_INPUT
     assert dataflow.refusal(KeyError("ours")) is None
 
 

@@ -78,7 +78,7 @@ def test_where_nothing_matches_the_error_names_both_sides(tmp_path, photos, caps
     table = tmp_path / "table.csv"
     table.write_text("key,path\n" + "".join(f"photo {n},photos/p{n}.png\n" for n in range(5)))
     status, root = mine(tmp_path, table, [f"red,p{n},1" for n in range(5)], ["p1,shoe"])
-    assert status == 1
+    assert status == 2
     error = capsys.readouterr().err
     assert "0 of 5 rows of the log name one of the 5 images" in error
     assert "'photo 4'" in error

@@ -9,6 +9,7 @@ import tensorflow as tf
 from beam_jobs import embed_images, mine_pairs
 from model_code.image_embedder import ImageEmbedder
 from schemas import manifest, storage
+from schemas.errors import Exit
 from schemas.manifest import Dataset
 from tests import work_folder
 from tests.cloud import serve
@@ -104,7 +105,7 @@ def test_a_retry_stays_in_use_after_other_work(embed):
 def test_a_run_over_the_ceiling_tries_its_dead_rows_again(embed, capsys, figure):
     decoded = []
     status, nothing = embed(busy)
-    assert (status, nothing) == (1, None)
+    assert (status, nothing) == (2, None)
     assert "100.0% of images died" in capsys.readouterr().err
     status, features = embed(decoded.extend)
     assert (status, features.manifest.dead_rows) == (0, 0)
@@ -146,7 +147,7 @@ def test_images_that_could_not_be_fetched_are_fetched_again(tmp_path, capsys, fi
         _, broken = mine("mined")
         server.down = {7, 8}
         status, unchanged = mine("mined", "--retry_dead=true")
-        assert (status, unchanged) == (1, broken)
+        assert (status, unchanged) == (Exit.UNAVAILABLE, broken)
         assert "good in run" in capsys.readouterr().err
         # It answers now, but with no image: that dies of something else, as the same row.
         server.down, server.gone = set(), {BROKEN[0]}

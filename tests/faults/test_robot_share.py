@@ -21,7 +21,7 @@ def test_a_name_for_everybody_fails_the_job_until_it_is_named(tmp_path, capsys, 
     of_log = [f"--log={log}", f"--output={mined}", "--max_person_events=50"]
 
     for job, argv, output in ((mine_log, of_day, day), (mine_pairs, of_log, mined)):
-        assert job.run(argv) == 1
+        assert job.run(argv) == 2
         error = capsys.readouterr().err
         assert re.search(r"90\.0% of the events \(90 of 100\) would be dropped as a robot's", error)
         assert f"user or session {hash64('Visitor') % 2**64:016x} (90 on a day)" in error

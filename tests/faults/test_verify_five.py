@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas import manifest, verify
+from schemas.errors import Exit
 
 
 def cut_parquet(path: Path) -> Path:
@@ -55,7 +56,7 @@ def test_verify_names(stage, harm, problem, tiny_run, tmp_path, capsys, figure):
     assert verify.run([str(root)]) == 0
     capsys.readouterr()
     spoilt = harm(root / shard.path)
-    assert verify.run([str(root)]) == 1
+    assert verify.run([str(root)]) == Exit.CORRUPT
     found = [line for line in capsys.readouterr().out.splitlines() if "problem: " in line]
     assert len(found) == 1
     assert str(spoilt.relative_to(root)) in found[0]

@@ -226,7 +226,7 @@ def test_a_forgetting_that_was_killed_before_it_purged_purges_when_it_runs_again
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folders, "purge", killed)
-        assert forget.run(command) == 1
+        assert forget.run(command) == 2
     assert len(os.listdir(storage.join(day, "runs"))) == 2
     assert forget.run(command) == 0
     assert one_person_is_gone(day)
@@ -297,7 +297,7 @@ def test_a_log_of_other_days_alone_is_no_day(tmp_path, capsys):
     """As where folders are of another time zone, or timestamps are wrong."""
     log = write(tmp_path / "log.csv", rows_of(1))
     argv = ["--log", log, "--partition", "2020-02-02", "--output", str(tmp_path / "day")]
-    assert mine_log.run(argv) == 1
+    assert mine_log.run(argv) == 2
     assert "all of other days than --partition" in capsys.readouterr().err
     assert manifest.read(str(tmp_path / "day")) is None
 

@@ -228,7 +228,7 @@ def test_log_without_rows_is_an_error_and_commits_nothing(tmp_path, images, caps
     log = tmp_path / "log.csv"
     log.write_text("query,image\n")
     status, root = mine(tmp_path, log, images, "--max_dead_fraction", 1)
-    assert status == 1
+    assert status == 2
     assert "error: table 'pairs': expected at least one row" in capsys.readouterr().err
     assert manifest.read(root) is None
 
@@ -237,7 +237,7 @@ def test_too_many_dead_rows_fail_with_the_reason(tmp_path, images, capsys):
     log = tmp_path / "log.csv"
     log.write_text("query,image,clicks\n" + "red,p1,1\n" * 8 + "red,p1,many\n" * 11)
     status, root = mine(tmp_path, log, images)
-    assert status == 1
+    assert status == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert "died" in error
@@ -251,7 +251,7 @@ def test_half_a_file_is_not_taken_for_a_whole(tmp_path, images, capsys):
     data = gzip.compress(f"query,image\n{lines}".encode())
     (tmp_path / "log.csv.gz").write_bytes(data[: len(data) * 9 // 10])
     status, root = mine(tmp_path, tmp_path / "log.csv.gz", images, "--max_dead_fraction", 0.2)
-    assert status == 1
+    assert status == 2
     assert "100.0% of events_files died" in capsys.readouterr().err
     assert manifest.read(root) is None
 

@@ -45,6 +45,7 @@ def describe(task) -> dict:
         "backoff": bool(task.retry_exponential_backoff),
         "alerts": bool(task.on_failure_callback),
         "after": sorted(task.upstream_task_ids),
+        "when": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
     }
     if fields["overrides"]:
         # The API's own message knows no other names.

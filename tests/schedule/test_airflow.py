@@ -111,7 +111,7 @@ def airflow(tmp_path_factory):
 @pytest.mark.parametrize(
     ("file", "kinds"),
     [
-        ("phraselens.json", ["BashOperator"] * 5),
+        ("phraselens.json", ["RunShOperator"] * 5),
         (
             "phraselens.composer.json",
             ["DataflowStartFlexTemplateOperator"] * 5 + ["CloudRunExecuteJobOperator"] * 4,
@@ -122,8 +122,15 @@ def test_both_variants_load_without_import_errors(airflow, file, kinds):
     found = airflow.probe(ROOT / "deploy" / "airflow" / file)
     assert found["errors"] == {}
     assert (found["dag"], found["catchup"], found["max_active_runs"]) == ("phraselens", True, 1)
-    tasks = found["tasks"]
+    last, tasks = (
+        [task for task in found["tasks"] if (task["task"] == "in_use") == is_last]
+        for is_last in (True, False)
+    )
     assert [task["kind"] for task in tasks] == kinds
+    # What fails fails the date, although garbage is collected all the same.
+    assert [(task["kind"], task["after"]) for task in last] == [("EmptyOperator", ["promote"])]
+    rules = {task["task"]: task["when"] for task in found["tasks"]}
+    assert rules == {name: "all_done" if name == "gc" else "all_success" for name in rules}
     # One after the other.
     assert [task["after"] for task in tasks] == [[], *([task["task"]] for task in tasks[:-1])]
     assert [task["retries"] for task in tasks] == [

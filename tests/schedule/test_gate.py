@@ -1,13 +1,15 @@
 """The gate on made-up snapshots: days that differ by chance pass, a planted drift is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from model_code import gate, gate_checks, gate_evaluation
-from schemas import manifest, snapshots, stage, storage
+from schemas import manifest, snapshots, stage
+from schemas.errors import Exit, RefusedError
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -32,7 +34,7 @@ def run(work, date, *flags):
 def refused_by(work, day, *flags):
     gate_work.write(work, CANDIDATE, day)
     status, result = run(work, CANDIDATE, *flags)
-    assert status == (1 if result["refused_by"] else 0)
+    assert status == (Exit.REFUSED if result["refused_by"] else 0)
     assert result["verdict"] == ("refuse" if status else "pass")
     return result["refused_by"]
 
@@ -47,7 +49,11 @@ def test_first_snapshot_passes_with_a_note(tmp_path, capsys):
 def test_snapshot_against_itself_has_drifted_by_nothing(used, capsys):
     status, result = run(used, USED, f"--against={USED}")
     assert status == 0
-    assert {(check["figure"], check["verdict"]) for check in result["checks"]} == {(0, "pass")}
+    *compared, alone = result["checks"]
+    assert {(check["figure"], check["verdict"]) for check in compared} == {(0, "pass")}
+    assert (alone["name"], alone["verdict"]) == ("evaluation.below_guess", "pass")
+    assert not any(check["moved"] for check in result["checks"])
+    assert (result["labels_gone"], result["labels_new"]) == ([], [])
     capsys.readouterr()
     status, result = run(used, USED)
     assert (status, result["checks"]) == (0, [])
@@ -68,7 +74,7 @@ def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(use
         snapshots.write(used, date, drawn.datasets | {"fusion": first.datasets["fusion"]})
         status, result = run(used, date)
         drops = [f"evaluation.{metric}_drop" for metric in ("top1", "map")]
-        assert (status, result["refused_by"]) == ((1, drops) if number else (0, []))
+        assert (status, result["refused_by"]) == ((Exit.REFUSED, drops) if number else (0, []))
         (top1,) = (c for c in result["checks"] if c["name"] == drops[0])
         assert top1["note"] == "200 shared test images"
         snapshots.write(used, date, without("predictions", snapshots.read(used, date).datasets))
@@ -95,7 +101,7 @@ def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
     assert run(used, date)[0] == 0
     monkeypatch.setattr(module, name, second_is_empty)
     status, result = run(used, date)
-    assert (status, result["refused_by"]) == (1, ["evaluation.top1_drop"])
+    assert (status, result["refused_by"]) == (Exit.REFUSED, ["evaluation.top1_drop"])
 
 
 def test_dataset_that_only_retraining_makes_is_not_missed(used):
@@ -207,7 +213,7 @@ def test_prints_each_check_with_figure_and_threshold(used, capsys):
 def test_earlier_date_is_refused_unless_asked_for(used, capsys):
     gate_work.write(used, "2025-12-31", Day(seed=1))
     status, result = run(used, "2025-12-31")
-    assert (status, result["refused_by"]) == (1, ["date"])
+    assert (status, result["refused_by"]) == (Exit.REFUSED, ["date"])
     assert "only a person goes back" in capsys.readouterr().out
     assert run(used, "2025-12-31", f"--against={USED}")[0] == 0
 
@@ -215,7 +221,7 @@ def test_earlier_date_is_refused_unless_asked_for(used, capsys):
 def test_another_snapshot_can_be_the_measure(used):
     gate_work.write(used, "2026-01-03", Day(seed=2, blur=1.0))
     gate_work.write(used, "2026-01-04", Day(seed=4, blur=1.0))
-    assert run(used, "2026-01-04")[0] == 1
+    assert run(used, "2026-01-04")[0] == Exit.REFUSED
     status, result = run(used, "2026-01-04", "--against=2026-01-03")
     assert (status, result["against"]) == (0, "2026-01-03")
 
@@ -237,4 +243,74 @@ def test_what_is_missing_is_an_error(used, capsys):
     snapshots.write(used, "2026-02-01", without)
     assert gate.run([f"--workdir={used}", "--date=2026-02-01"]) == 2
     assert "features" in capsys.readouterr().err
-    assert storage.size(f"{used}/gates/2026-02-01.json") is None
+    verdict = json.loads(Path(used, "gates", "2026-02-01.json").read_bytes())
+    assert verdict["verdict"] == "error"
+    assert "features" in verdict["error"]
+
+
+def test_a_gate_that_breaks_keeps_no_verdict(used, monkeypatch):
+    """Whatever it dies of: a snapshot that passed once has not passed now."""
+    gate_work.write(used, CANDIDATE, Day(seed=1))
+    assert run(used, CANDIDATE)[1]["verdict"] == "pass"
+    for error in (MemoryError("no room"), KeyboardInterrupt()):
+
+        def break_down(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(gate_evaluation, "compare", break_down)
+        with pytest.raises(type(error)):
+            gate.run([f"--workdir={used}", f"--date={CANDIDATE}"])
+        assert snapshots.verdict(snapshots.read(used, CANDIDATE)) == "error"
+        with pytest.raises(RefusedError):
+            snapshots.promote(used, CANDIDATE)
+
+
+def test_the_first_snapshot_must_be_better_than_a_guess(tmp_path, capsys):
+    gate_work.write(str(tmp_path), USED, Day(images=600, error_rate=1.0))
+    status, result = run(str(tmp_path), USED)
+    assert (status, result["refused_by"]) == (Exit.REFUSED, ["evaluation.below_guess"])
+    with pytest.raises(RefusedError):
+        snapshots.promote(str(tmp_path), USED)
+
+
+def moved(result, name):
+    (check,) = (check for check in result["checks"] if check["name"] == name)
+    return {key: (was, now) for key, was, now in check["moved"]}
+
+
+def test_it_names_what_moved(used, capsys):
+    status, result = run_of(used, Day(seed=9, languages=(0.1, 0.2, 0.7)))
+    assert status == Exit.REFUSED
+    # English and Japanese changed places, so that every query that moved most is of one of them.
+    shares = moved(result, "queries.languages")
+    assert shares["en"][0] > 0.6 > 0.2 > shares["en"][1]
+    assert shares["ja"][0] < 0.2 < 0.6 < shares["ja"][1]
+    assert {query.split()[-1] for query in moved(result, "queries.clicks")} <= {"en", "ja"}
+    printed = capsys.readouterr().out
+    assert re.search(r"^    en: [67]\d\.\d% → \d+\.\d%$", printed, re.MULTILINE)
+    _, result = run_of(used, Day(seed=9, new_queries=0.5))
+    new = moved(result, "queries.new")
+    assert new
+    assert all(was == 0 < now for was, now in new.values())
+
+
+def test_classes_that_come_and_go_are_named(used, capsys):
+    gone = gate_work.LABELS[-1]
+    _, result = run_of(used, Day(seed=9, images=590, without=gone))
+    assert (result["labels_gone"], result["labels_new"]) == ([gone], [])
+    assert f"labels that are gone: {gone}\n" in capsys.readouterr().out
+    _, result = run(used, USED, f"--against={CANDIDATE}")
+    assert (result["labels_gone"], result["labels_new"]) == ([], [gone])
+
+
+def run_of(work, day):
+    gate_work.write(work, CANDIDATE, day)
+    return run(work, CANDIDATE)
+
+
+def test_what_is_held_is_refused(used):
+    gate_work.write(used, CANDIDATE, Day(seed=1))
+    snapshots.hold(used, CANDIDATE, "labels of another team")
+    assert run(used, CANDIDATE)[1]["refused_by"] == ["hold"]
+    snapshots.release(used, CANDIDATE)
+    assert run(used, CANDIDATE)[1]["refused_by"] == []

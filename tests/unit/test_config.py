@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from beam_jobs import classify_images, job, mine_pairs
 from schemas import config
 from schemas.config import flag
-from schemas.errors import AccountingError, DeadShareError, PhraseLensError, message_of
+from schemas.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +190,13 @@ def caused(by, through):
     ids=range(6),
 )
 def test_known_error_is_found_under_what_runners_wrap_it_in(error):
-    assert message_of(error) == str(DEAD)
+    assert known(error) == (str(DEAD), Exit.BAD_INPUT)
 
 
 def test_other_errors_are_not_known():
-    assert message_of(ValueError("x: expected y. z")) is None
-    assert message_of(RuntimeError("ValueError: AccountingErrors: x")) is None
-    assert message_of(AccountingError("a", "b", "c")) == "a: expected b. c"
+    assert known(ValueError("x: expected y. z")) is None
+    assert known(RuntimeError("ValueError: AccountingErrors: x")) is None
+    assert known(AccountingError("a", "b", "c")) == ("a: expected b. c", Exit.BUG)
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,12 @@ def test_other_errors_are_not_known():
     ids=["disk", "wrapped", "TensorFlow"],
 )
 def test_what_a_disk_refuses_is_told(error):
-    found = message_of(error)
+    found = known(error)
     assert found is not None
-    assert "expected" in found
-    assert "same command again" in found
+    text, status = found
+    assert "expected" in text
+    assert "same command again" in text
+    assert status == Exit.UNAVAILABLE
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -257,6 +257,6 @@ def test_wrong_inputs_are_refused(mined, tmp_path, capsys):
     assert "resnet101" in capsys.readouterr().err
     assert prepare_pairs.run([*argv, "--image_size=-3"]) == 2
     assert "--image_size=-3: expected" in capsys.readouterr().err
-    assert prepare_pairs.run([*argv, "--backbone=small_resnet", "--min_query_images=99"]) == 1
+    assert prepare_pairs.run([*argv, "--backbone=small_resnet", "--min_query_images=99"]) == 2
     assert "table 'train': expected at least one row" in capsys.readouterr().err
     assert manifest.read(str(tmp_path)) is None

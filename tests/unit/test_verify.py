@@ -2,6 +2,7 @@ import pytest
 import tensorflow as tf
 
 from schemas import manifest, snapshots, verify
+from schemas.errors import Exit
 from tests import mined_dataset
 
 
@@ -39,7 +40,7 @@ def test_every_problem_is_named(work, capsys):
     shards = sorted((work / "mined").rglob("images/*.parquet"))
     shards[0].write_bytes(shards[0].read_bytes()[:-1] + b"?")
     (shards[1].parent / "part-00009-of-00010.parquet").write_bytes(b"left by an older run")
-    assert verify.run([str(work / "mined")]) == 1
+    assert verify.run([str(work / "mined")]) == Exit.CORRUPT
     out = capsys.readouterr().out
     assert "checksum differs" in out
     assert "foreign file" in out

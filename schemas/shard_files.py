@@ -1,0 +1,68 @@
+"""Committed Parquet shards, read so that a damaged one is named and no byte of it is believed.
+
+Pages carry checksums, which are compared as they are read.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import storage
+from schemas.errors import CorruptError
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Opens a shard.
+
+    Raises:
+      CorruptError: the file is gone, cut or changed; also while it is read within the context.
+    """
+    try:
+        with pq.ParquetFile(storage.open_input(path), page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        damage = damage_of(path, error)
+        if damage is None:
+            raise
+        raise damage from error
+
+
+def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a shard, or some columns of it. Raises CorruptError."""
+    with open_parquet(path) as file:
+        return file.read(None if columns is None else list(columns))
+
+
+def damage_of(path: str, error: BaseException) -> CorruptError | None:
+    """What is wrong with a committed file that could not be read; None where it is as committed.
+
+    Args:
+      path: the file.
+      error: what reading it raised.
+    """
+    dataset, _, below = path.rpartition("/runs/")
+    run = storage.join(dataset, "runs", below.partition("/")[0])
+    try:
+        tables = json.loads(storage.read_bytes(storage.join(run, "manifest.json")))["tables"]
+    except (OSError, ValueError, LookupError):
+        return None  # nobody has committed it
+    shards = {shard["path"]: shard for table in tables.values() for shard in table["shards"]}
+    shard = shards.get(f"runs/{below}")
+    if shard is None:
+        return None
+    found = storage.size(path)
+    if found == shard["bytes"]:
+        if storage.sha256(path) == shard["sha256"]:
+            return None
+        what = f"other bytes ({' '.join(str(error).split())})"
+    else:
+        what = "no file" if found is None else f"{found:,} of its {shard['bytes']:,} bytes"
+    return CorruptError(
+        path,
+        f"the shard that was committed, found {what}",
+        f"Mend it: ./run.sh verify --repair {dataset}",
+    )
