@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +26,19 @@ from schemas.stage import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a preflight found: datasets by name, hashes of raw inputs, and facts to print."""
+    """What a preflight found.
+
+    Attributes:
+      datasets: name → folder.
+      raw: name → hash of each input that is no dataset.
+      facts: lines to print.
+      warn: what the run has committed → what people should know of it, or "".
+    """
 
     datasets: dict[str, str] = dataclasses.field(default_factory=dict)
     raw: dict[str, str] = dataclasses.field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    warn: Callable[[manifest.Manifest], str] = lambda _: ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +209,9 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
 
     def finish() -> None:
         _print_summary(stage, time.monotonic() - start)
+        done = manifest.read(stage.output)
+        if done and done.is_of(stage.fingerprint) and (warning := inputs.warn(done)):
+            print(f"warning: {warning}", file=sys.stderr)
         print(f"next: {job.next_command(config)}")
 
     def clean() -> None:

@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,7 +26,7 @@ from apache_beam.io.filesystem import FileMetadata
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.text import NORMALIZATION_VERSION, normalize_query
-from schemas import fingerprint, storage
+from schemas import fingerprint, manifest, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from transforms import datasets, events, evidence
@@ -93,6 +94,22 @@ class Config(LogConfig, CeilingConfig):
     partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
     num_shards: int = flag(
         "Shards of every table; 0 goes by the size of the log.", default=0, minimum=0
+    )
+    allow_empty: bool = flag(
+        "Commit a day of which the log has no event; it replaces one that had some.",
+        default=False,
+        role="runtime",
+    )
+    min_day_share: float = flag(
+        "A day is small below this share of the events of its last delivery, or of the median of "
+        "that weekday in the eight weeks before.",
+        default=0.5,
+        role="runtime",
+        minimum=0,
+        maximum=1,
+    )
+    fail_small_day: bool = flag(
+        "Refuse a small day instead of a warning.", default=False, role="runtime"
     )
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
@@ -260,6 +277,7 @@ def preflight(config: Config) -> job.Inputs:
     return job.Inputs(
         raw={"log": content_hash(files)} | raw_inputs(config),
         facts=(f"log: {len(files)} files, {size:,} bytes ({units[0].format})",),
+        warn=functools.partial(_warning, usual_events(config.output, day), config.min_day_share),
     )
 
 
@@ -304,26 +322,93 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         TABLES,
         num_shards,
         config.ceilings(),
-        check=functools.partial(check_day, max_robot_share=config.max_robot_share),
+        check=functools.partial(
+            check_day,
+            max_robot_share=config.max_robot_share,
+            allow_empty=config.allow_empty,
+            usual=usual_events(config.output, day) if config.fail_small_day else {},
+            min_share=config.min_day_share,
+        ),
     )
 
 
-def check_day(counters: Mapping[str, int], notes: datasets.Notes, max_robot_share: float) -> None:
+def check_day(
+    counters: Mapping[str, int],
+    notes: datasets.Notes,
+    max_robot_share: float,
+    allow_empty: bool = False,
+    usual: Mapping[str, int] | None = None,
+    min_share: float = 0.0,
+) -> None:
     """Refuses a day that is none.
 
+    Args:
+      counters, notes: of the run.
+      max_robot_share: see `evidence.check_robots`.
+      allow_empty: whether a day may have no event.
+      usual: see `usual_events`.
+      min_share: of each of these that the day must have.
+
     Raises:
-      PhraseLensError: the log has events, and none of them is of the day; or too many are a
-        robot's.
+      PhraseLensError: none of the events is of the day, it is small, or too many are a robot's.
     """
-    read, others = (counters.get(f"events.{what}", 0) for what in ("in", "dropped_other_day"))
-    if read and read == others:
+    read, kept, others = (
+        counters.get(f"events.{what}", 0) for what in ("in", "out", "dropped_other_day")
+    )
+    if not kept and not allow_empty:
+        all_others = f"{read:,} events, all of other days than --partition"
         raise PhraseLensError(
-            f"{read:,} events, all of other days than --partition",
+            all_others if read and read == others else f"{read:,} events, none of the day",
             "some of that day, which is one of UTC",
             "Check --log and --partition; where files hold days of another time zone, give "
-            "those of the days before and after too.",
+            "those of the days before and after too. If the day had none, give --allow_empty.",
+        )
+    if small := small_day(kept, usual or {}, min_share):
+        raise PhraseLensError(
+            small, "a day like those before", "Check --log; if it is right, lower --min_day_share."
         )
     evidence.check_robots(counters, notes, max_robot_share)
+
+
+WEEKS = 8
+
+
+def usual_events(output: str, day: int | None) -> dict[str, int]:
+    """How many events a day had before: that of its last delivery, and the median of its weekday.
+
+    Args:
+      output: the day's dataset; days before lie beside it, by their dates.
+      day: days since 1970; None for a day without a date.
+
+    Returns:
+      What it is → its events, without what there is not.
+    """
+    last = manifest.read(output)
+    found = {"its last delivery": last.counters.get("events.out", 0)} if last else {}
+    if day is None:
+        return found
+    date = EPOCH + datetime.timedelta(days=day)
+    folder = output.rstrip("/").rpartition("/")[0]
+    weeks = [date - datetime.timedelta(weeks=n) for n in range(1, WEEKS + 1)]
+    before = [manifest.read(storage.join(folder, str(then))) for then in weeks]
+    events_of = [m.counters.get("events.out", 0) for m in before if m and m.stage == "mine_log"]
+    if events_of:
+        what = f"the median {date:%A} of {len(events_of)} before"
+        found[what] = int(statistics.median(events_of))
+    return found
+
+
+def _warning(usual: Mapping[str, int], min_share: float, done: manifest.Manifest) -> str:
+    kept = done.counters.get("events.out", 0)
+    return small_day(kept, usual, min_share) or ("" if kept else "the day has no event")
+
+
+def small_day(kept: int, usual: Mapping[str, int], min_share: float) -> str:
+    """What a day is small beside; "" where it is not."""
+    for what, events_then in usual.items():
+        if kept < min_share * events_then:
+            return f"{kept:,} events of the day, {kept / events_then:.1%} of {what}"
+    return ""
 
 
 JOB = job.Job(

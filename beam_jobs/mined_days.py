@@ -15,7 +15,7 @@ def find_days(folder: str) -> dict[str, Dataset]:
     """The committed days below a folder, by name.
 
     Raises:
-      PhraseLensError: there is none, or a dataset there is no day.
+      PhraseLensError: there is none, a dataset there is no day, or two are of the same one.
     """
     ends = f"/{FILE_NAME}"
     names = [
@@ -30,6 +30,16 @@ def find_days(folder: str) -> dict[str, Dataset]:
                 f"{storage.join(folder, name)}, written by {day.manifest.stage}",
                 "a day that mine_log wrote",
                 "Keep days in a folder of their own.",
+            )
+    by_partition: dict[str, str] = {}
+    for name, day in found.items():
+        partition = day.manifest.config.get("partition")
+        if partition and (other := by_partition.setdefault(partition, name)) != name:
+            raise PhraseLensError(
+                f"days {other} and {name} of {folder}",
+                f"one folder for {partition}, which both were mined for: it would count twice",
+                "Delete one of them. A day that came late or was corrected goes into the same "
+                "--output, which replaces it.",
             )
     if not found:
         raise PhraseLensError(

@@ -33,7 +33,7 @@ from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import launch, manifest, run_folders, snapshots, storage
+from schemas import launch, manifest, pending, run_folders, snapshots, storage
 from schemas.errors import Exit, PhraseLensError, RefusedError, say, tell
 from schemas.manifest import Dataset
 
@@ -176,10 +176,10 @@ def reprocess(config: Config) -> Iterator[Done]:
     where = {name: path for name, path in in_use.items() if name not in trained}
     runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
     steps = reprocess_steps.steps_of(config)
-    for n, step in enumerate(steps, 1):
-        argv = reprocess_steps.command_of(
-            step, reprocess_steps.flags_of(step, config, where, earlier), config
-        )
+
+    def run(step: Step) -> Done:
+        flags = reprocess_steps.flags_of(step, config, where, earlier)
+        argv = reprocess_steps.command_of(step, flags, config)
         print(f"\n{step.name} — {step.does}", flush=True)
         output = storage.join(config.workdir, step.output) if step.output else ""
         # Mining has no use for networks.
@@ -190,14 +190,25 @@ def reprocess(config: Config) -> Iterator[Done]:
         if output:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)
+        return done
+
+    # Nobody's data waits for a report of it.
+    reports = [step for step in steps if step.name == "report"]
+    others = [step for step in steps if step.name != "report"]
+    for n, step in enumerate(others, 1):
+        done = run(step)
         if step.name == "mine_pairs":
-            later = {s.name: pipeline.flags_of(s, config) for s in steps[n:]}
+            later = {s.name: pipeline.flags_of(s, config) for s in others[n:]}
             pipeline.check_mined(config, later)
         yield done
     snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
     if config.forget:
         names = [step.output for step in pipeline.STEPS]
         snapshots.forget(config.workdir, names, config.date)
+        pending.end(config.workdir)
+    for step in reports:
+        yield run(step)
+        snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
 
 
 def table(done: Sequence[Done]) -> str:
@@ -218,20 +229,34 @@ def write_summary(config: Config, done: Sequence[Done]) -> None:
         storage.write_bytes(config.summary, json.dumps(rows, indent=1).encode())
 
 
+def finish_deletion(config: Config) -> int:
+    """Ends a deletion that an earlier command began; returns its exit status, 0 without one."""
+    begun = pending.read(config.workdir)
+    if begun is None or config.forget or config.dry_run:
+        return Exit.DONE
+    print(f"first, the deletion of {begun.since} that did not end: --date {begun.date}", flush=True)
+    with begun.where_it_was_given():
+        return run(begun.argv)
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     done: list[Done] = []
+    argv = sys.argv[1:] if argv is None else argv
+    config = None
     try:
         config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
         snapshots.check_is_past(config.date)
         pipeline.check(config)
-        held = snapshots.read_pointer(config.workdir).holds
-        if config.date in held:
+        if status := finish_deletion(config):
+            return status
+        pointer = snapshots.read_pointer(config.workdir)
+        if config.date in pointer.holds:
             raise RefusedError(
                 f"snapshot {config.date}",
-                f"a date that is not held: {held[config.date]}",
+                f"a date that is not held: {pointer.holds[config.date]}",
                 f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
             )
-        if not config.forget and snapshots.read_pointer(config.workdir).knows(config.date):
+        if not config.forget and pointer.knows(config.date):
             print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
             if not config.dry_run:
                 write_summary(config, [])
@@ -241,17 +266,20 @@ def run(argv: Sequence[str] | None = None) -> int:
 
             print(reprocess_plan.text(reprocess_plan.plan(config)))
             return 0
+        if config.forget:
+            pending.begin(config.workdir, config.date, argv)
         start = time.monotonic()
         done += reprocess(config)
     except PhraseLensError as error:
-        return tell(error)
+        status = tell(error)
+        return _not_forgotten(config, status)
     except StageError as error:
         print(
             f"error: {error.stage} failed; give the same command again when it is mended: what is "
             "done stays done",
             file=sys.stderr,
         )
-        return error.status
+        return _not_forgotten(config, error.status)
     write_summary(config, done)
     print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
     if config.forget:
@@ -260,6 +288,18 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
     nothing = config.detailed_exit_code and all(row.skipped for row in done)
     return Exit.NOTHING if nothing else Exit.DONE
+
+
+def _not_forgotten(config: Config | None, status: int) -> int:
+    """Says what is left of a deletion that failed; returns the status."""
+    if config and config.forget and (begun := pending.read(config.workdir)):
+        names = [step.output for step in pipeline.STEPS]
+        print(
+            f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
+            "./run.sh reprocess ends this deletion first, and nothing is put in use before",
+            file=sys.stderr,
+        )
+    return status
 
 
 def collect_rarely() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
-from schemas import snapshots
+from schemas import pending, snapshots
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 
@@ -57,10 +57,14 @@ def _say(pointer: snapshots.Pointer) -> None:
 
 
 def promote(config: Promote) -> None:
+    """Raises RefusedError: a deletion has not ended, or see `snapshots.promote`."""
+    pending.check(config.workdir)
     _say(snapshots.promote(config.workdir, config.date, config.despite))
 
 
 def rollback(config: Rollback) -> None:
+    """Raises RefusedError: a deletion has not ended, and what was in use before may hold it."""
+    pending.check(config.workdir)
     _say(snapshots.rollback(config.workdir, config.hold))
 
 

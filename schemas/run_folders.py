@@ -133,8 +133,8 @@ def remove_run(run: Run) -> bool:
     return free
 
 
-def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
-    """Deletes every run of a dataset but the last one that was committed and those of `keep`.
+def purge(dataset: str, keep: Collection[str] = (), *, keep_last: bool = True) -> list[str]:
+    """Deletes every run of a dataset but those of `keep`, and, unless told, the last one.
 
     So it does with whatever runs left in spill and scratch, those that are kept too. What a
     process of this machine works on is left alone, and logged; a job that runs elsewhere loses
@@ -144,7 +144,9 @@ def purge(dataset: str, keep: Collection[str] = ()) -> list[str]:
       The names of the runs that it deleted.
     """
     last = manifest.read(dataset)
-    kept = {*keep, *([last.run_id] if last else [])}
+    kept = {*keep, *([last.run_id] if last and keep_last else [])}
+    if last and last.run_id not in kept:
+        storage.remove(storage.join(dataset, manifest.FILE_NAME))
     old = [run for run in runs(dataset) if run.run_id not in kept]
     gone = []
     for run in [*old, *leftovers(dataset)]:

@@ -526,8 +526,9 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
 def forget(work: str, names: Collection[str], date: str = "") -> None:
     """Deletes every run of datasets but the last one and a snapshot's, and all other snapshots.
 
-    What must be forgotten stays in no old run, nor in what a run that died left. Where a snapshot
-    was in use, the new one is; or none, where there is no date.
+    What must be forgotten stays in no old run, nor in what a run that died left, nor in a dataset
+    that the new snapshot has not. Where a snapshot was in use, the new one is; or none, where there
+    is no date.
 
     Args:
       work: the work folder.
@@ -543,4 +544,5 @@ def forget(work: str, names: Collection[str], date: str = "") -> None:
             storage.remove(_path(work, old))
     kept = read(work, date).datasets if date else {}
     for name in names:
-        run_folders.purge(storage.join(work, name), [kept[name]] if name in kept else [])
+        keep = [kept[name]] if name in kept else []
+        run_folders.purge(storage.join(work, name), keep, keep_last=name in kept or not date)
