@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VER
 jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
 models="text_generator text_embedder pixel_embedder fusion"
 commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
-commands="$commands flink template reprocess promote rollback hold gc gate verify doctor bench lock"
+commands="$commands flink template reprocess status promote rollback hold gc gate verify doctor bench lock"
 
 usage() {
   cat <<'EOF'
@@ -53,6 +53,7 @@ Every day
   reprocess           what new data needs, and nothing else → a snapshot of a date
   promote, rollback   put a snapshot of all models and datasets in use, or the one before it
   hold                keep the snapshot of a date out of use, or end that
+  status WORKDIR      what is in use, what is missing, what waits for a person
   gate                compare a snapshot with the one in use: may it be promoted?
   gc                  delete the runs that no kept snapshot names
 
@@ -297,6 +298,7 @@ case $command in
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.verify "$@" ;;
   reprocess) module beam_jobs.reprocess "$@" ;;
+  status) module schemas.status "$@" ;;
   gc) module schemas.gc "$@" ;;
   promote | rollback | hold) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;

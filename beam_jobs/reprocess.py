@@ -19,6 +19,7 @@ networks while another one mines.
 import atexit
 import contextlib
 import dataclasses
+import datetime
 import gc
 import importlib
 import json
@@ -34,7 +35,8 @@ from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import launch, manifest, pending, run_folders, snapshots, storage
-from schemas.errors import Exit, PhraseLensError, RefusedError, say, tell
+from schemas import status as status_lib
+from schemas.errors import Exit, PhraseLensError, RefusedError, known, say, tell
 from schemas.manifest import Dataset
 
 _AT_ONCE = 3  # seconds
@@ -222,11 +224,42 @@ def table(done: Sequence[Done]) -> str:
     return "\n".join(lines)
 
 
-def write_summary(config: Config, done: Sequence[Done]) -> None:
-    """What was done, for programs, where --summary names a file."""
-    if config.summary:
-        rows = [dataclasses.asdict(row) for row in done]
-        storage.write_bytes(config.summary, json.dumps(rows, indent=1).encode())
+def write_summary(
+    config: Config, done: Sequence[Done], started: float, status: int, error: str
+) -> None:
+    """What was done, for programs, also where it failed or there was nothing to do.
+
+    Args:
+      config: of the run.
+      done: the stages that have run.
+      started: when, seconds since 1970.
+      status: the exit status.
+      error: what was told of it, or "".
+    """
+    ended = time.time()
+    skipped = all(row.skipped for row in done)
+    outcome = (
+        "failed" if status not in (Exit.DONE, Exit.NOTHING) else "nothing" if skipped else "done"
+    )
+    told = {
+        "date": config.date,
+        "started": _moment(started),
+        "ended": _moment(ended),
+        "seconds": round(ended - started, 3),
+        "exit": int(status),
+        "outcome": outcome,
+        "error": error,
+        "stages": [dataclasses.asdict(row) for row in done],
+    }
+    data = json.dumps(told, indent=1, ensure_ascii=False).encode()
+    path = storage.join(config.workdir, status_lib.SUMMARIES, f"{config.date}.json")
+    for place in (path, config.summary):
+        if place:
+            storage.write_bytes(place, data)
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def finish_deletion(config: Config) -> int:
@@ -240,66 +273,77 @@ def finish_deletion(config: Config) -> int:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    done: list[Done] = []
     argv = sys.argv[1:] if argv is None else argv
-    config = None
     try:
         config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
-        snapshots.check_is_past(config.date)
-        pipeline.check(config)
-        if status := finish_deletion(config):
-            return status
-        pointer = snapshots.read_pointer(config.workdir)
-        if config.date in pointer.holds:
-            raise RefusedError(
-                f"snapshot {config.date}",
-                f"a date that is not held: {pointer.holds[config.date]}",
-                f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
-            )
-        if not config.forget and pointer.knows(config.date):
-            print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
-            if not config.dry_run:
-                write_summary(config, [])
-            return Exit.NOTHING if config.detailed_exit_code else Exit.DONE
-        if config.dry_run:
-            from beam_jobs import reprocess_plan  # Beam takes a second to import
-
-            print(reprocess_plan.text(reprocess_plan.plan(config)))
-            return 0
-        if config.forget:
-            pending.begin(config.workdir, config.date, argv)
-        start = time.monotonic()
-        done += reprocess(config)
     except PhraseLensError as error:
-        status = tell(error)
-        return _not_forgotten(config, status)
+        return tell(error)
+    done: list[Done] = []
+    started, status, told = time.time(), Exit.BUG, ""
+    try:
+        status = _run(config, argv, done)
     except StageError as error:
-        print(
-            f"error: {error.stage} failed; give the same command again when it is mended: what is "
-            "done stays done",
-            file=sys.stderr,
+        told = (
+            f"{error.stage} failed; give the same command again when it is mended: what is done "
+            "stays done"
         )
-        return _not_forgotten(config, error.status)
-    write_summary(config, done)
+        status = say(told, error.status)
+    except Exception as error:
+        told = (known(error) or (repr(error), Exit.BUG))[0]
+        status = tell(error)
+    finally:
+        if status not in (Exit.DONE, Exit.NOTHING):
+            _say_what_is_left(config)
+        # A path that is wrong becomes no folder.
+        if not config.dry_run and snapshots.dataset_names(config.workdir):
+            write_summary(config, done, started, status, told)
+    return status
+
+
+def _run(config: Config, argv: Sequence[str], done: list[Done]) -> int:
+    """Runs all that a date needs; notes in `done` what has run."""
+    snapshots.check_is_past(config.date)
+    pipeline.check(config)
+    if status := finish_deletion(config):
+        return status
+    pointer = snapshots.read_pointer(config.workdir)
+    if config.date in pointer.holds:
+        raise RefusedError(
+            f"snapshot {config.date}",
+            f"a date that is not held: {pointer.holds[config.date]}",
+            f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
+        )
+    nothing = Exit.NOTHING if config.detailed_exit_code else Exit.DONE
+    if not config.forget and pointer.knows(config.date):
+        print(f"snapshot {config.date} is or was in use and stays as it is: nothing to do")
+        return nothing
+    if config.dry_run:
+        from beam_jobs import reprocess_plan  # Beam takes a second to import
+
+        print(reprocess_plan.text(reprocess_plan.plan(config)))
+        return Exit.DONE
+    if config.forget:
+        pending.begin(config.workdir, config.date, argv)
+    start = time.monotonic()
+    for row in reprocess(config):
+        done.append(row)
     print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
     if config.forget:
         print("all older snapshots are deleted")
     else:
         print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
-    nothing = config.detailed_exit_code and all(row.skipped for row in done)
-    return Exit.NOTHING if nothing else Exit.DONE
+    return nothing if all(row.skipped for row in done) else Exit.DONE
 
 
-def _not_forgotten(config: Config | None, status: int) -> int:
-    """Says what is left of a deletion that failed; returns the status."""
-    if config and config.forget and (begun := pending.read(config.workdir)):
+def _say_what_is_left(config: Config) -> None:
+    """Says where what must be forgotten may still lie, after a deletion that failed."""
+    if config.forget and (begun := pending.read(config.workdir)):
         names = [step.output for step in pipeline.STEPS]
         print(
             f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
             "./run.sh reprocess ends this deletion first, and nothing is put in use before",
             file=sys.stderr,
         )
-    return status
 
 
 def collect_rarely() -> None:

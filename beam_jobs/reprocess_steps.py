@@ -24,7 +24,10 @@ class Config(pipeline.RunConfig):
         f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
     )
     summary: str = flag(
-        "File for what each stage did, with times, as JSON.", default="", role="output"
+        "Another file for what each stage did, with times, as JSON, beside the one in "
+        "<workdir>/summaries.",
+        default="",
+        role="output",
     )
     detailed_exit_code: bool = flag(
         "End with status 10 where there was nothing to do.", default=False, role="runtime"

@@ -7,6 +7,7 @@ from hypothesis import settings
 
 from tests import work_folder
 from tests.cloud import bucket, credentials, dataflow  # noqa: F401
+from tests.fake_stages import fake_stages, fake_work  # noqa: F401
 from tests.once import once
 
 # A busy machine is slow, not wrong.

@@ -1,0 +1,46 @@
+"""A work folder whose stages are run by nobody: each commits a word, or fails where it shall."""
+
+import pytest
+
+from beam_jobs import pipeline, reprocess, reprocess_steps
+from beam_jobs.reprocess import Done, StageError
+from schemas import snapshots
+from schemas.errors import Exit
+from tests.unit.test_snapshots import commit
+
+OUTPUTS = [step.output for step in pipeline.STEPS]
+USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
+
+
+@pytest.fixture
+def fake_work(tmp_path):
+    """A work folder in which every dataset but the models holds something secret, in use."""
+    work = tmp_path / "work"
+    models = reprocess_steps.MODELS
+    runs = {n: commit(str(work), n, n if n in models else f"secret {n}") for n in OUTPUTS}
+    snapshots.write(str(work), USED, runs)
+    snapshots.promote(str(work), USED)
+    return work
+
+
+@pytest.fixture
+def fake_stages(fake_work, monkeypatch):
+    """What runs instead of the stages: each commits something else, or fails where it shall."""
+    ran, failing = [], set()
+
+    def run_step(step, argv, output, meanwhile=None):
+        ran.append(step.name)
+        if step.name in failing:
+            raise StageError(step.name, Exit.UNAVAILABLE)
+        run_id = commit(str(fake_work), step.output, f"made without {len(ran)}")
+        return Done(step.name, 1.0, run_id, False, 0, 0)
+
+    monkeypatch.setattr(reprocess, "run_step", run_step)
+    monkeypatch.setattr(reprocess, "loading", lambda *_: None)
+    monkeypatch.setattr(pipeline, "check_mined", lambda *_: None)
+    return ran, failing
+
+
+def run(work, date, *flags):
+    argv = [f"--workdir={work}", f"--date={date}", "--log=log", "--images=i", "--labels=l"]
+    return reprocess.run([*argv, *flags])
