@@ -206,7 +206,7 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
   "$python" -m mypy
   # All tests are for two cores; a few are there sooner without a second process.
   local processes=()
-  [ $# -gt 0 ] || processes=(-n 2 --dist loadfile --no-loadscope-reorder)
+  [ $# -gt 0 ] || processes=(-n 2 --dist worksteal)
   "$python" -m pytest "${marker[@]}" "${processes[@]}" "$@"
 }
 

@@ -40,7 +40,7 @@ from beam_jobs.reuse import ReuseConfig
 from schemas import manifest, tables
 from schemas import stage as stage_lib
 from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.errors import CorruptError, PhraseLensError
 from schemas.manifest import Dataset
 from schemas.stage import Stage
 from transforms import (
@@ -434,7 +434,7 @@ def _kept_examination(config: Config) -> np.ndarray | None:
         return None
     try:
         return examination.read_examination(Dataset(place))
-    except FileNotFoundError:  # the run has lost it, and is made again
+    except CorruptError:  # the run has lost it, and is made again
         return None
 
 

@@ -24,7 +24,8 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(storage.open_input(path), page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    # A name in a damaged footer need not be text, nor a number one that memory holds.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         damage = damage_of(path, error)
         if damage is None:
             raise

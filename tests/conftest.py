@@ -21,9 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the files that processes take in turns: one that makes the tiny run comes first.
+    """Orders the files, of which each process begins with its half, and takes from the other then.
 
-    Files that read it come last, so that no process waits while another makes it.
+    One that makes the tiny run comes first, and those that read it last, so that no process waits
+    while another makes it.
     """
     readers = {item.path for item in items if "tiny_run" in getattr(item, "fixturenames", ())}
     first = next((item.path for item in items if item.path in readers), None)

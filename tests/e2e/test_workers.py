@@ -7,7 +7,7 @@ from tests import forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-SLOW = {"prepare_pairs", "embed_phrases", "prepare_examples", "classify_images"}
+SLOW = {"prepare_pairs", "embed_phrases", "embed_images", "prepare_examples", "classify_images"}
 JOBS = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
     for name, step in STEPS.items()

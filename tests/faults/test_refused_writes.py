@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs import mine_pairs
 from schemas import manifest, storage
+from schemas.errors import Exit
 from tests import forked, work_folder
 
 KINDS = ("query", "user", "image", "clicks")
@@ -50,7 +51,7 @@ def test_rename_that_fails_commits_nothing(log, tmp_path, capsys, figure):
     for place in (0, len(done) // 2, len(done) - 1):  # the last one: the manifest
         output = str(tmp_path / f"fails at {place}")
         with renames(place):
-            assert mine(log, output) == 1
+            assert mine(log, output) == Exit.UNAVAILABLE
         printed = capsys.readouterr().err
         assert "Input/output error" in printed
         assert "same command again" in printed

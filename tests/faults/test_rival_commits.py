@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from schemas import gc, manifest, run_folders, storage
-from schemas.errors import RivalCommitError
+from schemas.errors import Exit, RivalCommitError
 from tests import forked, work_folder
 from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401
@@ -106,7 +106,7 @@ def test_of_two_runs_of_the_same_training_one_works(tiny_run, tmp_path, figure):
     assert runs[winner].exitcode == 0
     printed = Path(logs[loser]).read_text()
     if runs[loser].exitcode:  # else it came when the other was done
-        assert runs[loser].exitcode == 2
+        assert runs[loser].exitcode == Exit.BUSY
         assert "expected one process that works on it" in printed
     else:
         assert "already done" in printed

@@ -21,7 +21,7 @@ def mine(tmp_path, log, *flags, output="mined"):
     ("log", "images", "status", "message"),
     [
         ("", True, 2, "log.csv"),
-        (HEADER, True, 1, "table 'pairs': expected at least one row"),
+        (HEADER, True, 2, "table 'pairs': expected at least one row"),
         (HEADER + "red,p0,1\n", False, 2, "--images"),
     ],
     ids=["empty log", "header alone", "empty folder of images"],

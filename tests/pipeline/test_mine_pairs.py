@@ -178,7 +178,15 @@ def test_every_format_gives_the_same_shards(tmp_path, images, labels):
     assert all(other == found[0] for other in found[1:])
 
 
-def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels, capsys):
+WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [(), pytest.param(WORKERS, marks=pytest.mark.slow)],
+    ids=["one process", "two processes"],
+)
+def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels, capsys, workers):
     log = messy_log(8)
     flags = ("--labels", labels, "--max_dead_fraction", 1)
     status, root = mine(tmp_path, write_csv(tmp_path / "log.tsv", log), images, *flags)
@@ -190,7 +198,6 @@ def test_order_repeats_and_workers_do_not_matter(tmp_path, images, labels, capsy
         rng.shuffle(log)
         write_csv(again / f"{name}0.tsv", log[:100])
         write_csv(again / f"{name}1.csv", log[100:], ",")
-    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     capsys.readouterr()
     status, other = mine(tmp_path, again, images, *flags, *workers, output="other")
     assert status == 0
