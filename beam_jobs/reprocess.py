@@ -34,7 +34,7 @@ from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import launch, manifest, pending, run_folders, snapshots, storage
+from schemas import launch, manifest, metrics, pending, run_folders, snapshots, storage
 from schemas import status as status_lib
 from schemas.errors import Exit, PhraseLensError, RefusedError, known, say, tell
 from schemas.manifest import Dataset
@@ -256,6 +256,8 @@ def write_summary(
     for place in (path, config.summary):
         if place:
             storage.write_bytes(place, data)
+    figures = metrics.of(config.workdir, told).encode()
+    storage.write_bytes(storage.join(config.workdir, metrics.FILE_NAME), figures)
 
 
 def _moment(seconds: float) -> str:
