@@ -1,3 +1,4 @@
+import gc
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run in as many processes as there are cores: threads of one would wait for the other.
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the cyclic garbage collector from all that was imported, which stays to the end.
+
+    A test process has millions of such objects: to go through them again and again took longer
+    than many tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

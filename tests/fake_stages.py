@@ -37,6 +37,8 @@ def fake_stages(fake_work, monkeypatch):
 
     monkeypatch.setattr(reprocess, "run_step", run_step)
     monkeypatch.setattr(reprocess, "loading", lambda *_: None)
+    # Nothing was run that leaves graphs and networks, and to look for them takes seconds.
+    monkeypatch.setattr(reprocess.gc, "collect", lambda: 0)
     monkeypatch.setattr(pipeline, "check_mined", lambda *_: None)
     return ran, failing
 

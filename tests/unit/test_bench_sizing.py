@@ -69,9 +69,9 @@ def test_the_table_has_a_line_for_each_combination(capsys):
 
 
 def test_shuffled_bytes_are_measured(tmp_path, capsys):
-    argv = [f"--workdir={tmp_path}", "--measure_events=3000", "--measure_images=20"]
+    argv = [f"--workdir={tmp_path}", "--measure_events=3000", "--measure_images=60"]
     assert sizing.run(argv) == 0
-    found = dict(re.findall(r"--(\w+)=([\d.]+)", capsys.readouterr().out))
+    found = dict(re.findall(r"--(\w+)=(-?[\d.]+)", capsys.readouterr().out))
     # An event has a query, a user, a session and an image, of some bytes each.
     assert 20 < float(found["event_shuffle"]) < 2000
     # An image crosses once at least, and there is more of it than its bytes.
