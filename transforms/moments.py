@@ -58,7 +58,7 @@ _PATTERNS = tuple(
         rf"{_CLOCK}{_ZONE}",
     )
 )
-_WHOLE = r"^[+-]?[0-9]{1,18}$"
+_WHOLE = r"^[+-]?([0-9]{1,18}|[1-8][0-9]{18})$"  # nanoseconds since 2001 have 19 digits
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _DIGITS_AS_0 = np.arange(256, dtype=np.uint8)
 _DIGITS_AS_0[ord("0") : ord("9") + 1] = ord("0")

@@ -83,7 +83,7 @@ def test_a_job_ends_in_one_line_while_it_works(tmp_path):
     assert not (tmp_path / "day" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.5])
+@pytest.mark.parametrize("seconds", [0.4, 0.8])
 def test_a_command_ends_in_one_line_while_it_loads(seconds):
     process = start("beam_jobs.embed_images", "--help")
     time.sleep(seconds)

@@ -87,6 +87,7 @@ WRITERS = {
 @example(MOMENT.astimezone(INDIA))
 @example(datetime.datetime(2024, 2, 29, 12, 0, 0, 999999, UTC))
 @example(datetime.datetime(2024, 12, 31, 0, 0, 0, 0, UTC))
+@example(datetime.datetime(2002, 1, 1, 0, 0, 0, 5000, UTC))
 def test_what_exports_write_is_the_moment_that_they_meant(writer, moment):
     write, unit = WRITERS[writer]
     if "seconds" in writer and moment.year < 2002:
