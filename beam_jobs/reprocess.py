@@ -19,7 +19,6 @@ networks while another one mines.
 import atexit
 import contextlib
 import dataclasses
-import datetime
 import gc
 import importlib
 import json
@@ -243,8 +242,8 @@ def write_summary(
     )
     told = {
         "date": config.date,
-        "started": _moment(started),
-        "ended": _moment(ended),
+        "started": snapshots.moment(started),
+        "ended": snapshots.moment(ended),
         "seconds": round(ended - started, 3),
         "exit": int(status),
         "outcome": outcome,
@@ -258,10 +257,6 @@ def write_summary(
             storage.write_bytes(place, data)
     figures = metrics.of(config.workdir, told).encode()
     storage.write_bytes(storage.join(config.workdir, metrics.FILE_NAME), figures)
-
-
-def _moment(seconds: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def finish_deletion(config: Config) -> int:

@@ -6,7 +6,6 @@ must be forgotten.
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 from collections.abc import Sequence
@@ -42,8 +41,7 @@ class Pending:
 
 def begin(work: str, date: str, argv: Sequence[str]) -> None:
     """Notes a deletion; one that was begun before it takes the place of."""
-    since = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    noted = Pending(date, tuple(argv), os.getcwd(), since)
+    noted = Pending(date, tuple(argv), os.getcwd(), snapshots.moment())
     data = json.dumps(dataclasses.asdict(noted), indent=1).encode()
     storage.write_bytes(storage.join(work, FILE_NAME), data)
 

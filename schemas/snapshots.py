@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 
 from schemas import heartbeat, manifest, run_folders, storage
@@ -279,7 +280,7 @@ def promote(work: str, date: str, despite: str = "") -> Pointer:
             history=history,
             holds=holds,
             despite=despite if refused else "",
-            since=_now(),
+            since=moment(),
         )
 
     return change_pointer(work, change)
@@ -294,8 +295,10 @@ def _why_refused(pointer: Pointer, snapshot: Snapshot) -> str:
     return "the gate did not come to a verdict" if said in ("error", "undecided") else ""
 
 
-def _now() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+def moment(seconds: float | None = None) -> str:
+    """Seconds since 1970, or else now, as small files have it: 2026-01-31T03:12:00Z."""
+    then = time.time() if seconds is None else seconds
+    return f"{datetime.datetime.fromtimestamp(then, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def hold(work: str, date: str, reason: str) -> Pointer:
@@ -354,7 +357,7 @@ def drop(work: str, gone: Collection[str]) -> Pointer:
             return dataclasses.replace(old, history=history)
         date = history[-1] if history else ""
         return dataclasses.replace(
-            old, date=date, history=history[:-1], despite="", since=_now() if date else ""
+            old, date=date, history=history[:-1], despite="", since=moment() if date else ""
         )
 
     pointer = change_pointer(work, change) if gone else read_pointer(work)
@@ -386,7 +389,7 @@ def rollback(work: str, reason: str = "") -> Pointer:
         date = read(work, old.history[-1]).date
         holds = {**old.holds, old.date: reason} if reason else old.holds
         return dataclasses.replace(
-            old, date=date, history=old.history[:-1], holds=holds, despite="", since=_now()
+            old, date=date, history=old.history[:-1], holds=holds, despite="", since=moment()
         )
 
     return change_pointer(work, change)
@@ -537,7 +540,7 @@ def forget(work: str, names: Collection[str], date: str = "") -> None:
     """
     if read_pointer(work).date:
         change_pointer(
-            work, lambda old: Pointer(date, (), old.collected + 1, old.holds, since=_now())
+            work, lambda old: Pointer(date, (), old.collected + 1, old.holds, since=moment())
         )
     for old in dates(work):
         if old != date:
