@@ -28,7 +28,7 @@ from model_code.evaluation import decimals, unmeasured
 from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
 from schemas import config as config_lib
-from schemas import launch, manifest, quiet, snapshots, storage
+from schemas import forgetting, launch, manifest, quiet, storage
 from schemas.config import flag
 from schemas.errors import Exit, PhraseLensError, tell
 
@@ -392,6 +392,12 @@ def check_mined(config: RunConfig, later: Mapping[str, Mapping[str, str]]) -> No
     mined_check.check_dataset(storage.join(config.workdir, "mined"), later)
 
 
+def delete_the_rest(work: str, date: str = "") -> None:
+    """Deletes what must be forgotten where it may still lie; see `forgetting.forget`."""
+    for folder in forgetting.forget(work, [step.output for step in STEPS], date):
+        print(f"deleted {folder}: it was made of what must be forgotten; make it again if needed")
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_lib.parse(Config, "./run.sh all", __doc__ or "", argv)
@@ -406,8 +412,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if not status:
             print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
             if config.forget:
-                # What must be forgotten may still lie in what earlier runs left.
-                snapshots.forget(config.workdir, [step.output for step in steps if step.output])
+                delete_the_rest(config.workdir)
             if not config.until:
                 print(results(config))
         return status

@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import gc
 import importlib
-import json
 import signal
 import subprocess
 import sys
@@ -33,8 +32,16 @@ from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
-from schemas import launch, manifest, metrics, pending, run_folders, snapshots, storage
-from schemas import status as status_lib
+from schemas import (
+    launch,
+    manifest,
+    metrics,
+    pending,
+    run_folders,
+    snapshots,
+    storage,
+    summaries,
+)
 from schemas.errors import Exit, PhraseLensError, RefusedError, known, say, tell
 from schemas.manifest import Dataset
 
@@ -204,8 +211,7 @@ def reprocess(config: Config) -> Iterator[Done]:
         yield done
     snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
     if config.forget:
-        names = [step.output for step in pipeline.STEPS]
-        snapshots.forget(config.workdir, names, config.date)
+        pipeline.delete_the_rest(config.workdir, config.date)
         pending.end(config.workdir)
     for step in reports:
         yield run(step)
@@ -250,11 +256,9 @@ def write_summary(
         "error": error,
         "stages": [dataclasses.asdict(row) for row in done],
     }
-    data = json.dumps(told, indent=1, ensure_ascii=False).encode()
-    path = storage.join(config.workdir, status_lib.SUMMARIES, f"{config.date}.json")
-    for place in (path, config.summary):
-        if place:
-            storage.write_bytes(place, data)
+    for path in (summaries.path_of(config.workdir, config.date), config.summary):
+        if path:
+            summaries.write(path, told)
     figures = metrics.of(config.workdir, told).encode()
     storage.write_bytes(storage.join(config.workdir, metrics.FILE_NAME), figures)
 

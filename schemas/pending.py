@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from schemas import manifest, run_folders, snapshots, storage
+from schemas import forgetting, manifest, run_folders, snapshots, storage
 from schemas.errors import RefusedError
 
 FILE_NAME = "forgetting.json"
@@ -94,4 +94,5 @@ def left(work: str, names: Sequence[str], date: str) -> str:
     others = [old for old in snapshots.dates(work) if old != date]
     parts = [f"runs of {', '.join(found)}"] if found else []
     parts += [f"snapshots {', '.join(others)}"] if others else []
+    parts += forgetting.others(work, names)
     return "; ".join(parts) or "nothing"

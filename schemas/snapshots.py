@@ -178,6 +178,7 @@ def write(
     fields = {"date": date, "datasets": snapshot.datasets}
     if not manifest.replace(path, json.dumps(fields, indent=1).encode(), seen):
         raise RivalCommitError(path, "no other snapshot of that date meanwhile", "Run it again.")
+    storage.remove(_verdict_path(work, date))  # it was of another one
     return snapshot
 
 
@@ -362,8 +363,7 @@ def drop(work: str, gone: Collection[str]) -> Pointer:
 
     pointer = change_pointer(work, change) if gone else read_pointer(work)
     for date in gone:
-        storage.remove(_path(work, date))
-        storage.remove(_verdict_path(work, date))
+        remove(work, date)
     return pointer
 
 
@@ -470,6 +470,11 @@ def delete(work: str, date: str) -> None:
         return dataclasses.replace(old, history=history, collected=old.collected + 1)
 
     change_pointer(work, change)
+    remove(work, date)
+
+
+def remove(work: str, date: str) -> None:
+    """Removes the files of a snapshot that nobody needs; see `delete`."""
     storage.remove(_path(work, date))
     storage.remove(_verdict_path(work, date))
 
@@ -520,32 +525,7 @@ def collect(work: str, keep: int, started_before: float) -> Garbage:
     pointer = change_pointer(work, change)
     garbage = find_garbage(work, pointer, keep, started_before)
     for date in garbage.dates:
-        storage.remove(_path(work, date))
+        remove(work, date)
     runs = heartbeat.counted("delete", garbage.runs, "runs")
     gone = [run for run in runs if run_folders.remove_run(run)]
     return dataclasses.replace(garbage, runs=gone)
-
-
-def forget(work: str, names: Collection[str], date: str = "") -> None:
-    """Deletes every run of datasets but the last one and a snapshot's, and all other snapshots.
-
-    What must be forgotten stays in no old run, nor in what a run that died left, nor in a dataset
-    that the new snapshot has not. Where a snapshot was in use, the new one is; or none, where there
-    is no date.
-
-    Args:
-      work: the work folder.
-      names: its datasets.
-      date: the snapshot that was made without what must be forgotten.
-    """
-    if read_pointer(work).date:
-        change_pointer(
-            work, lambda old: Pointer(date, (), old.collected + 1, old.holds, since=moment())
-        )
-    for old in dates(work):
-        if old != date:
-            storage.remove(_path(work, old))
-    kept = read(work, date).datasets if date else {}
-    for name in names:
-        keep = [kept[name]] if name in kept else []
-        run_folders.purge(storage.join(work, name), keep, keep_last=name in kept or not date)

@@ -14,20 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from schemas import config, manifest, pending, places, snapshots, storage
+from schemas import config, manifest, pending, places, snapshots, storage, summaries
 from schemas.errors import Exit, PhraseLensError, tell
 from schemas.heartbeat import duration
 
-SUMMARIES = "summaries"
 _SMALL = 0.5  # a day is small below this share of the median of the days
-
-
-def last_summary(work: str) -> dict[str, Any] | None:
-    """What the last reprocess wrote of itself; None where none has."""
-    folder = storage.join(work, SUMMARIES)
-    names = [name for name in storage.list_files(folder) if name.endswith(".json")]
-    found = [json.loads(storage.read_bytes(storage.join(folder, name))) for name in names]
-    return max(found, key=lambda summary: summary["ended"], default=None)
 
 
 def gaps(dates: Sequence[str]) -> list[str]:
@@ -109,7 +100,7 @@ def status(work: str, days: str = "") -> dict[str, Any]:
         "snapshots": found,
         "missing_dates": gaps(list(found)),
         "deletion": {"date": waiting.date, "since": waiting.since} if waiting else None,
-        "last_run": last_summary(work),
+        "last_run": summaries.last(work),
         "days": days_of(days) if days else None,
     }
 

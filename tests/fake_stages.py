@@ -10,6 +10,7 @@ from tests.unit.test_snapshots import commit
 
 OUTPUTS = [step.output for step in pipeline.STEPS]
 USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
+OWN = ("new_predictions", "of_my_own/2026-01-01")
 
 
 @pytest.fixture
@@ -20,6 +21,9 @@ def fake_work(tmp_path):
     runs = {n: commit(str(work), n, n if n in models else f"secret {n}") for n in OUTPUTS}
     snapshots.write(str(work), USED, runs)
     snapshots.promote(str(work), USED)
+    # What people make of a snapshot, and keep in the same folder.
+    for name in OWN:
+        commit(str(work), name, "secret predictions")
     return work
 
 

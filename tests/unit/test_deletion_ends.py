@@ -1,22 +1,35 @@
 """What must be forgotten is forgotten whatever else fails, or the next command ends it first."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from beam_jobs import reprocess
-from schemas import manifest, pending, promote, snapshots
+from schemas import manifest, pending, promote, snapshots, storage, summaries
 from schemas.errors import Exit
-from tests.fake_stages import FORGOTTEN, NEXT, USED, run
+from tests.fake_stages import FORGOTTEN, NEXT, OWN, USED, run
+from tests.unit.test_snapshots import commit
 
 
 def holds_secret(work):
     return [p for p in work.rglob("*") if p.is_file() and b"secret" in p.read_bytes()]
 
 
-def test_a_deletion_leaves_nothing(fake_work, fake_stages):
+def test_a_deletion_leaves_nothing(fake_work, fake_stages, capsys):
+    """Nor in what people made of a snapshot and keep there, in verdicts, or in what errors said."""
+    for date in (USED, FORGOTTEN):
+        judged = json.dumps({"date": date, "verdict": "pass", "movers": ["a secret query"]})
+        storage.write_bytes(str(fake_work / snapshots.GATES / f"{date}.json"), judged.encode())
+    failed = {"date": USED, "ended": f"{USED}T03:00:00Z", "error": "a secret image is cut"}
+    summaries.write(summaries.path_of(str(fake_work), USED), failed)
+    snapshots.write(str(fake_work), FORGOTTEN, snapshots.read(str(fake_work), USED).datasets)
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
     assert holds_secret(fake_work) == []
+    printed = capsys.readouterr().out
+    for name in OWN:
+        assert f"deleted {fake_work}/{name}: " in printed
+        assert manifest.read(str(fake_work / name)) is None
     assert pending.read(str(fake_work)) is None
     assert snapshots.read_pointer(str(fake_work)).date == FORGOTTEN
     assert "report" in snapshots.read(str(fake_work), FORGOTTEN).datasets
@@ -39,7 +52,7 @@ def test_the_next_command_ends_a_deletion_first(fake_work, fake_stages, stage, c
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.UNAVAILABLE
     told = capsys.readouterr().err
     assert "not forgotten yet: runs of " in told
-    assert f"snapshots {USED}; " in told
+    assert f"snapshots {USED}; {fake_work}/new_predictions; " in told
     # Nothing that may hold it comes into use meanwhile, nor is another day made.
     for command in (["promote", f"--date={USED}"], ["rollback"]):
         assert promote.run([*command, f"--workdir={fake_work}"]) == Exit.REFUSED
@@ -85,3 +98,13 @@ def test_paths_are_those_of_the_folder_where_it_was_given(
     )
     assert run(fake_work, NEXT) == Exit.DONE
     assert seen == [first, second]
+
+
+def test_models_samples_and_days_of_ones_own_stay(fake_work, fake_stages, monkeypatch):
+    """Models as those in use do; samples are what was given; days are cleaned by themselves."""
+    stages = {"my_text_generator": "train_text_generator", "samples": "make_samples"}
+    stages["days/2026-01-01"] = "mine_log"
+    for name, stage in stages.items():
+        commit(str(fake_work), name, "kept", stage)
+    assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
+    assert all(manifest.read(str(fake_work / name)) for name in stages)

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from schemas import gc, manifest, run_folders, snapshots, stage, storage
+from schemas import forgetting, gc, manifest, run_folders, snapshots, stage, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from tests.unit.test_snapshots import Config, commit, snapshot, text_of
 
@@ -126,10 +126,10 @@ def test_a_run_that_a_process_works_on_is_left_alone(work, worker, caplog):
         for folder in folders:
             leave(f"{folder}/half")
         assert gc.run([f"--workdir={work}", "--keep=9"]) == 0
-        snapshots.forget(work, ["model"], DATES[-1])
+        forgetting.forget(work, ["model"], DATES[-1])
         assert all(storage.list_files(folder) == ["half"] for folder in folders)
         assert f"{planned.spill} is being made and was not deleted" in caplog.text
-    snapshots.forget(work, ["model"], DATES[-1])
+    forgetting.forget(work, ["model"], DATES[-1])
     assert not any(storage.list_files(folder) for folder in folders)
     with planned.alone():
         pass  # who works on it next finds it free
@@ -140,7 +140,7 @@ def test_forgetting_does_not_wait_for_dead_runs_to_grow_old(work):
     for folder in ("spill", "scratch"):
         for run in ("dead", last):
             storage.write_bytes(f"{work}/model/{folder}/{run}/queries", b"what people typed")
-    snapshots.forget(work, ["model", "phrases"], DATES[-1])
+    forgetting.forget(work, ["model", "phrases"], DATES[-1])
     assert [f for f in storage.list_files(f"{work}/model") if f.endswith("queries")] == []
     assert readable(work) == DATES[-1:]
 
@@ -148,7 +148,7 @@ def test_forgetting_does_not_wait_for_dead_runs_to_grow_old(work):
 def test_forgetting_reaches_a_dataset_whose_only_run_died(work):
     for folder in ("runs", "spill", "scratch"):
         storage.write_bytes(f"{work}/mined/{folder}/dead/queries", b"what people typed")
-    snapshots.forget(work, ["model", "phrases", "mined", "never_begun"], DATES[-1])
+    forgetting.forget(work, ["model", "phrases", "mined", "never_begun"], DATES[-1])
     assert storage.list_files(f"{work}/mined") == []
     assert readable(work) == DATES[-1:]
 
@@ -195,7 +195,7 @@ def test_of_a_collection_and_a_promotion_that_race_one_wins(work, monkeypatch):
 def test_forgetting_leaves_one_snapshot_and_puts_it_in_use(work):
     snapshots.promote(work, DATES[0])
     refused = commit(work, "model", "refused")  # the last run, but not that of the snapshot
-    snapshots.forget(work, ["model", "phrases", "never_made"], DATES[-1])
+    forgetting.forget(work, ["model", "phrases", "never_made"], DATES[-1])
     assert readable(work) == DATES[-1:]
     assert snapshots.current(work).date == DATES[-1]
     kept = snapshots.read(work, DATES[-1]).datasets
@@ -205,7 +205,7 @@ def test_forgetting_leaves_one_snapshot_and_puts_it_in_use(work):
 
 def test_forgetting_without_a_snapshot_leaves_none(work):
     snapshots.promote(work, DATES[0])
-    snapshots.forget(work, ["model", "phrases"])
+    forgetting.forget(work, ["model", "phrases"])
     assert snapshots.current(work) is None
     assert snapshots.dates(work) == []
     assert text_of(manifest.Dataset(f"{work}/model")) == DATES[-1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import gc, promote, snapshots, storage
+from schemas import forgetting, gc, promote, snapshots, storage
 from schemas.errors import Exit, PhraseLensError, RefusedError
 from tests.unit.test_snapshots import snapshot
 
@@ -84,7 +84,7 @@ def test_holds_stay_over_all_that_changes_the_pointer(work):
     snapshots.promote(work, "2026-01-03")
     snapshots.rollback(work)
     snapshots.collect(work, 0, 0.0)
-    snapshots.forget(work, ["model", "phrases"], snapshots.read_pointer(work).date)
+    forgetting.forget(work, ["model", "phrases"], snapshots.read_pointer(work).date)
     assert snapshots.read_pointer(work).holds == {"2026-01-09": "not yet"}
 
 

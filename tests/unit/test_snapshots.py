@@ -24,9 +24,9 @@ class Reader:
     phrases: str = flag("Phrases.", role="input", default="")
 
 
-def commit(work, name, text):
+def commit(work, name, text, made_by="job"):
     """Commits a dataset of one file that holds `text`; returns its run."""
-    planned = stage.plan("job", Config(f"{work}/{name}", text), [], {})
+    planned = stage.plan(made_by, Config(f"{work}/{name}", text), [], {})
     folder = planned.empty_folder("model")
     storage.write_bytes(f"{folder}/text", text.encode())
     planned.commit_files("model", folder, {})
