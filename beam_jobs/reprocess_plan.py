@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 import pyarrow as pa
@@ -52,11 +52,20 @@ class Sources:
       images: all, those that cannot be read among them.
       new: whose bytes the earlier run has not seen.
       gone: sources of the earlier run that are there no more.
+      written: ids of images of the earlier run that are there still, and had a row of their own.
+      copies: the same of images that another one stood for: once that is gone, they may have one.
     """
 
     images: int
     new: int
     gone: int
+    written: frozenset[str] = frozenset()
+    copies: frozenset[str] = frozenset()
+
+    def lacking(self, ids: Collection[str]) -> int:
+        """At most so many images get a row and have none among some ids."""
+        known = self.written | self.copies if self.gone else self.written
+        return self.new + len(known.difference(ids))
 
 
 def compare_sources(config: Any, earlier: str) -> Sources:
@@ -66,10 +75,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
       config: of mine_pairs.
       earlier: folder of its earlier run, or "".
     """
-    known: set[str] = set()
-    if earlier and "sources" in Dataset(earlier).manifest.tables:
-        for batch in Dataset(earlier).batches("sources", ["source"]):
-            known.update(batch["source"].to_pylist())
+    known = _known_sources(earlier)
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = mine_log.deletions(config).keys
     args = "images", config.images, config.image_format, mapping, config.image_key
@@ -86,7 +92,34 @@ def compare_sources(config: Any, earlier: str) -> Sources:
             images += len(found)
             new += sum(source not in known for source in found)
             seen.update(found)
-    return Sources(images, new, len(known - seen))
+    return compared(images, new, known, seen)
+
+
+def _known_sources(mined: str) -> dict[str, tuple[str, bool]]:
+    """Source → its image's id, and whether that has a row of its own, of a run of mine_pairs."""
+    if not mined or "sources" not in Dataset(mined).manifest.tables:
+        return {}
+    known = {}
+    for batch in Dataset(mined).batches("sources", ["source", "image_id", "written"]):
+        columns = (batch[name].to_pylist() for name in batch.schema.names)
+        known |= {source: of for source, *of in zip(*columns, strict=True)}
+    return known
+
+
+def compared(
+    images: int, new: int, known: Mapping[str, tuple[str, bool]], seen: Set[str]
+) -> Sources:
+    """Compares the sources that are there with those that an earlier run knows.
+
+    Args:
+      images, new: see `Sources`.
+      known: source → its image's id, and whether that has a row of its own.
+      seen: sources that are there.
+    """
+    here = [known[source] for source in known.keys() & seen]
+    written = frozenset(image_id for image_id, is_written in here if is_written)
+    copies = frozenset(image_id for image_id, _ in here) - written
+    return Sources(images, new, len(known.keys() - seen), written, copies)
 
 
 def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
@@ -174,29 +207,42 @@ def _with_images(
     }.get(row.stage)
     if networks is None:
         return row
-    output = {"embed_phrases": "phrases", "embed_images": "features"}.get(row.stage, "predictions")
-    table = {"phrases": "image_embs", "predictions": "embeddings"}.get(output, "features")
-    known = 0
-    if output in earlier and not set(networks) & set(trained):
-        tables = Dataset(earlier[output]).manifest.tables
-        known = tables[table].rows if table in tables else 0
     seen = sources or _sources_of(earlier)
+    known = set() if set(networks) & set(trained) else _embedded(row.stage, earlier)
+    if not known:
+        return dataclasses.replace(row, images=seen.images, most=True)
     if row.stage == "classify_images":
         # It looks at every file, and each time anew at those that are no image.
-        new = seen.new if known else seen.images
-        return dataclasses.replace(row, images=new, reused=seen.images - new)
-    if known:
-        changed = sources is not None and bool(sources.new or sources.gone)
-        new = sources.new if sources else 0
-        return dataclasses.replace(row, images=new, reused=known, most=changed)
-    return dataclasses.replace(row, images=seen.images, most=True)
+        return dataclasses.replace(row, images=seen.new, reused=seen.images - seen.new)
+    new = seen.lacking(known)
+    return dataclasses.replace(row, images=new, reused=len(known), most=bool(new or seen.gone))
+
+
+# Stage → where an earlier run of it keeps what the networks made: dataset, table, column of ids.
+_EMBEDDED = {
+    "embed_phrases": ("phrases", "image_embs", "image_id"),
+    "embed_images": ("features", "features", "image_id"),
+    "classify_images": ("predictions", "embeddings", "source"),
+}
+
+
+def _embedded(stage: str, earlier: Mapping[str, str]) -> set[str]:
+    """Ids of the images that an earlier run has embedded."""
+    name, table, column = _EMBEDDED[stage]
+    if name not in earlier or table not in Dataset(earlier[name]).manifest.tables:
+        return set()
+    batches = Dataset(earlier[name]).batches(table, [column])
+    return {value for batch in batches for value in batch[column].to_pylist()}
 
 
 def _sources_of(earlier: Mapping[str, str]) -> Sources:
     """The images of the last mining, where they are the same today: new are those that are dead."""
-    counters = Dataset(earlier["mined"]).manifest.counters if "mined" in earlier else {}
+    if "mined" not in earlier:
+        return Sources(0, 0, 0)
+    counters = Dataset(earlier["mined"]).manifest.counters
     images = counters.get("images.in", 0)
-    return Sources(images, images - counters.get("images.out", images), 0)
+    known = _known_sources(earlier["mined"])
+    return compared(images, images - counters.get("images.out", images), known, known.keys())
 
 
 def text(planned: Sequence[Planned]) -> str:
