@@ -19,13 +19,13 @@ import apache_beam as beam
 from beam_jobs import dataflow, job
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
-from beam_jobs.reuse import ReuseConfig
+from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings
 from model_code.inference_settings import InferenceSettings
 from schemas import tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.manifest import Manifest
 from transforms import datasets
 from transforms.clean_image import ImageLimits
 from transforms.files import content_hash
@@ -81,7 +81,7 @@ def preflight(config: Config) -> job.Inputs:
     return job.Inputs(
         {"model": config.model},
         {"images": content_hash(images.files)},
-        (images.fact,),
+        (images.fact, *_reused(config).facts()),
     )
 
 
@@ -91,11 +91,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     model = ModelFolder.of(config.model)
     hints = dataflow.inference_hints(pipeline, model.bytes)
     networks = Networks.of(model)
+    reused = _reused(config)
     worker = ClassifyImages(
         stage,
         model,
         networks,
-        _earlier(config),
+        reused.paths("embeddings"),
         ImageLimits.of(config),
         inference_settings.of_config(config),
         count_images(units),
@@ -103,6 +104,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     classified = (
         pipeline
         | "Units" >> beam.Create(tasks)
+        | WaitForCheck(reused)
         | "ClassifyImages"
         >> MapShards(
             stage,
@@ -124,15 +126,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
 
 
-def _earlier(config: Config) -> tuple[str, ...]:
+def _reused(config: Config) -> Reused:
     """The embeddings of the output to reuse, if it was made with the same limits."""
-    if not config.reuse:
-        return ()
-    earlier = Dataset(config.reuse)
-    same = config.same_limits(earlier.manifest.config)
-    if not same or "embeddings" not in earlier.manifest.tables:
-        return ()
-    return tuple(earlier.path(shard) for shard in earlier.shards("embeddings"))
+
+    def made_alike(earlier: Manifest) -> bool:
+        return config.same_limits(earlier.config)
+
+    return Reused.of(config, "embeddings", made_alike=made_alike)
 
 
 JOB = job.Job(

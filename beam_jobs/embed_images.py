@@ -17,12 +17,12 @@ import apache_beam as beam
 
 from beam_jobs import dataflow, job
 from beam_jobs.ceiling_flags import CeilingConfig
-from beam_jobs.reuse import ReuseConfig
+from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings, phrase_settings
 from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
 from schemas.config import flag
-from schemas.manifest import Dataset
+from schemas.manifest import Dataset, Manifest
 from transforms import datasets
 from transforms.earlier import shards_by_index
 from transforms.features import EmbedImages, Widths
@@ -80,7 +80,10 @@ def preflight(config: Config) -> job.Inputs:
             "pixel_embedder": config.pixel_embedder,
             "phrases": config.phrases,
         },
-        facts=(f"{mined.manifest.tables['images'].rows:,} images, N = {config.num_phrases}",),
+        facts=(
+            f"{mined.manifest.tables['images'].rows:,} images, N = {config.num_phrases}",
+            *_reused(config).facts(),
+        ),
     )
 
 
@@ -109,11 +112,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     num_shards = mined.manifest.num_shards
     models = (generator, pixel_embedder, index)
     hints = dataflow.inference_hints(pipeline, sum(model.bytes for model in models))
-    earlier = _earlier(config, num_shards)
+    reused = _reused(config)
+    earlier = shards_by_index(reused.dataset, "features", num_shards) if reused.dataset else {}
     tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index, []))) for shard in shards]
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
+        | WaitForCheck(reused)
         | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
     )
     tables = {"features": datasets.parquet(widths.schema)}
@@ -122,14 +127,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
 
 
-def _earlier(config: Config, num_shards: int) -> dict[int, list[str]]:
-    """Shard → paths of an earlier run's features of its images; none of another precision."""
-    if not config.reuse:
-        return {}
-    earlier = Dataset(config.reuse)
-    if not inference_settings.same_precision(earlier.manifest.config, config):
-        return {}
-    return shards_by_index(earlier, "features", num_shards)
+def _reused(config: Config) -> Reused:
+    """The features of an earlier run of the same precision."""
+
+    def made_alike(earlier: Manifest) -> bool:
+        return inference_settings.same_precision(earlier.config, config)
+
+    return Reused.of(config, "features", made_alike=made_alike)
 
 
 JOB = job.Job(

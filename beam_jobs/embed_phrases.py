@@ -21,14 +21,14 @@ import apache_beam as beam
 
 from beam_jobs import dataflow, job
 from beam_jobs.ceiling_flags import CeilingConfig
-from beam_jobs.reuse import ReuseConfig
+from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
 from model_code.inference_settings import EmbeddingSettings
 from schemas import tables
 from schemas.config import flag
-from schemas.manifest import Dataset, Table
+from schemas.manifest import Dataset, Manifest, Table
 from transforms import calibration, datasets, phrase_index, phrase_ranks, phrases, prototypes
 from transforms.datasets import COUNTS, SHARDS
 from transforms.earlier import shards_by_index
@@ -93,11 +93,14 @@ def _datasets(config: Config) -> dict[str, str]:
 def preflight(config: Config) -> job.Inputs:
     mined = Dataset(config.mined)
     mined.shards("pairs")
-    for model in (config.generator, config.text_embedder):
-        ModelFolder.of(model)
+    generator, _ = (ModelFolder.of(path) for path in (config.generator, config.text_embedder))
     rows = {name: mined.manifest.tables[name].rows for name in ("images", "queries")}
     return job.Inputs(
-        _datasets(config), facts=(f"{rows['images']:,} images, {rows['queries']:,} queries",)
+        _datasets(config),
+        facts=(
+            f"{rows['images']:,} images, {rows['queries']:,} queries",
+            *_reused(config, generator).facts(),
+        ),
     )
 
 
@@ -118,7 +121,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         stage, generator, query_width, inference_settings.of_config(config), rows
     )
     quotas = phrases.share_out(config.calibration_images, num_shards)
-    earlier = _earlier(config, generator, num_shards)
+    reused = _reused(config, generator)
+    earlier = shards_by_index(reused.dataset, "image_embs", num_shards) if reused.dataset else {}
     tasks = [
         (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i], earlier.get(i, ())))
         for i, path in paths["images"].items()
@@ -127,6 +131,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     embedded = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
+        | WaitForCheck(reused)
         | "EmbedClickedImages"
         >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
     )
@@ -188,15 +193,14 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
 
 
-def _earlier(config: Config, generator: ModelFolder, num_shards: int) -> dict[int, list[str]]:
-    """Shard → paths of what the same generator made of its images in an earlier run."""
-    if not config.reuse:
-        return {}
-    earlier = Dataset(config.reuse)
-    made_alike = earlier.manifest.models.get("generator") == generator.fingerprint
-    if not made_alike or not inference_settings.same_precision(earlier.manifest.config, config):
-        return {}
-    return shards_by_index(earlier, "image_embs", num_shards)
+def _reused(config: Config, generator: ModelFolder) -> Reused:
+    """What the same generator made of images in an earlier run."""
+
+    def made_alike(earlier: Manifest) -> bool:
+        same = earlier.models.get("generator") == generator.fingerprint
+        return same and inference_settings.same_precision(earlier.config, config)
+
+    return Reused.of(config, "image_embs", made_alike=made_alike)
 
 
 JOB = job.Job(

@@ -36,7 +36,7 @@ from beam_jobs import job, mine_log
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.mined_days import check_robots_of, find_days, query_parts_of, read_deletions_of
-from beam_jobs.reuse import ReuseConfig
+from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck, check_shard
 from schemas import manifest, tables
 from schemas import stage as stage_lib
 from schemas.config import flag
@@ -72,7 +72,7 @@ from transforms.image_units import (
     plan_images,
 )
 from transforms.images import ReadImages
-from transforms.known_images import ReadChangedImages
+from transforms.known_images import ReadChangedImages, shards_of_known
 from transforms.labels import LABEL_FIELDS, parse_labels
 from transforms.rows import ReadRows, id_texts
 from transforms.secret_files import FromFiles
@@ -260,7 +260,7 @@ def preflight(config: Config) -> job.Inputs:
     if config.images:
         images = _image_plan(config)
         raw["images"] = content_hash(images.files)
-        facts.append(images.fact)
+        facts += [images.fact, *_reused(config).facts()]
     if config.labels:
         labels = match("labels", config.labels)
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
@@ -333,8 +333,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     if config.images:
         pictures = _mine_images(pipeline, config, stage, shares, num_shards)
         joined = (
-            {"evidence": merged["pairs"], "keys": pictures["keys"]}
-            | "ByKey" >> group(evidence="key", keys="key")
+            {"evidence": merged["pairs"], "keys": pictures["keys"], "earlier": pictures["earlier"]}
+            | "ByKey" >> group(evidence="key", keys="key", earlier="key")
             | pairs.JoinImages()
         )
         named, sources = joined.evidence, [joined]
@@ -432,8 +432,11 @@ def _kept_examination(config: Config) -> np.ndarray | None:
     earlier = None if config.renew_examination else manifest.read(place)
     if earlier is None or earlier.inputs.get("forget") != mine_log.raw_inputs(config).get("forget"):
         return None
+    kept = Dataset(place)
     try:
-        return examination.read_examination(Dataset(place))
+        for shard in kept.shards(examination.TABLE) if examination.TABLE in earlier.tables else ():
+            check_shard(kept.path(shard), shard)
+        return examination.read_examination(kept)
     except CorruptError:  # the run has lost it, and is made again
         return None
 
@@ -480,7 +483,7 @@ def _read_days(pipeline, config, stage, num_shards) -> dict:
 
 
 def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
-    """Written images; `keys` and `splits` of them; lists of dead, counts and notes."""
+    """Written images; `keys` and `splits` of them, `earlier` keys; lists of dead, counts, notes."""
 
     def group(**ids: str) -> GroupShards:
         return GroupShards(ids, num_shards, stage.spill)
@@ -488,13 +491,18 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
     units = _image_plan(config).units
     deletions = _forgotten(config)
     args = stage, ImageLimits.of(config), count_images(units), deletions
-    earlier = _earlier(config)
+    reused = _reused(config)
+    known = (
+        pipeline
+        | "KnownShards" >> beam.Create(shards_of_known(reused.dataset) if reused.dataset else [])
+        | WaitForCheck(reused)
+    )
     read = (
         pipeline
         | "ImageUnits" >> beam.Create(units)
         | (
-            ReadChangedImages(earlier, num_shards, stage.spill, *args)
-            if earlier
+            ReadChangedImages(known, num_shards, stage.spill, *args)
+            if reused.dataset
             else ReadImages(*args)
         )
     )
@@ -522,9 +530,10 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
             ("labels",),
         )
     )
+    earlier_keys = known | mined_images.ReadEarlierKeys(deletions)
     labelled = (
-        {"labels": labels.labels, "keys": copies["keys"]}
-        | "LabelsByKey" >> group(labels="key", keys="key")
+        {"labels": labels.labels, "keys": copies["keys"], "earlier": earlier_keys}
+        | "LabelsByKey" >> group(labels="key", keys="key", earlier="key")
         | mined_images.JoinLabels()
     )
     built = (
@@ -535,6 +544,7 @@ def _mine_images(pipeline, config, stage, shares, num_shards) -> dict:
     return {
         SHARDS: built[SHARDS],
         "keys": copies["keys"],
+        "earlier": earlier_keys,
         "splits": built.splits,
         DEAD: [read[DEAD], labels[DEAD]],
         NOTES: [labelled[NOTES]],
@@ -546,13 +556,13 @@ def _parse_labels(table: pa.Table, stage: Stage, deletions: FromFiles[Deletions]
     return parse_labels(table, stage, deletions().key_array)
 
 
-def _earlier(config: Config) -> Dataset | None:
-    """The output to reuse, if it was made with the same limits."""
-    if not config.reuse:
-        return None
-    earlier = Dataset(config.reuse)
-    same = config.same_limits(earlier.manifest.config)
-    return earlier if same and "sources" in earlier.manifest.tables else None
+def _reused(config: Config) -> Reused:
+    """The images of the output to reuse, if it was made with the same limits."""
+
+    def made_alike(earlier: manifest.Manifest) -> bool:
+        return config.same_limits(earlier.config)
+
+    return Reused.of(config, "sources", "images", made_alike=made_alike)
 
 
 JOB = job.Job(

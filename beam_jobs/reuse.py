@@ -1,8 +1,13 @@
-"""Flags of every job that takes over what an earlier run made of the same images."""
+"""Flags and checks of every job that takes over what an earlier run made of the same images."""
 
 import dataclasses
+from collections.abc import Callable
 
+import apache_beam as beam
+
+from schemas import shard_files
 from schemas.config import flag
+from schemas.manifest import Dataset, Manifest, Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,3 +24,88 @@ class ReuseConfig:
         default=False,
         role="runtime",
     )
+    check_reused: float = flag(
+        "Share of the shards taken over that are compared with their checksums before; all are "
+        "read with those of their pages.",
+        default=1.0,
+        minimum=0,
+        maximum=1,
+        role="runtime",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reused:
+    """What a job takes from an earlier run.
+
+    Attributes:
+      dataset: the run; None where nothing is taken over.
+      tables: those that it reads.
+      share: of their shards that are checked, chosen by their checksums.
+    """
+
+    dataset: Dataset | None
+    tables: tuple[str, ...]
+    share: float
+
+    @classmethod
+    def of(
+        cls, config: ReuseConfig, *tables: str, made_alike: Callable[[Manifest], bool]
+    ) -> "Reused":
+        """What a job's flags say: nothing of a run that was made otherwise, or lacks a table."""
+        earlier = Dataset(config.reuse) if config.reuse else None
+        known = earlier.manifest if earlier else None
+        if not known or not made_alike(known) or not set(tables) <= set(known.tables):
+            earlier = None
+        return cls(earlier, tables, config.check_reused)
+
+    def paths(self, table: str) -> tuple[str, ...]:
+        """The files of a table."""
+        if self.dataset is None:
+            return ()
+        return tuple(self.dataset.path(shard) for shard in self.dataset.shards(table))
+
+    def checked(self) -> list[tuple[str, Shard]]:
+        """The shards to check, and where they lie."""
+        if self.dataset is None:
+            return []
+        shards = [shard for name in self.tables for shard in self.dataset.shards(name)]
+        least = int(self.share * 16**15)
+        return [(self.dataset.path(s), s) for s in shards if int(s.sha256[:15], 16) < least]
+
+    def facts(self) -> tuple[str, ...]:
+        """What the check costs, for people."""
+        shards = self.checked()
+        size = sum(shard.bytes for _, shard in shards)
+        return (f"checks what it takes over: {len(shards):,} shards, {size:,} bytes",) * bool(
+            shards
+        )
+
+
+class WaitForCheck(beam.PTransform):
+    """Elements → the same, once what is reused was found to be what was committed.
+
+    What was damaged meanwhile would get a new checksum in the new run, and be good from then on.
+    """
+
+    def __init__(self, reused: Reused):
+        super().__init__()
+        self._shards = reused.checked()
+
+    def expand(self, elements):
+        if not self._shards:
+            return elements
+        checked = (
+            elements.pipeline
+            | "ReusedShards" >> beam.Create(self._shards)
+            | beam.Reshuffle()
+            | "CheckShard" >> beam.MapTuple(check_shard)
+            | beam.CombineGlobally(sum)
+        )
+        return elements | beam.Map(lambda element, _: element, beam.pvalue.AsSingleton(checked))
+
+
+def check_shard(path: str, shard: Shard) -> int:
+    """The bytes of a shard. Raises CorruptError where it is not the one that was committed."""
+    shard_files.check(path, shard.bytes, shard.sha256)
+    return shard.bytes

@@ -38,6 +38,21 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(None if columns is None else list(columns))
 
 
+def check(path: str, size: int, sha256: str) -> None:
+    """Compares a shard with what its manifest says, before its rows become those of another run.
+
+    Args:
+      path: the file.
+      size: bytes that it was committed with.
+      sha256: hex digits of their SHA-256.
+
+    Raises:
+      CorruptError: it is gone or holds something else.
+    """
+    if what := _difference(path, size, sha256):
+        raise _damaged(path, what)
+
+
 def damage_of(path: str, error: BaseException) -> CorruptError | None:
     """What is wrong with a committed file that could not be read; None where it is as committed.
 
@@ -53,17 +68,26 @@ def damage_of(path: str, error: BaseException) -> CorruptError | None:
         return None  # nobody has committed it
     shards = {shard["path"]: shard for table in tables.values() for shard in table["shards"]}
     shard = shards.get(f"runs/{below}")
-    if shard is None:
-        return None
+    what = shard and _difference(path, shard["bytes"], shard["sha256"])
+    if what == _OTHER:
+        what += f" ({' '.join(str(error).split())})"
+    return _damaged(path, what) if what else None
+
+
+_OTHER = "other bytes"
+
+
+def _difference(path: str, size: int, sha256: str) -> str | None:
+    """What lies there instead of what was committed; None where it is that."""
     found = storage.size(path)
-    if found == shard["bytes"]:
-        if storage.sha256(path) == shard["sha256"]:
-            return None
-        what = f"other bytes ({' '.join(str(error).split())})"
-    else:
-        what = "no file" if found is None else f"{found:,} of its {shard['bytes']:,} bytes"
+    if found != size:
+        return "no file" if found is None else f"{found:,} of its {size:,} bytes"
+    return None if storage.sha256(path) == sha256 else _OTHER
+
+
+def _damaged(path: str, what: str) -> CorruptError:
     return CorruptError(
         path,
         f"the shard that was committed, found {what}",
-        f"Mend it: ./run.sh verify --repair {dataset}",
+        f"Mend it: ./run.sh verify --repair {path.rpartition('/runs/')[0]}",
     )

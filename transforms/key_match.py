@@ -46,6 +46,7 @@ def match(
     kind: str,
     found: str,
     weights: pa.ChunkedArray | None = None,
+    earlier: pa.ChunkedArray | None = None,
 ) -> Match:
     """Compares the keys that rows name with those of the images.
 
@@ -55,19 +56,27 @@ def match(
       kind: what the rows are, one of SIDES.
       found: what to call the image keys that they name, for the counts.
       weights: [rows] int64, rows of the log that each stands for; None for one.
+      earlier: [earlier images] string, of an earlier run: rows that name one of those which is
+        there no more are counted as such, and are no examples of what is unknown.
     """
     if weights is None:
         weights = pa.chunked_array([np.ones(len(named), np.int64)])
     is_known = pc.is_in(named, value_set=pc.unique(keys))
-    is_lost = pc.invert(is_known)
+    was_there = pc.is_in(named, value_set=pc.unique(named[:0] if earlier is None else earlier))
+    is_retired = pc.and_not(was_there, is_known)
+    is_lost = pc.invert(pc.or_(is_known, is_retired))
     lost = pa.table({"key": named.filter(is_lost), "rows": weights.filter(is_lost)})
     lost = lost.group_by("key", use_threads=False).aggregate([("rows", "sum")])
     lost = lost.sort_by([("rows_sum", "descending"), ("key", "descending")]).slice(0, EXAMPLES)
-    rows, good = (pc.sum(w).as_py() or 0 for w in (weights, weights.filter(is_known)))
+    rows, good, retired = (
+        pc.sum(w).as_py() or 0
+        for w in (weights, weights.filter(is_known), weights.filter(is_retired))
+    )
     counts = {
         f"{kind}.in": rows,
         f"{kind}.out": good,
-        f"{kind}.dropped_unknown_image": rows - good,
+        f"{kind}.dropped_retired_image": retired,
+        f"{kind}.dropped_unknown_image": rows - good - retired,
         f"image_keys.{found}": pc.count_distinct(named.filter(is_known)).as_py(),
     }
     images = pc.unique(keys).sort().slice(0, EXAMPLES).to_pylist()

@@ -58,6 +58,15 @@ def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
     return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
 
 
+def shards_of_known(earlier: Dataset) -> list[tuple[str, str]]:
+    """For each shard of an earlier run: where its sources lie, and images of the same pictures."""
+    images = {shard.index: shard for shard in earlier.shards("images")}
+    return [
+        (earlier.path(shard), earlier.path(images[shard.index]))
+        for shard in earlier.shards("sources")
+    ]
+
+
 def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
     """Rows of SOURCES of one shard, each with its clean image but where that is the source itself.
 
@@ -109,14 +118,14 @@ class ReadChangedImages(beam.PTransform):
     """As ReadImages, with what an earlier run knows.
 
     Args:
-      earlier: the earlier dataset of mine_pairs, made with the same limits.
+      known: PCollection[shard of `shards_of_known`] of an earlier run with the same limits.
       num_shards, spill: of the shuffle that brings images and what is known together.
       stage, limits, total, deletions: see ReadImages.
     """
 
     def __init__(
         self,
-        earlier: Dataset,
+        known: beam.PCollection,
         num_shards: int,
         spill: str,
         stage: Stage,
@@ -125,7 +134,7 @@ class ReadChangedImages(beam.PTransform):
         deletions: FromFiles[Deletions],
     ):
         super().__init__()
-        self._earlier, self._num_shards, self._spill = earlier, num_shards, spill
+        self._known, self._num_shards, self._spill = known, num_shards, spill
         self._stage, self._total, self._deletions = stage, total, deletions
         self._limits = limits
 
@@ -139,16 +148,8 @@ class ReadChangedImages(beam.PTransform):
             yield from clean_changed_images(part, known, *rules).tagged()
 
     def expand(self, units):
-        images = {shard.index: shard for shard in self._earlier.shards("images")}
-        paths = [
-            (self._earlier.path(shard), self._earlier.path(images[shard.index]))
-            for shard in self._earlier.shards("sources")
-        ]
-        known = (
-            units.pipeline
-            | "KnownShards" >> beam.Create(paths)
-            | "ReadKnown" >> beam.FlatMap(known_sources).with_output_types(pa.Table)
-        )
+        read_known = beam.FlatMap(known_sources).with_output_types(pa.Table)
+        known = self._known | "ReadKnown" >> read_known
         fn = _ReadRawFn(self._stage, self._total, self._deletions)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
         cleaned = (

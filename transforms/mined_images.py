@@ -7,15 +7,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import tables
+from schemas.shard_files import read_parquet
 from schemas.stage import Stage
 from transforms import key_match
 from transforms.datasets import COUNTS, NOTES, SHARDS, Output, from_blocks, par_do, write_sorted
+from transforms.deletions import Deletions
 from transforms.duplicates import DUPLICATES
 from transforms.images import CLEAN_IMAGES
 from transforms.known_images import sources_of
 from transforms.labels import LABELS
+from transforms.secret_files import FromFiles
 
 IMAGE_KEYS = pa.schema([("key", pa.string()), ("image_id", pa.string())])
+EARLIER_KEYS = pa.schema([("key", pa.string())])
 ATTRIBUTES = pa.schema(
     [("image_id", pa.string()), *[field for field in LABELS if field.name != "key"]]
 )
@@ -56,18 +60,32 @@ def find_copies(clean: pa.Table, duplicates: pa.Table) -> Output:
     return Output({"copies": copies, "keys": pa.table([clean["key"], found], IMAGE_KEYS)})
 
 
-def join_labels(labels: pa.Table, keys: pa.Table) -> Output:
+def earlier_keys(path: str, forgotten: pa.Array) -> pa.Table:
+    """What an earlier run called its images: EARLIER_KEYS.
+
+    Args:
+      path: a shard of its table `images`.
+      forgotten: [k] string, keys that must be forgotten.
+    """
+    keys = pc.list_flatten(read_parquet(path, ["keys"])["keys"])
+    return pa.table([keys.filter(pc.invert(pc.is_in(keys, value_set=forgotten)))], EARLIER_KEYS)
+
+
+def join_labels(labels: pa.Table, keys: pa.Table, earlier: pa.Table) -> Output:
     """Finds the images that labels are of; those of other images, as of a larger collection, go.
 
     Args:
       labels: rows of LABELS of one shard of keys.
       keys: rows of IMAGE_KEYS of the same shard.
+      earlier: rows of EARLIER_KEYS of the same shard.
 
     Returns:
       Table `attributes` (ATTRIBUTES), counts of `known_labels` and of `image_keys`, notes.
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
-    known = key_match.match(labels["key"], keys["key"], "known_labels", "labelled")
+    known = key_match.match(
+        labels["key"], keys["key"], "known_labels", "labelled", earlier=earlier["key"]
+    )
     attributes = labels.filter(known.is_known).join(keys, "key", join_type="inner")
     attributes = attributes.select(ATTRIBUTES.names).cast(ATTRIBUTES)
     return Output({"attributes": attributes}, (), known.counts, notes=known.notes)
@@ -140,16 +158,28 @@ class FindCopies(beam.PTransform):
         return shards | par_do(self._find, tags=("copies", "keys"))
 
 
+class ReadEarlierKeys(beam.PTransform):
+    """PCollection[shard of `known_images.shards_of_known`] → tables of EARLIER_KEYS."""
+
+    def __init__(self, deletions: FromFiles[Deletions]):
+        super().__init__()
+        self._deletions = deletions
+
+    def _read(self, _: str, images: str) -> pa.Table:
+        return earlier_keys(images, self._deletions().key_array)
+
+    def expand(self, shards):
+        return shards | beam.MapTuple(self._read).with_output_types(pa.Table)
+
+
 class JoinLabels(beam.PTransform):
-    """Shards of keys ({labels, keys}) → tagged `attributes`, `counts`, `notes`."""
+    """Shards of keys ({labels, keys, earlier}) → tagged `attributes`, `counts`, `notes`."""
 
     def _join(self, shard):
         _, blocks = shard
-        labels, keys = (
-            from_blocks(blocks["labels"], LABELS),
-            from_blocks(blocks["keys"], IMAGE_KEYS),
-        )
-        yield from join_labels(labels, keys).tagged()
+        schemas = {"labels": LABELS, "keys": IMAGE_KEYS, "earlier": EARLIER_KEYS}
+        tables = [from_blocks(blocks[name], schema) for name, schema in schemas.items()]
+        yield from join_labels(*tables).tagged()
 
     def expand(self, shards):
         return shards | par_do(self._join, tags=("attributes", COUNTS, NOTES))

@@ -16,7 +16,7 @@ from transforms.days import PAIR_EVIDENCE, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.evidence import add_up
 from transforms.examination import EXAMINED_UNIT, Log, wilson_lower_bound
-from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES, SplitShares, split_of
+from transforms.mined_images import EARLIER_KEYS, IMAGE_KEYS, SPLIT_OF_IMAGES, SplitShares, split_of
 from transforms.queries import query_stats, rename_variants
 
 IMAGE_EVIDENCE = pa.schema(
@@ -59,21 +59,28 @@ class PairRules:
     max_linked_queries: int = 32
 
 
-def join_images(evidence: pa.Table, keys: pa.Table) -> Output:
+def join_images(evidence: pa.Table, keys: pa.Table, earlier: pa.Table) -> Output:
     """Finds the images that the log talks of; rows of others, as of a larger collection, go.
 
     Args:
       evidence: rows of PAIR_EVIDENCE of one shard of keys.
       keys: rows of IMAGE_KEYS of the same shard. A key may name several images (photos of
         one item); each gets the evidence, several copies of one image get it once.
+      earlier: rows of EARLIER_KEYS of the same shard.
 
     Returns:
       Table `evidence` (IMAGE_EVIDENCE), counts of `clicks` (rows of the log) and of
       `image_keys`, notes.
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
-    known = key_match.match(evidence["key"], keys["key"], "clicks", "in_log", evidence["rows"])
-    counts = known.counts | {"image_keys.all": pc.count_distinct(keys["key"]).as_py()}
+    known = key_match.match(
+        evidence["key"], keys["key"], "clicks", "in_log", evidence["rows"], earlier["key"]
+    )
+    retired = earlier["key"].filter(pc.invert(pc.is_in(earlier["key"], value_set=keys["key"])))
+    counts = known.counts | {
+        "image_keys.all": pc.count_distinct(keys["key"]).as_py(),
+        "image_keys.retired": pc.count_distinct(retired).as_py(),
+    }
     joined = evidence.filter(known.is_known).join(keys, "key", join_type="inner")
     found = joined.select(IMAGE_EVIDENCE.names).cast(IMAGE_EVIDENCE)
     return Output({"evidence": found}, (), counts, notes=known.notes)
@@ -270,13 +277,13 @@ def build_pairs(
 
 
 class JoinImages(beam.PTransform):
-    """Shards of keys ({evidence, keys}) → tagged `evidence`, `counts`, `notes`."""
+    """Shards of keys ({evidence, keys, earlier}) → tagged `evidence`, `counts`, `notes`."""
 
     def _join(self, shard):
         _, blocks = shard
-        evidence = from_blocks(blocks["evidence"], PAIR_EVIDENCE)
-        keys = from_blocks(blocks["keys"], IMAGE_KEYS)
-        yield from join_images(evidence, keys).tagged()
+        schemas = {"evidence": PAIR_EVIDENCE, "keys": IMAGE_KEYS, "earlier": EARLIER_KEYS}
+        tables = [from_blocks(blocks[name], schema) for name, schema in schemas.items()]
+        yield from join_images(*tables).tagged()
 
     def expand(self, shards):
         return shards | par_do(self._join, tags=("evidence", COUNTS, NOTES))

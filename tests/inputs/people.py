@@ -17,7 +17,7 @@ from transforms.evidence import DayRules
 from transforms.examination import Log
 from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.labels import parse_labels
-from transforms.mined_images import IMAGE_KEYS, join_labels
+from transforms.mined_images import EARLIER_KEYS, IMAGE_KEYS, join_labels
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 DECOMPOSED, COMPOSED = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
@@ -115,7 +115,10 @@ def _labels(_: Path) -> str:
     labels = _binary(key=[*keys, "of another image"], label=["shoe"] * 19)
     parsed = parse_labels(labels, STAGE, pa.array([], pa.string()))
     images = pa.table([keys, keys], IMAGE_KEYS)
-    counts = parsed.counts | join_labels(parsed.tables["labels"], images).counts
+    counts = (
+        parsed.counts
+        | join_labels(parsed.tables["labels"], images, EARLIER_KEYS.empty_table()).counts
+    )
     check_counters(counts, Ceilings())
     kept, left_out = (counts[f"known_labels.{n}"] for n in ("out", "dropped_unknown_image"))
     return f"{kept} labels kept, {left_out} left out"

@@ -7,7 +7,7 @@ import pytest
 
 from beam_jobs import pipeline, reprocess, reprocess_plan, reprocess_steps
 from schemas import config as config_lib
-from schemas import metrics, run_folders, snapshots, status, storage
+from schemas import metrics, run_folders, snapshots, storage, summaries
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
 from tests.unit.test_snapshots import commit
@@ -22,14 +22,14 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "STEPS", pipeline.STEPS[:1])
     work = str(tmp_path / "work")
     for name in reprocess_steps.MODELS:
-        commit(work, name, name)
+        commit(work, name, name, f"train_{name}")
     with open(tmp_path / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(messy_log(0, 100))
     for i in range(6):
         storage.write_bytes(str(tmp_path / "images" / f"p{i}.png"), encode(photo(i), "PNG"))
-    storage.write_bytes(str(tmp_path / "labels.csv"), b"key,label\np1,shoe\n")
+    storage.write_bytes(str(tmp_path / "labels.csv"), b"key,label\np1,shoe\np2,hat\n")
 
     def go(date, *more, settings=()):
         flags = ",".join(f"mine_pairs.{s}" for s in (*SETTINGS, *settings))
@@ -62,6 +62,13 @@ def test_days_of_mining(run, tmp_path):
     planned, done, second = run("2026-01-03")
     assert (done.images, done.reused) == (1, 5)
     assert "input images; 1 new images, 1 gone" in planned.why
+    # What was there before is retired, and no row about it is dead.
+    before, counters = (s.dataset("mined").manifest.counters for s in (first, second))
+    assert before["image_keys.retired"] == before["known_labels.dropped_retired_image"] == 0
+    assert counters["image_keys.retired"] == counters["known_labels.dropped_retired_image"] == 1
+    unknown = before["clicks.dropped_unknown_image"]
+    assert counters["clicks.dropped_unknown_image"] == unknown
+    assert counters["clicks.dropped_retired_image"] == before["clicks.out"] - counters["clicks.out"]
 
     planned, done, _ = run("2026-01-04", settings=("min_pair_clicks=2",))
     assert (done.images, done.reused) == (0, 6)
@@ -116,5 +123,5 @@ def test_a_date_that_was_in_use_is_left_alone(run, tmp_path, capsys):
 
 def files_but_what_a_run_says(work):
     """The files of a work folder, without those that every run writes of itself."""
-    own = (f"{status.SUMMARIES}/", metrics.FILE_NAME)
+    own = (f"{summaries.FOLDER}/", metrics.FILE_NAME)
     return [file for file in storage.list_sizes(work) if not file[0].startswith(own)]

@@ -13,8 +13,12 @@ from transforms import key_match
 KEYS = st.sampled_from("abcdefgh")
 
 
-@given(st.lists(st.tuples(KEYS, st.integers(1, 9)), max_size=20), st.lists(KEYS, max_size=6))
-def test_rows_that_name_an_image_are_known_and_all_are_counted(rows, images):
+@given(
+    st.lists(st.tuples(KEYS, st.integers(1, 9)), max_size=20),
+    st.lists(KEYS, max_size=6),
+    st.lists(KEYS, max_size=6),
+)
+def test_rows_that_name_an_image_are_known_and_all_are_counted(rows, images, earlier):
     named, weights = zip(*rows, strict=True) if rows else ((), ())
     found = key_match.match(
         pa.chunked_array([named], pa.string()),
@@ -22,15 +26,17 @@ def test_rows_that_name_an_image_are_known_and_all_are_counted(rows, images):
         "clicks",
         "in_log",
         pa.chunked_array([weights], pa.int64()),
+        pa.chunked_array([earlier], pa.string()),
     )
     assert found.is_known.to_pylist() == [key in images for key in named]
-    lost = Counter()
+    lost, retired = Counter(), Counter()
     for key, rows_of_key in rows:
         if key not in images:
-            lost[key] += rows_of_key
+            (retired if key in earlier else lost)[key] += rows_of_key
     assert found.counts == {
         "clicks.in": sum(weights),
-        "clicks.out": sum(weights) - lost.total(),
+        "clicks.out": sum(weights) - lost.total() - retired.total(),
+        "clicks.dropped_retired_image": retired.total(),
         "clicks.dropped_unknown_image": lost.total(),
         "image_keys.in_log": len(set(images) & set(named)),
     }

@@ -42,15 +42,18 @@ def test_find_copies():
 
 
 def test_join_labels():
-    labels = table(LABELS, [("a", "shoe", None), ("lost", "hat", None), ("a", "boot", "test")])
+    rows = [("a", "shoe", None), ("lost", "hat", None), ("a", "boot", "test"), ("old", "hat", None)]
+    labels = table(LABELS, rows)
     keys = table(mined_images.IMAGE_KEYS, [("a", "x"), ("a", "x"), ("a", "y")])
-    output = mined_images.join_labels(labels, keys)
+    earlier = table(mined_images.EARLIER_KEYS, [("a",), ("old",), ("older",)])
+    output = mined_images.join_labels(labels, keys, earlier)
     found = sorted(tuple(r.values())[:2] for r in output.tables["attributes"].to_pylist())
     assert found == [("x", "boot"), ("x", "shoe"), ("y", "boot"), ("y", "shoe")]
     assert not output.dead, "the label of another image is no dead row"
     assert output.counts == {
-        "known_labels.in": 3,
+        "known_labels.in": 4,
         "known_labels.out": 2,
+        "known_labels.dropped_retired_image": 1,
         "known_labels.dropped_unknown_image": 1,
         "image_keys.labelled": 1,
     }

@@ -11,7 +11,7 @@ from transforms import pairs
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
 from transforms.events import MAX_POSITION, QUERY_TEXTS
 from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound, write_examination
-from transforms.mined_images import IMAGE_KEYS, SPLIT_OF_IMAGES
+from transforms.mined_images import EARLIER_KEYS, IMAGE_KEYS, SPLIT_OF_IMAGES
 from transforms.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
 from transforms.queries import VARIANTS
 
@@ -157,17 +157,21 @@ def test_join_gives_the_evidence_to_every_image_of_its_key():
         ("b", 1, 1, 1, [9]),
         ("gone", 1, 1, 3, [9]),
         ("gone", 2, 1, 1, [9]),
+        ("retired", 1, 1, 2, [9]),
     ]
-    output = pairs.join_images(evidence(rows, PAIR_EVIDENCE), table)
+    earlier = pa.table([["a", "retired", "retired", "other"]], EARLIER_KEYS)
+    output = pairs.join_images(evidence(rows, PAIR_EVIDENCE), table, earlier)
     found = [(r["image_id"], r["clicks"]) for r in output.tables["evidence"].to_pylist()]
     assert sorted(found) == [("x", 1024), ("x", 2048), ("y", 2048)]
     assert not output.dead, "what the log tells of another image is no dead row"
     assert output.counts == {
-        "clicks.in": 9,
+        "clicks.in": 11,
         "clicks.out": 5,
+        "clicks.dropped_retired_image": 2,
         "clicks.dropped_unknown_image": 4,
         "image_keys.in_log": 2,
         "image_keys.all": 2,
+        "image_keys.retired": 2,
     }
     assert output.notes["clicks.dropped_unknown_image"] == [(4, "gone")]
 
