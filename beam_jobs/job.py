@@ -14,7 +14,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs import code_check, dataflow, dataflow_plan, worker_options
+from beam_jobs import code_check, dataflow, dataflow_plan, stateless, worker_options
 from beam_jobs.local_runner import LocalRunner
 from schemas import config as config_lib
 from schemas import heartbeat, manifest, storage
@@ -180,6 +180,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     """Runs a job from its command line; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     logging.getLogger("apache_beam.runners.common").addFilter(_not_known)
+    stateless.install()
     try:
         config, options = parse(job.name, job.config, job.doc, argv, job.runs_networks)
         config = worker_options.fit(config, options)
