@@ -9,7 +9,9 @@ from apache_beam.transforms.timeutil import TimeDomain
 from beam_jobs import stateless
 
 COUNT = userstate.CombiningValueStateSpec("count", VarIntCoder(), sum)
+COUNTED = beam.DoFn.StateParam(COUNT)
 TIMER = userstate.TimerSpec("late", TimeDomain.WATERMARK)
+TIMED = beam.DoFn.TimerParam(TIMER)
 
 
 class Plain(beam.DoFn):
@@ -18,23 +20,23 @@ class Plain(beam.DoFn):
 
 
 class Counting(beam.DoFn):
-    def process(self, element, count=beam.DoFn.StateParam(COUNT)):
+    def process(self, element, count=COUNTED):
         count.add(1)
         yield element
 
 
 class Waiting(beam.DoFn):
-    def process(self, element, timer=beam.DoFn.TimerParam(TIMER)):
+    def process(self, element, timer=TIMED):
         timer.set(1)
         yield element
 
     @userstate.on_timer(TIMER)
-    def late(self, count=beam.DoFn.StateParam(COUNT)):
+    def late(self, count=COUNTED):
         yield count.read()
 
 
 class Batched(beam.DoFn):
-    def process_batch(self, batch, count=beam.DoFn.StateParam(COUNT)):
+    def process_batch(self, batch, count=COUNTED):
         yield batch
 
 
