@@ -23,7 +23,8 @@ usage() {
 PhraseLens classifies images with the help of the words it predicts for them.
 
 usage: ./run.sh COMMAND [FLAGS]       ./run.sh COMMAND --help says more of each, and
-                                      --verbose shows all flags and what libraries say
+                                      --verbose shows all flags and what libraries say,
+                                      --log_format=text or json gives each line time and level
 
 Start here
   quickstart          make sample data and run every stage on it: about 10 minutes on 2 cores

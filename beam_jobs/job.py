@@ -178,7 +178,7 @@ class _Lenient:
 
 def run(job: Job, argv: Sequence[str] | None = None) -> int:
     """Runs a job from its command line; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(name)s: %(message)s")
     logging.getLogger("apache_beam.runners.common").addFilter(_not_known)
     stateless.install()
     try:
@@ -201,6 +201,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
                 stage.restore()
             print(f"{job.name}: already done: {config.output}")
             return 0
+        manifest.check_inputs(inputs.datasets.values())
     except PhraseLensError as error:
         return tell(error)
     runner = options.get_all_options()["runner"]
@@ -228,6 +229,8 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     try:
         return execute(job.name, draw, config, options, finish, clean, stage.alone())
+    except Exception as error:
+        return manifest.tell_of_inputs(error, inputs.datasets.values())
     finally:
         shutil.rmtree(stage.temp, ignore_errors=True)
 

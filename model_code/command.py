@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas import config as config_lib
-from schemas import fingerprint, heartbeat, quiet, stage, storage
-from schemas.errors import PhraseLensError, tell
+from schemas import fingerprint, heartbeat, manifest, quiet, stage, storage
+from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 
 
@@ -39,10 +39,12 @@ def main(
     Returns:
       The exit status: 0 when done (now or before, or for `--dry_run`), else see `errors.Exit`.
     """
+    inputs: Mapping[str, str] = {}
     try:
         config = config_lib.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
         raw = raw_inputs(config) if raw_inputs else {}
-        planned = stage.plan(name, config, modules, datasets(config), raw)
+        inputs = datasets(config)
+        planned = stage.plan(name, config, modules, inputs, raw)
         if planned.done:
             if not config.dry_run:
                 planned.restore()
@@ -51,12 +53,13 @@ def main(
         print(describe(planned, config), flush=True)
         if config.dry_run:
             return 0
+        manifest.check_inputs(inputs.values())
         # Workers that train together run the same command, each with a TF_CONFIG of its own.
         task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
         with planned.alone(int(task.get("index", 0))), heartbeat.doing(name):
             return work(config, planned)
     except Exception as error:
-        return tell(error)
+        return manifest.tell_of_inputs(error, inputs.values())
 
 
 def describe(planned: Stage, config: Any) -> str:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from schemas import quiet
+from schemas import log_lines, quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
@@ -251,6 +251,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
     parser.add_argument("--locks", nargs="+", metavar="FILE", help="check nothing but these locks")
     quiet.add_flag(parser)
+    log_lines.add_flag(parser)
     args = parser.parse_args(argv)
     if args.locks:
         texts = [Path(name).read_text(encoding="utf-8") for name in args.locks]

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from schemas import heartbeat, places, quiet, snapshots
+from schemas import heartbeat, log_lines, places, quiet, snapshots
 from schemas.errors import PhraseLensError, tell
 
 _REQUIRED = object()
@@ -187,6 +187,7 @@ class Parser(argparse.ArgumentParser):
         )
         if options.get("add_help", True):  # of a command, then, and not of a part of one
             quiet.add_flag(self)
+            log_lines.add_flag(self)
 
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"argument ([^:]+): invalid (\w+) value: '(.*)'$", message, re.DOTALL)

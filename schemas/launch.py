@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from schemas import log_lines
+
 _PART = "--part"
 # What was started has so many seconds to let go of threads, locks and processes of its own.
 _GRACE = 3.0
@@ -52,6 +54,7 @@ class _Stop:
     def end(self) -> None:
         """Ends the process at once, whatever it does."""
         self.tell()
+        log_lines.finish()
         os._exit(128 + self.number)
 
     def tell(self) -> None:
@@ -96,6 +99,11 @@ def call(command: Sequence[str]) -> int:
 def main(argv: Sequence[str]) -> None:
     is_part = argv[:1] == [_PART]
     module, *flags = argv[is_part:]
+    if not is_part:
+        try:
+            log_lines.start(log_lines.asked(flags), module)
+        except ValueError as error:
+            sys.exit(_refused(error))
     stop = _Stop(is_part)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -111,6 +119,11 @@ def main(argv: Sequence[str]) -> None:
         # What threads and libraries say while they end is of no use to anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         raise SystemExit(128 + stop.number) from None
+
+
+def _refused(error: ValueError) -> int:
+    print(f"error: {error} See ./run.sh --help.", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

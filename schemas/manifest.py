@@ -14,13 +14,20 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import fingerprint, heartbeat, storage
-from schemas.errors import PhraseLensError, RivalCommitError, UnavailableError
+from schemas import fingerprint, heartbeat, shard_files, storage
+from schemas.errors import (
+    Exit,
+    PhraseLensError,
+    RivalCommitError,
+    UnavailableError,
+    known,
+    tell,
+)
 from schemas.records import Record
 from schemas.shard_files import open_parquet
 
@@ -508,6 +515,38 @@ def verify(dataset: str) -> list[str]:
     ]
     problems += unbalanced(manifest.counters)
     return problems
+
+
+def check_inputs(folders: Iterable[str], contents: bool = False) -> None:
+    """Refuses datasets of which a shard is gone or cut: a TFRecord may read well up to the cut.
+
+    Args:
+      folders: of the datasets, or of runs.
+      contents: compare checksums too; for when something has failed, since it reads all of them.
+
+    Raises:
+      CorruptError: names the shard.
+    """
+    for folder in folders:
+        opened = Dataset(folder)
+        for shard, _ in _cut_shards(opened.root, opened.manifest):
+            shard_files.check(opened.path(shard), shard.bytes, shard.sha256)
+        for shard in shards_of(opened.manifest) if contents else ():
+            shard_files.check(opened.path(shard), shard.bytes, shard.sha256)
+
+
+def tell_of_inputs(error: Exception, folders: Iterable[str]) -> Exit:
+    """Prints what a command failed of; returns its exit status. A bug is raised again.
+
+    What a library says of a damaged file does not name it: where nobody knows better, the inputs
+    are compared with their checksums.
+    """
+    if known(error) is None:
+        try:
+            check_inputs(folders, contents=True)
+        except PhraseLensError as damage:
+            return tell(damage)
+    return tell(error)
 
 
 def foreign_files(dataset: Dataset) -> list[str]:

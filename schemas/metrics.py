@@ -47,7 +47,7 @@ def text(samples: Mapping[str, Samples]) -> str:
         lines.append(f"# HELP {full} {escaped(HELP[name])}")
         for labels, value in of_name:
             shown = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
-            lines.append(f"{full}{f'{{{shown}}}' if shown else ''} {value:.17g}")
+            lines.append(f"{full}{f'{{{shown}}}' if shown else ''} {value:.15g}")
     return "\n".join([*lines, "# EOF", ""])
 
 

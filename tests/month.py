@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_jobs import mine_log, reprocess, reprocess_steps
+from beam_jobs import classify_images, mine_log, reprocess, reprocess_steps
 from model_code import gate
 from samples import scenes
 from schemas import gc, manifest, pending, promote, snapshots, status, storage, verify
@@ -374,8 +374,14 @@ class Month:
         # The night is done again, under another date: this one was judged already.
         self.make(f"{date}T1200")
 
-    def _forget(self, date: str) -> None:
+    def _own_predictions(self, date: str) -> None:
+        """Somebody keeps predictions of the images beside what the schedule makes."""
         self.usual(date)
+        argv = [f"--model={self.work}/current/model", f"--images={self.images}"]
+        assert classify_images.run([*argv, f"--output={self.work}/own/{date}"]) == Exit.DONE
+
+    def _forget(self, date: str) -> None:
+        self._own_predictions(date)
         self.forget(f"{date}T1200")
 
     def _forget_killed(self, date: str) -> None:
