@@ -47,8 +47,13 @@ def text(samples: Mapping[str, Samples]) -> str:
         lines.append(f"# HELP {full} {escaped(HELP[name])}")
         for labels, value in of_name:
             shown = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
-            lines.append(f"{full}{f'{{{shown}}}' if shown else ''} {value:.15g}")
+            lines.append(f"{full}{f'{{{shown}}}' if shown else ''} {shown_number(value)}")
     return "\n".join([*lines, "# EOF", ""])
+
+
+def shown_number(value: float) -> str:
+    """The fewest digits that come back as the same number."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def escaped(value: str) -> str:
