@@ -106,18 +106,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     if is_here:
         os.makedirs(stage.temp, exist_ok=True)
     temp = f"{storage.plain_folder(stage.temp) if is_here else stage.spill}/tft"
-    with tft_beam.Context(temp_dir=temp):
+    with tft_beam.Context(temp_dir=temp, passthrough_keys={"split"}):
         transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
-        written = []
-        for split in tables.SPLITS:
-            transformed, _ = ((batches[split], adapter), transform_fn) | (
-                f"Transform {split}" >> tft_beam.TransformDataset(output_record_batches=True)
-            )
-            written.append(
-                transformed
-                | f"WriteExamples {split}"
-                >> examples.WriteExamples(stage, split, config.num_shards)
-            )
+        rows = tuple(batches.values()) | "AllSplits" >> beam.Flatten()
+        transformed, _ = ((rows, adapter), transform_fn) | tft_beam.TransformDataset(
+            output_record_batches=True
+        )
+    written = transformed | examples.WriteExamples(stage, config.num_shards)
     saved_model, metadata = transform_fn
     learned = saved_model | "WriteTransformFn" >> beam.FlatMap(
         examples.write_transform_fn,
@@ -138,7 +133,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         )
     )
     {
-        SHARDS: (*written, learned, report) | "Shards" >> beam.Flatten(),
+        SHARDS: (written, learned, report) | "Shards" >> beam.Flatten(),
         DEAD: selected[DEAD],
         COUNTS: selected[COUNTS],
     } | datasets.CommitManifest(

@@ -25,10 +25,11 @@ LABEL_COLUMNS = ["image_id", "split", "labels"]
 LABELLED = pa.schema([tables.IMAGES.field(name) for name in LABEL_COLUMNS])
 INPUT_COLUMNS = ["image_id", "labels", "phrases", "text_emb", "pixel_emb"]
 ANOMALIES = "anomalies"
+ROW_COLUMNS = [*INPUT_COLUMNS, "split"]
 LARGE_LISTS = pa.schema(
     [
         (name, pa.large_list(pa.float32() if name.endswith("_emb") else pa.large_binary()))
-        for name in INPUT_COLUMNS
+        for name in ROW_COLUMNS
     ]
 )
 
@@ -107,7 +108,7 @@ def select_rows(
     table = table.set_column(place, "labels", pa.array(kept, pa.list_(pa.string())))
     good = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
     splits = {
-        split: good.filter(pc.equal(good["split"], split)).select(INPUT_COLUMNS)
+        split: good.filter(pc.equal(good["split"], split)).select(ROW_COLUMNS)
         for split in tables.SPLITS
     }
     dead = [row for row in range(rows) if reasons[row] == "schema_anomaly"]
@@ -135,7 +136,7 @@ class SelectRows(beam.PTransform):
 
     def _select(self, path, selection):
         with open_parquet(path) as file:
-            for batch in file.iter_batches(READ_BATCH, columns=[*INPUT_COLUMNS, "split"]):
+            for batch in file.iter_batches(READ_BATCH, columns=ROW_COLUMNS):
                 table = pa.Table.from_batches([batch])
                 output, found = select_rows(table, selection, self._schema, self._stage)
                 yield from output.tagged()
@@ -205,28 +206,34 @@ def _image_ids(table: pa.Table) -> pa.Array:
     return pc.list_flatten(table["image_id"].combine_chunks()).cast(pa.string())
 
 
-def split_transformed(transformed, num_shards: int) -> Iterator[tuple[int, bytes]]:
+Place = tuple[str, int]  # of an example: its split, and its shard of that
+
+
+def split_transformed(transformed, num_shards: int) -> Iterator[tuple[Place, bytes]]:
     """Cuts a (record batch, pass-through) of tf.Transform into a block for each shard."""
     batch, _ = transformed
     table = pa.Table.from_batches([batch])
     shards = fingerprint.shard_of(_image_ids(table), num_shards)
-    for shard in sorted(set(shards.tolist())):
-        yield shard, to_block(table.filter(pa.array(shards == shard)))
+    splits = pc.list_flatten(table["split"]).cast(pa.string())
+    table = table.drop_columns(["split"])
+    for split in tables.SPLITS:
+        is_of_split = pc.equal(splits, split).to_numpy()
+        for shard in sorted(set(shards[is_of_split].tolist())):
+            rows = table.filter(pa.array(is_of_split & (shards == shard)))
+            yield (split, shard), to_block(rows)
 
 
 class WriteExamples(beam.PTransform):
-    """PCollection[(record batch, pass-through)] of one split → PCollection[(name, Shard)]."""
+    """PCollection[(record batch, pass-through)] → PCollection[(name, Shard)]."""
 
-    def __init__(self, stage: Stage, split: str, num_shards: int):
+    def __init__(self, stage: Stage, num_shards: int):
         super().__init__()
-        self._stage, self._split, self._num_shards = stage, split, num_shards
+        self._stage, self._num_shards = stage, num_shards
 
     def _write(self, grouped):
-        index, blocks = grouped
-        path = self._stage.shard_path(
-            f"examples/{self._split}", index, self._num_shards, "tfrecord"
-        )
-        with RecordWriter(self._stage, path, index, self._split) as writer:
+        (split, index), blocks = grouped
+        path = self._stage.shard_path(f"examples/{split}", index, self._num_shards, "tfrecord")
+        with RecordWriter(self._stage, path, index, split) as writer:
             for example in encode_examples(blocks):
                 writer.add(example)
         return [("examples", shard) for shard in writer.shards]
