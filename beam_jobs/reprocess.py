@@ -257,7 +257,7 @@ def write_summary(
         "exit": int(status),
         "outcome": outcome,
         "error": error,
-        "stages": [dataclasses.asdict(row) for row in done],
+        "stages": [dataclasses.asdict(row) | {"seconds": round(row.seconds, 3)} for row in done],
     }
     for path in (summaries.path_of(config.workdir, config.date), config.summary):
         if path:
