@@ -8,6 +8,7 @@ predictions of images of their own.
 from collections.abc import Collection
 
 from schemas import manifest, run_folders, storage, summaries
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 from schemas.snapshots import Pointer, change_pointer, dates, moment, read, read_pointer, remove
 
@@ -44,6 +45,8 @@ def forget(work: str, names: Collection[str], date: str = "") -> list[str]:
         run_folders.purge(storage.join(work, name), keep, keep_last=name in kept or not date)
     gone = others(work, names)
     for root in gone:
+        # It may be damaged, and is no dataset any more from here on.
+        storage.remove(storage.join(root, manifest.FILE_NAME))
         run_folders.purge(root, keep_last=False)
     return gone
 
@@ -69,7 +72,15 @@ def others(work: str, names: Collection[str]) -> list[str]:
         if not file.endswith(ends) or manifest.RUNS in parts or parts[0] in names:
             continue
         root = storage.join(work, name)
-        stage = Dataset(root).manifest.stage
+        stage = _stage_of(root)
         if stage not in _GIVEN and not stage.startswith("train_"):
             found.append(root)
     return found
+
+
+def _stage_of(root: str) -> str:
+    """What wrote a dataset; "" where its manifest is damaged."""
+    try:
+        return Dataset(root).manifest.stage
+    except PhraseLensError:
+        return ""

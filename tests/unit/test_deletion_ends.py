@@ -21,13 +21,15 @@ def test_a_deletion_leaves_nothing(fake_work, fake_stages, capsys):
     for date in (USED, FORGOTTEN):
         judged = json.dumps({"date": date, "verdict": "pass", "movers": ["a secret query"]})
         storage.write_bytes(str(fake_work / snapshots.GATES / f"{date}.json"), judged.encode())
+    commit(str(fake_work), "damaged", "secret predictions")
+    (fake_work / "damaged" / "manifest.json").write_text("{")
     failed = {"date": USED, "ended": f"{USED}T03:00:00Z", "error": "a secret image is cut"}
     summaries.write(summaries.path_of(str(fake_work), USED), failed)
     snapshots.write(str(fake_work), FORGOTTEN, snapshots.read(str(fake_work), USED).datasets)
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
     assert holds_secret(fake_work) == []
     printed = capsys.readouterr().out
-    for name in OWN:
+    for name in (*OWN, "damaged"):
         assert f"deleted {fake_work}/{name}: " in printed
         assert manifest.read(str(fake_work / name)) is None
     assert pending.read(str(fake_work)) is None
