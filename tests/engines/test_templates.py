@@ -34,7 +34,7 @@ def actions(job: str) -> dict[str, argparse.Action]:
     parser = config_lib.parser_for(submit.job_module(job).Config, "", "")
     if job in submit.ON_GPU:
         config_lib.add_flags(parser, dataflow.Flags)
-    found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose")}
+    found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose", "log_format")}
     return {name: a for name, a in found.items() if name not in ("dry_run", "image")}
 
 
