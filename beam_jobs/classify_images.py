@@ -16,7 +16,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import dataflow, job
+from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
@@ -81,7 +81,7 @@ def preflight(config: Config) -> job.Inputs:
     return job.Inputs(
         {"model": config.model},
         {"images": content_hash(images.files)},
-        (images.fact, *_reused(config).facts()),
+        (images.fact, *reuse.facts(config, lambda: _reused(config))),
     )
 
 

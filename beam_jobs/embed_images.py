@@ -15,7 +15,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import dataflow, job
+from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings, phrase_settings
@@ -82,7 +82,7 @@ def preflight(config: Config) -> job.Inputs:
         },
         facts=(
             f"{mined.manifest.tables['images'].rows:,} images, N = {config.num_phrases}",
-            *_reused(config).facts(),
+            *reuse.facts(config, lambda: _reused(config)),
         ),
     )
 

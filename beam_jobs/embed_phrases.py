@@ -19,7 +19,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs import dataflow, job
+from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings
@@ -99,7 +99,7 @@ def preflight(config: Config) -> job.Inputs:
         _datasets(config),
         facts=(
             f"{rows['images']:,} images, {rows['queries']:,} queries",
-            *_reused(config, generator).facts(),
+            *reuse.facts(config, lambda: _reused(config, generator)),
         ),
     )
 

@@ -32,7 +32,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs import job, mine_log
+from beam_jobs import job, mine_log, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.mined_days import check_robots_of, find_days, query_parts_of, read_deletions_of
@@ -260,7 +260,7 @@ def preflight(config: Config) -> job.Inputs:
     if config.images:
         images = _image_plan(config)
         raw["images"] = content_hash(images.files)
-        facts += [images.fact, *_reused(config).facts()]
+        facts += [images.fact, *reuse.facts(config, lambda: _reused(config))]
     if config.labels:
         labels = match("labels", config.labels)
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)

@@ -339,10 +339,16 @@ def steps_of(config: Config) -> tuple[Step, ...]:
     """The stages to run.
 
     Raises:
-      PhraseLensError: `--until` names none of them.
+      PhraseLensError: `--until` names none of them, or would leave some out of a deletion.
     """
     first = (SAMPLES,) if config.samples else (FORGET,) if config.days and config.forget else ()
     steps = (*first, *STEPS)
+    if config.until and config.forget:
+        raise PhraseLensError(
+            f"--until={config.until} with --forget",
+            "one of them: what later stages have made would keep what must be forgotten",
+            "Leave --until out.",
+        )
     names = [step.name for step in steps]
     if config.until and config.until not in names:
         raise PhraseLensError(

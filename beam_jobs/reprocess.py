@@ -193,11 +193,10 @@ def reprocess(config: Config) -> Iterator[Done]:
         # Mining has no use for networks.
         mines = step.name == "mine_pairs"
         meanwhile = loading(steps, config, where, earlier) if mines else None
-        # Graphs and networks of a stage are cycles, and large; to go through all that was there
-        # before takes seconds.
-        gc.freeze()
         done = run_step(step, argv, output, meanwhile)
-        gc.collect()
+        gc.collect()  # graphs and networks of a stage are cycles, and large
+        if mines:
+            gc.freeze()  # what is loaded by now stays: to go through it again takes seconds
         if output:
             runs[step.output] = done.run_id
             where[step.output] = manifest.run_folder(output, done.run_id)

@@ -7,6 +7,7 @@ import apache_beam as beam
 
 from schemas import shard_files
 from schemas.config import flag
+from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset, Manifest, Shard
 
 
@@ -73,13 +74,23 @@ class Reused:
         least = int(self.share * 16**15)
         return [(self.dataset.path(s), s) for s in shards if int(s.sha256[:15], 16) < least]
 
-    def facts(self) -> tuple[str, ...]:
-        """What the check costs, for people."""
-        shards = self.checked()
-        size = sum(shard.bytes for _, shard in shards)
-        return (f"checks what it takes over: {len(shards):,} shards, {size:,} bytes",) * bool(
-            shards
-        )
+
+def facts(config: ReuseConfig, reused: Callable[[], Reused]) -> tuple[str, ...]:
+    """What the check costs, for people.
+
+    Args:
+      config: of the job.
+      reused: finds what it takes over; where that is gone, whoever reads it says so. Work that is
+        done already needs it no more.
+    """
+    if config.retry_dead:
+        return ()  # the run before is, which is found later
+    try:
+        shards = reused().checked()
+    except PhraseLensError:
+        return ()
+    size = sum(shard.bytes for _, shard in shards)
+    return (f"checks what it takes over: {len(shards):,} shards, {size:,} bytes",) * bool(shards)
 
 
 class WaitForCheck(beam.PTransform):

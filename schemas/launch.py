@@ -53,9 +53,11 @@ class _Stop:
 
     def end(self) -> None:
         """Ends the process at once, whatever it does."""
-        self.tell()
-        log_lines.finish()
-        os._exit(128 + self.number)
+        try:
+            self.tell()
+            log_lines.finish(wait=1.0)
+        finally:
+            os._exit(128 + self.number)
 
     def tell(self) -> None:
         """Says in a line, and once, that the process ends."""

@@ -12,15 +12,18 @@ nothing but Python.
 import argparse
 import atexit
 import contextlib
+import dataclasses
 import datetime
+import io
 import json
 import os
 import re
+import select
 import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FORMATS = ("plain", "text", "json")
@@ -29,7 +32,24 @@ _FLAG = "--log_format"
 _WAIT = 10.0  # seconds for the last lines to be written
 _LEVEL = re.compile(r"(debug|info|warning|error|critical)\b:", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last):"
-_writer: subprocess.Popen | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """The process that writes.
+
+    Attributes:
+      process: it.
+      to_end: tells it that the command ends.
+      ended: is closed when all that the command has printed is written.
+    """
+
+    process: subprocess.Popen
+    to_end: int
+    ended: int
+
+
+_writer: _Writer | None = None
 
 
 class Levels:
@@ -87,41 +107,64 @@ def asked(argv: Sequence[str]) -> str:
     return how
 
 
+def without(argv: Sequence[str]) -> list[str]:
+    """Flags without the one that asks for a format."""
+    kept, place = [], 0
+    while place < len(argv):
+        if argv[place] == _FLAG:
+            place += 2
+            continue
+        if not argv[place].startswith(f"{_FLAG}="):
+            kept.append(argv[place])
+        place += 1
+    return kept
+
+
 def start(how: str, command: str) -> None:
     """Lets another process write what this one, and all that it starts, prints from now on."""
     global _writer
     if how == "plain" or _writer is not None:
         return
-    (out, to_out), (err, to_err) = os.pipe(), os.pipe()
-    _writer = subprocess.Popen(
-        [sys.executable, "-m", "schemas.log_lines", how, command, str(out), str(err)],
+    for number in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # it was closed, and no pipe must get its number
+    (out, to_out), (err, to_err), (end, to_end), (ended, to_ended) = (os.pipe() for _ in range(4))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "schemas.log_lines", how, command]
+        + [str(fd) for fd in (out, err, end, to_ended)],
         stdin=subprocess.DEVNULL,
-        pass_fds=(out, err),
+        pass_fds=(out, err, end, to_ended),
         start_new_session=True,  # Ctrl-C is the command's, whose last lines must be written
     )
+    _writer = _Writer(process, to_end, ended)
     atexit.register(finish)
-    sys.stdout.flush()
-    for ours, theirs, number in ((to_out, out, 1), (to_err, err, 2)):
-        os.dup2(ours, number)
-        os.close(ours)
-        os.close(theirs)
+    if sys.stdout:
+        sys.stdout.flush()
+    os.dup2(to_out, 1)
+    os.dup2(to_err, 2)
+    for fd in (out, to_out, err, to_err, end, to_ended):
+        os.close(fd)
     # A line has the time at which it was printed, not that at which a buffer was full.
     os.environ["PYTHONUNBUFFERED"] = "1"
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
 
 
-def finish() -> None:
-    """Waits until all that was printed is written: who started us may end what we leave."""
+def finish(wait: float = _WAIT) -> None:
+    """Waits until all that was printed is written: who started us may end what we leave.
+
+    What we have started may go on and print more, which is written too.
+    """
     if _writer is None:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        _writer.wait(_WAIT)
+    for stream in (sys.stdout, sys.stderr) if wait == _WAIT else ():
+        with contextlib.suppress(Exception):  # nobody reads any more
+            stream.flush()
+    with contextlib.suppress(OSError):
+        os.write(_writer.to_end, b".")
+        select.select([_writer.ended], [], [], wait)
 
 
 class _Flag(argparse.Action):
@@ -140,40 +183,73 @@ def add_flag(parser: Any) -> None:
     )
 
 
-def write(how: str, command: str, streams: dict[int, int]) -> None:
+def write(how: str, command: str, streams: Mapping[int, int], end: int, to_ended: int) -> None:
     """Writes on what comes, until nobody can write any more.
 
     Args:
       how: text or json.
       command: that was started.
       streams: file descriptor to read → where its lines go.
+      end: tells that the command ends.
+      to_ended: is told when all is written that it has printed.
     """
     rest, levels = dict.fromkeys(streams, b""), {fd: Levels() for fd in streams}
+    targets: dict[int, int | None] = dict(streams)  # None where nobody reads any more
+
+    def take(fd: int) -> bool:
+        """Writes what is there; returns whether more may come."""
+        data = os.read(fd, 1 << 16)
+        *lines, rest[fd] = (rest[fd] + data).split(b"\n")
+        if not data and rest[fd]:
+            lines.append(rest[fd])
+        now = datetime.datetime.now(datetime.UTC)
+        for raw in lines:
+            line = raw.decode("utf-8", "backslashreplace").rstrip("\r")
+            told = formatted(line, levels[fd].of(line), now, command, how) + "\n"
+            target = targets[fd]
+            if target is not None and not _write_all(target, told.encode("utf-8", "replace")):
+                targets[fd] = None
+                if target == 1:
+                    return False  # the command learns it, as it would without us
+        return bool(data)
+
     with selectors.DefaultSelector() as selector:
-        for fd in streams:
+        for fd in (*streams, end):
             selector.register(fd, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select():
-                data = os.read(key.fd, 1 << 16)
-                *lines, last = (rest[key.fd] + data).split(b"\n")
-                if not data:
-                    selector.unregister(key.fd)
-                    lines, last = [last] if last else [], b""
-                rest[key.fd] = last
-                now = datetime.datetime.now(datetime.UTC)
-                for raw in lines:
-                    line = raw.decode("utf-8", "backslashreplace").rstrip("\r")
-                    told = formatted(line, levels[key.fd].of(line), now, command, how)
-                    os.write(streams[key.fd], told.encode("utf-8", "backslashreplace") + b"\n")
+        while selector.get_map().keys() & set(streams):
+            ready = [key.fd for key, _ in selector.select()]
+            for fd in ready:
+                if fd != end and not take(fd):
+                    selector.unregister(fd)
+                    os.close(fd)
+            if end in ready:
+                selector.unregister(end)
+                if os.read(end, 1):
+                    for stream in set(streams) & selector.get_map().keys():
+                        while select.select([stream], [], [], 0)[0] and take(stream):
+                            pass
+                os.close(to_ended)
+
+
+def _write_all(fd: int, data: bytes) -> bool:
+    """Writes all of it, however little is taken at once; returns False where nobody takes it."""
+    try:
+        while data:
+            try:
+                data = data[os.write(fd, data) :]
+            except BlockingIOError:
+                select.select([], [fd], [])
+    except OSError:
+        return False
+    return True
 
 
 def main(argv: Sequence[str]) -> None:
-    how, command, out, err = argv
+    how, command, *rest = argv
+    out, err, end, to_ended = map(int, rest)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Nobody reads any more: what the command writes then ends it, as it would without us.
-    with contextlib.suppress(BrokenPipeError):
-        write(how, command, {int(out): 1, int(err): 2})
+    write(how, command, {out: 1, err: 2}, end, to_ended)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "manifest") -> "Manifest":
+    def from_json(cls, text: str | bytes, source: str = "manifest") -> "Manifest":
         """Reads what any version up to this one wrote; `source` is its path, for errors.
 
         Raises:
@@ -144,7 +144,7 @@ class Manifest:
         """
         try:
             fields = json.loads(text)
-            version = fields["format_version"]
+            version = int(fields["format_version"])
         except (ValueError, TypeError, KeyError) as error:
             raise _unreadable(source, error) from error
         if version > FORMAT_VERSION:
@@ -163,7 +163,7 @@ class Manifest:
                 for name, table in fields.pop("tables").items()
             }
             return cls(tables=tables, **_known(cls, fields))
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise _unreadable(source, error) from error
 
 
@@ -201,7 +201,7 @@ def read(dataset: str, run_id: str = "") -> Manifest | None:
     folder = run_folder(dataset, run_id) if run_id else dataset.rstrip("/")
     try:
         path = storage.join(folder, FILE_NAME)
-        return Manifest.from_json(storage.read_bytes(path).decode(), path)
+        return Manifest.from_json(storage.read_bytes(path), path)
     except FileNotFoundError:
         pass
     # Runs from before manifests were copied into them can be opened while they are the last.
@@ -543,9 +543,12 @@ def tell_of_inputs(error: Exception, folders: Iterable[str]) -> Exit:
     """
     if known(error) is None:
         try:
-            check_inputs(folders, contents=True)
+            with heartbeat.doing("compares the inputs with their checksums"):
+                check_inputs(folders, contents=True)
         except PhraseLensError as damage:
             return tell(damage)
+        except OSError:
+            pass  # the error itself says more
     return tell(error)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from schemas import manifest, pending, snapshots, storage
 from schemas.dead_letter import REASONS
+from schemas.errors import PhraseLensError
 
 FILE_NAME = "metrics.prom"
 
@@ -78,7 +79,10 @@ def of(work: str, summary: Mapping[str, Any]) -> str:
         found["stage_seconds"].append((labels, 0.0 if row["skipped"] else row["seconds"]))
         found["stage_images"].append((labels, row["images"]))
     for name in snapshots.dataset_names(work):
-        done = manifest.Dataset(storage.join(work, name)).manifest
+        try:
+            done = manifest.Dataset(storage.join(work, name)).manifest
+        except PhraseLensError:
+            continue  # damaged, or of another program: whoever reads it says so
         size = sum(shard.bytes for shard in manifest.shards_of(done))
         found["bytes"].append(({"dataset": name}, size))
         for table, of_table in done.tables.items():

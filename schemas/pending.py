@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from schemas import forgetting, manifest, run_folders, snapshots, storage
+from schemas import forgetting, log_lines, manifest, run_folders, snapshots, storage
 from schemas.errors import RefusedError
 
 FILE_NAME = "forgetting.json"
@@ -41,7 +41,7 @@ class Pending:
 
 def begin(work: str, date: str, argv: Sequence[str]) -> None:
     """Notes a deletion; one that was begun before it takes the place of."""
-    noted = Pending(date, tuple(argv), os.getcwd(), snapshots.moment())
+    noted = Pending(date, tuple(log_lines.without(argv)), os.getcwd(), snapshots.moment())
     data = json.dumps(dataclasses.asdict(noted), indent=1).encode()
     storage.write_bytes(storage.join(work, FILE_NAME), data)
 

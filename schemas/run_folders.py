@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 
 from schemas import manifest, storage
+from schemas.errors import PhraseLensError
 
 _LOG = logging.getLogger(__name__)
 SPILL, SCRATCH = "spill", "scratch"
@@ -72,7 +73,10 @@ class Run:
 def runs(dataset: str) -> list[Run]:
     """All runs of a dataset, by name."""
     found = list(_folders(dataset, manifest.RUNS))
-    last = manifest.read(dataset)
+    try:
+        last = manifest.read(dataset)
+    except PhraseLensError:
+        last = None  # it is damaged, and the runs have copies
     # Runs from before manifests were copied into them have none.
     committed = {run.run_id for run, files in found if manifest.FILE_NAME in files}
     committed |= {last.run_id} if last else set()

@@ -114,12 +114,13 @@ def _usable(
     """The index of a previous dataset if it can be updated; says why not."""
     from model_code.index_update import Previous
 
-    if Dataset(dataset).manifest.models.get("generator") != stage.models.get("generator"):
+    earlier = Dataset(dataset)
+    if earlier.manifest.models.get("generator") != stage.models.get("generator"):
         _say(f"{dataset} is of another generator")
         return None
     previous = ModelFolder.of(dataset, "index")
-    for shard in Dataset(dataset).shards("index"):
-        shard_files.check(Dataset(dataset).path(shard), shard.bytes, shard.sha256)
+    for shard in earlier.shards("index"):
+        shard_files.check(earlier.path(shard), shard.bytes, shard.sha256)
     with storage.local_copy(previous.path) as folder:
         opened = Previous(folder)
         found = []

@@ -110,3 +110,48 @@ def test_models_samples_and_days_of_ones_own_stay(fake_work, fake_stages, monkey
         commit(str(fake_work), name, "kept", stage)
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
     assert all(manifest.read(str(fake_work / name)) for name in stages)
+
+
+def test_what_is_given_or_lies_elsewhere_is_never_deleted(fake_work, fake_stages, tmp_path):
+    """Links, other programs' files, and days and models that are damaged or of a later version."""
+    elsewhere, work = tmp_path / "elsewhere", str(fake_work)
+    commit(str(elsewhere), "mined", "kept")
+    (fake_work / "shared").symlink_to(elsewhere)
+    (fake_work / "latest").symlink_to(fake_work / "predictions")
+    (fake_work / "self").symlink_to(fake_work)
+    site = fake_work / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "app", "start_url": "."}')
+    (site / "runs").mkdir()
+    (site / "runs" / "log.txt").write_text("of another program")
+    commit(work, "days/2026-01-01", "kept", "mine_log")
+    (fake_work / "days/2026-01-01/manifest.json").write_bytes(b"\xff{")
+    commit(work, "my_model", "kept", "train_fusion")
+    for path in (fake_work / "my_model").rglob("manifest.json"):
+        path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9'))
+    before = {
+        path: path.read_bytes()
+        for folder in (elsewhere, site, fake_work / "days", fake_work / "my_model")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
+    assert {path: path.read_bytes() for path in before} == before
+    assert manifest.read(f"{work}/predictions") is not None
+    assert snapshots.current(work).dataset("predictions").shards("model")
+
+
+def test_leftovers_of_ones_own_are_found_wherever_they_lie(fake_work, fake_stages):
+    """Below a stage's folder, in one that is called runs, after a kill, and of a run that died."""
+    work = str(fake_work)
+    for name in ("predictions/new", "runs/new", "mine/runs/2026-01/predictions"):
+        commit(work, name, "secret predictions")
+    commit(work, "killed", "secret predictions")
+    (fake_work / "killed/manifest.json").unlink()  # the first that a deletion removes
+    for folder in ("runs", "spill", "scratch"):
+        storage.write_bytes(f"{work}/died/{folder}/{'0a' * 8}/part", b"secret rows")
+    orphan = json.dumps({"date": "2025-12-01", "movers": ["a secret query"]})
+    storage.write_bytes(f"{work}/{snapshots.GATES}/2025-12-01.json", orphan.encode())
+    storage.write_bytes(summaries.path_of(work, "2025-12-01"), b'{"error": "a secret image')
+    assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
+    assert holds_secret(fake_work) == []

@@ -139,3 +139,68 @@ def test_plain_lines_are_as_they_were_printed(tmp_path):
     process = launch(**module(tmp_path, "print('as it is')\n"), PHRASELENS_LOG_FORMAT="plain")
     assert process.communicate() == ("as it is\n", "")
     assert log_lines.asked(["--log_format", "json", "--x=1"]) == "json"
+
+
+PRINTS = """
+import sys, time
+for n in range(200_000):
+    print(n)
+    print("progress", n, file=sys.stderr)
+open(sys.argv[1], "w").close()
+"""
+
+
+def shell(command, tmp_path, text):
+    """Runs a command line of a shell with a command of ours, {said}, in it."""
+    (tmp_path / "said.py").write_text(text)
+    said = f"{sys.executable} -m schemas.launch said {tmp_path}/done"
+    return subprocess.run(
+        ["bash", "-c", command.format(said=said)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PHRASELENS_LOG_FORMAT": "text"},
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["{said} 2> >(head -1) >{out}", "{said} 2>&- >{out}", "{said} >&- 2>&-", "{said} <&- >{out}"],
+)
+def test_the_work_goes_on_without_anybody_who_reads_progress(tmp_path, command):
+    out = tmp_path / "out"
+    done = shell(command.replace("{out}", str(out)), tmp_path, PRINTS)
+    assert (done.returncode, (tmp_path / "done").exists()) == (0, True)
+    if out.exists():
+        assert " INFO 199999\n" in out.read_text()
+
+
+DEAF = """
+import os, sys, time
+print("began", os.getpid(), flush=True)
+while True:
+    try:
+        print("more", flush=True)
+        time.sleep(0.01)
+    except Exception:
+        pass
+"""
+
+
+def test_a_command_whose_reader_left_can_be_ended(tmp_path):
+    process = launch(**module(tmp_path, DEAF), PHRASELENS_LOG_FORMAT="text")
+    process.stdout.readline()
+    process.stdout.close()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) != 0
+
+
+def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path):
+    text = "import subprocess\nprint('of us')\nsubprocess.Popen(['sleep', '30'])\n"
+    started = time.monotonic()
+    process = launch(**module(tmp_path, text), PHRASELENS_LOG_FORMAT="text")
+    assert process.stdout.readline().endswith(" INFO of us\n")
+    assert process.wait(20) == 0
+    assert time.monotonic() - started < 8
