@@ -339,16 +339,10 @@ def steps_of(config: Config) -> tuple[Step, ...]:
     """The stages to run.
 
     Raises:
-      PhraseLensError: `--until` names none of them, or would leave some out of a deletion.
+      PhraseLensError: `--until` names none of them.
     """
     first = (SAMPLES,) if config.samples else (FORGET,) if config.days and config.forget else ()
     steps = (*first, *STEPS)
-    if config.until and config.forget:
-        raise PhraseLensError(
-            f"--until={config.until} with --forget",
-            "one of them: what later stages have made would keep what must be forgotten",
-            "Leave --until out.",
-        )
     names = [step.name for step in steps]
     if config.until and config.until not in names:
         raise PhraseLensError(
@@ -398,9 +392,15 @@ def check_mined(config: RunConfig, later: Mapping[str, Mapping[str, str]]) -> No
     mined_check.check_dataset(storage.join(config.workdir, "mined"), later)
 
 
-def delete_the_rest(work: str, date: str = "") -> None:
-    """Deletes what must be forgotten where it may still lie; see `forgetting.forget`."""
-    for folder in forgetting.forget(work, [step.output for step in STEPS], date):
+def delete_the_rest(work: str, date: str = "", done: Sequence[Step] = STEPS) -> None:
+    """Deletes what must be forgotten where it may still lie; see `forgetting.forget`.
+
+    Args:
+      work: the work folder.
+      date: the snapshot that was made without it, or "".
+      done: the stages that were made without it, or never held it; of others nothing stays.
+    """
+    for folder in forgetting.forget(work, [step.output for step in done if step.output], date):
         print(f"deleted {folder}: it was made of what must be forgotten; make it again if needed")
 
 
@@ -418,7 +418,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if not status:
             print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
             if config.forget:
-                delete_the_rest(config.workdir)
+                delete_the_rest(config.workdir, done=steps)
             if not config.until:
                 print(results(config))
         return status

@@ -190,6 +190,8 @@ def test_one_command_forgets_everywhere(tmp_path, five_days, monkeypatch):
     command += ["--workdir", work, "--until", "mine_pairs", "--set", "mine_pairs.min_users=2"]
     assert pipeline.run(command) == 0
     assert "label of p1" in _plain_text(work)
+    # A later stage made this of it, and is not run again.
+    shutil.copytree(f"{work}/mined", f"{work}/features")
     deletions = tmp_path / "deletions.csv"
     deletions.write_text("image,user\np1,\n,user-0\n")
     assert pipeline.run([*command, "--forget", str(deletions)]) == 0
