@@ -20,6 +20,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -52,15 +54,15 @@ def date_of(run: int) -> str:
     return f"2026-01-{run + 1:02}"
 
 
-def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
+def unpack(samples: str, folder: str, first: int, last: int, run: int = 0, runs: int = 1) -> None:
     """Adds images of a collection to a folder, as people have them.
 
     Args:
       samples: dataset of make_samples.
-      folder: gets images/KEY.jpg, log/DAY.parquet (what people clicked of these) and labels.csv
-        (of these and those before them).
-      first, last: which images, by their place in the collection.
-      day: names the log.
+      folder: gets images/KEY.jpg, log/DATE.parquet (a day's share of the clicks on all images that
+        are there, and on new ones also the shares of the days before) and labels.csv (of all).
+      first, last: which images are new, by their place in the collection.
+      run, runs: which day it is, of how many.
     """
     dataset = Dataset(samples)
     known = dataset.table("images", ["key", "image"]).slice(0, last)
@@ -68,9 +70,14 @@ def unpack(samples: str, folder: str, first: int, last: int, day: str) -> None:
     for row in images.to_pylist():
         storage.write_bytes(f"{folder}/images/{row['key']}.jpg", row["image"])
     log = dataset.table("click_log")
-    log = log.filter(pc.is_in(log["image"], value_set=images["key"].combine_chunks()))
+    is_there, is_new = (
+        pc.is_in(log["image"], value_set=keys["key"].combine_chunks()).to_numpy()
+        for keys in (known, images)
+    )
+    day = np.arange(len(log)) % runs
+    told = is_there & np.where(is_new, day <= run, day == run)
     os.makedirs(f"{folder}/log", exist_ok=True)
-    pq.write_table(log, f"{folder}/log/{day}.parquet")
+    pq.write_table(log.filter(pa.array(told)), f"{folder}/log/{date_of(run)}.parquet")
     labels = dataset.table("labels")
     labels = labels.filter(pc.is_in(labels["key"], value_set=known["key"].combine_chunks()))
     rows = zip(labels["key"].to_pylist(), labels["label"].to_pylist(), strict=True)
@@ -117,7 +124,7 @@ def _inputs(data: str) -> list[str]:
 def train(config: Config, samples: str, work: str) -> None:
     """Leaves trained models in the work folder, and nothing else."""
     few = f"{config.workdir}/few"
-    unpack(samples, few, 0, TRAINING_IMAGES, date_of(0))
+    unpack(samples, few, 0, TRAINING_IMAGES)
     made = [f"--workdir={work}", f"--set={settings(config)}", "--until=train_fusion"]
     run_command("beam_jobs.pipeline", *made, *_inputs(few))
     for name in os.listdir(work):
@@ -131,7 +138,7 @@ def reprocess(config: Config, work: str, data: str, day: str) -> dict:
     flags = [f"--workdir={work}", f"--set={settings(config)}", f"--date={day}", *_inputs(data)]
     seconds = run_command("beam_jobs.reprocess", *flags, f"--summary={summary}")
     with open(summary, encoding="utf-8") as f:
-        stages = json.load(f)
+        stages = json.load(f)["stages"]
     rest = seconds - sum(stage["seconds"] for stage in stages)
     start = {"stage": "(start of the process)", "seconds": rest, "images": 0, "reused": 0}
     return {"seconds": seconds, "stages": [start, *stages]}
@@ -170,7 +177,7 @@ def work(config: Config) -> None:
     train(config, samples, made)
     known, done = 0, []
     for run, added in enumerate([config.images] + [new] * config.days):
-        unpack(samples, data, known, known + added, date_of(run))
+        unpack(samples, data, known, known + added, run, config.days + 1)
         known += added
         done.append(reprocess(config, made, data, date_of(run)))
     full, *days = done
