@@ -36,7 +36,7 @@ from beam_jobs import job, mine_log, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.mined_days import check_robots_of, find_days, query_parts_of, read_deletions_of
-from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck, check_shard
+from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from schemas import manifest, tables
 from schemas import stage as stage_lib
 from schemas.config import flag
@@ -435,7 +435,7 @@ def _kept_examination(config: Config) -> np.ndarray | None:
     kept = Dataset(place)
     try:
         for shard in kept.shards(examination.TABLE) if examination.TABLE in earlier.tables else ():
-            check_shard(kept.path(shard), shard)
+            kept.check(shard)
         return examination.read_examination(kept)
     except CorruptError:  # the run has lost it, and is made again
         return None

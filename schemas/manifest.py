@@ -377,6 +377,10 @@ class Dataset:
     def path(self, shard: Shard) -> str:
         return storage.join(self.root, shard.path)
 
+    def check(self, shard: Shard) -> None:
+        """Compares a shard with its size and checksum. Raises CorruptError."""
+        shard_files.check(self.path(shard), shard.bytes, shard.sha256)
+
     def folder(self, table: str) -> str:
         """The folder that holds a table's files."""
         return storage.join(self.run_folder, table)
@@ -529,10 +533,9 @@ def check_inputs(folders: Iterable[str], contents: bool = False) -> None:
     """
     for folder in folders:
         opened = Dataset(folder)
-        for shard, _ in _cut_shards(opened.root, opened.manifest):
-            shard_files.check(opened.path(shard), shard.bytes, shard.sha256)
-        for shard in shards_of(opened.manifest) if contents else ():
-            shard_files.check(opened.path(shard), shard.bytes, shard.sha256)
+        cut = [shard for shard, _ in _cut_shards(opened.root, opened.manifest)]
+        for shard in shards_of(opened.manifest) if contents else cut:
+            opened.check(shard)
 
 
 def tell_of_inputs(error: Exception, folders: Iterable[str]) -> Exit:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind
-from schemas import fingerprint, heartbeat, manifest, shard_files, storage
+from schemas import fingerprint, heartbeat, manifest, storage
 from schemas.manifest import Dataset
 from schemas.shard_files import open_parquet
 from schemas.stage import Stage
@@ -120,7 +120,7 @@ def _usable(
         return None
     previous = ModelFolder.of(dataset, "index")
     for shard in earlier.shards("index"):
-        shard_files.check(earlier.path(shard), shard.bytes, shard.sha256)
+        earlier.check(shard)
     with storage.local_copy(previous.path) as folder:
         opened = Previous(folder)
         found = []

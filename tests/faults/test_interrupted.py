@@ -3,32 +3,18 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launched import start
+
 LINES = {
     signal.SIGINT: "stopped: give the same command again; what is done stays done\n",
     signal.SIGTERM: "ended by SIGTERM: give the same command again; what is done stays done\n",
 }
 SLOW_DRAWING = "make_samples.images=500000,make_samples.workers=2"
-
-
-def start(module: str, *flags: object) -> subprocess.Popen:
-    """A command as run.sh starts it, in a process group of its own as a terminal has."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "schemas.launch", module, *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
 
 
 def wait_for(process: subprocess.Popen, words: str) -> None:

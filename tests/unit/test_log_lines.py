@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,22 +15,10 @@ from hypothesis import strategies as st
 
 from schemas import log_lines
 from schemas.log_lines import Levels, formatted
+from tests.launched import ROOT, start
 
-ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 LINE = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]))
-
-
-def launch(module, *flags, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "schemas.launch", module, *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environment,
-    )
 
 
 def module(tmp_path, text):
@@ -72,7 +59,7 @@ def test_levels_are_what_lines_say_and_tracebacks_are_errors():
 def test_a_command_that_fails_says_so_in_json(tmp_path, by):
     flags = ["--log_format=json"] if by == "flag" else []
     environment = {"PHRASELENS_LOG_FORMAT": "json"} if by == "environment" else {}
-    process = launch("schemas.status", tmp_path / "nowhere", *flags, **environment)
+    process = start("schemas.status", tmp_path / "nowhere", *flags, **environment)
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     (line,) = map(json.loads, err.splitlines())
@@ -92,7 +79,7 @@ raise KeyError("a bug")
 
 
 def test_all_that_a_command_and_its_parts_print_is_written_in_order(tmp_path):
-    process = launch(**module(tmp_path, SAYS), PHRASELENS_LOG_FORMAT="text")
+    process = start(**module(tmp_path, SAYS), PHRASELENS_LOG_FORMAT="text")
     out, err = process.communicate()
     assert process.returncode == 1
     said = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|ERROR) (.*)")
@@ -109,7 +96,7 @@ WAITS = "import time\nprint('began')\ntime.sleep(60)\n"
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_last_line_of_an_interrupted_command_is_written(tmp_path, number):
-    process = launch(**module(tmp_path, WAITS), PHRASELENS_LOG_FORMAT="json")
+    process = start(**module(tmp_path, WAITS), PHRASELENS_LOG_FORMAT="json")
     assert json.loads(process.stdout.readline())["message"] == "began"
     process.send_signal(number)
     _, err = process.communicate()
@@ -118,7 +105,7 @@ def test_the_last_line_of_an_interrupted_command_is_written(tmp_path, number):
 
 
 def test_a_line_has_the_time_at_which_it_was_printed(tmp_path):
-    process = launch(**module(tmp_path, WAITS), PHRASELENS_LOG_FORMAT="json")
+    process = start(**module(tmp_path, WAITS), PHRASELENS_LOG_FORMAT="json")
     told = json.loads(process.stdout.readline())
     process.kill()
     process.communicate()
@@ -127,7 +114,7 @@ def test_a_line_has_the_time_at_which_it_was_printed(tmp_path):
 
 
 def test_a_format_that_there_is_not_is_refused():
-    process = launch("schemas.status", "w", "--log_format=xml")
+    process = start("schemas.status", "w", "--log_format=xml")
     _, err = process.communicate()
     assert process.returncode == 2
     assert err == (
@@ -136,7 +123,7 @@ def test_a_format_that_there_is_not_is_refused():
 
 
 def test_plain_lines_are_as_they_were_printed(tmp_path):
-    process = launch(**module(tmp_path, "print('as it is')\n"), PHRASELENS_LOG_FORMAT="plain")
+    process = start(**module(tmp_path, "print('as it is')\n"), PHRASELENS_LOG_FORMAT="plain")
     assert process.communicate() == ("as it is\n", "")
     assert log_lines.asked(["--log_format", "json", "--x=1"]) == "json"
 
@@ -189,7 +176,7 @@ while True:
 
 
 def test_a_command_whose_reader_left_can_be_ended(tmp_path):
-    process = launch(**module(tmp_path, DEAF), PHRASELENS_LOG_FORMAT="text")
+    process = start(**module(tmp_path, DEAF), PHRASELENS_LOG_FORMAT="text")
     process.stdout.readline()
     process.stdout.close()
     time.sleep(0.5)
@@ -200,7 +187,7 @@ def test_a_command_whose_reader_left_can_be_ended(tmp_path):
 def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path):
     text = "import subprocess\nprint('of us')\nsubprocess.Popen(['sleep', '30'])\n"
     started = time.monotonic()
-    process = launch(**module(tmp_path, text), PHRASELENS_LOG_FORMAT="text")
+    process = start(**module(tmp_path, text), PHRASELENS_LOG_FORMAT="text")
     assert process.stdout.readline().endswith(" INFO of us\n")
     assert process.wait(20) == 0
     assert time.monotonic() - started < 8
