@@ -21,19 +21,17 @@ import contextlib
 import dataclasses
 import gc
 import importlib
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from beam_jobs import pipeline, reprocess_steps
+from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
 from model_code.progress import duration
 from schemas import config as config_lib
 from schemas import (
-    launch,
     manifest,
     metrics,
     pending,
@@ -44,8 +42,6 @@ from schemas import (
 )
 from schemas.errors import Exit, PhraseLensError, RefusedError, known, say, tell
 from schemas.manifest import Dataset
-
-_AT_ONCE = 3  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +66,28 @@ class Done:
 
 
 def run_step(
-    step: Step, argv: Sequence[str], output: str, meanwhile: Callable[[], None] | None = None
+    step: Step,
+    argv: Sequence[str],
+    output: str,
+    beside: Beside | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Done:
     """Runs a stage in this process, or beside it where there is something to do meanwhile.
+
+    Args:
+      step: the stage.
+      argv: its command line.
+      output: its dataset, or "".
+      beside: the process to run it in.
+      meanwhile: what this process does meanwhile.
 
     Raises:
       StageError: it failed; it has said why.
     """
     before = {run.run_id for run in run_folders.runs(output) if run.committed} if output else set()
     start = time.monotonic()
-    if meanwhile:
-        status = _run_beside(step, argv, meanwhile)
+    if beside and meanwhile:
+        status = beside.run(step.name, argv, meanwhile)
     else:
         status = importlib.import_module(step.module).run(list(argv))
     seconds = time.monotonic() - start
@@ -92,33 +99,6 @@ def run_step(
     skipped = after.run_id in before
     images, reused = images_of(after)
     return Done(step.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
-
-
-def _run_beside(step: Step, argv: Sequence[str], meanwhile: Callable[[], None]) -> int:
-    """Runs a stage in a process of its own; returns its exit status."""
-    command = launch.part([sys.executable, "-m", step.module, *argv])
-    with subprocess.Popen(command) as beside:
-
-        def stop(number: int, _: object) -> None:
-            # No exception: what runs meanwhile could catch it.
-            beside.kill()
-            signal.signal(number, before)
-            signal.raise_signal(number)
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            # What is refused or done already ends at once.
-            beside.wait(_AT_ONCE)
-        except subprocess.TimeoutExpired:
-            meanwhile()
-            beside.wait()
-        finally:
-            beside.kill()  # where this process is interrupted
-            signal.signal(signal.SIGTERM, before)
-    if beside.returncode < 0:
-        name = signal.Signals(-beside.returncode).name
-        return say(f"{step.name}: its process was ended: {name}", Exit.UNAVAILABLE)
-    return beside.returncode
 
 
 def images_of(done: manifest.Manifest) -> tuple[int, int]:
@@ -170,8 +150,12 @@ def loading(
     return load
 
 
-def reprocess(config: Config) -> Iterator[Done]:
+def reprocess(config: Config, miner: Beside | None = None) -> Iterator[Done]:
     """Runs the stages, and commits the snapshot when the last of them is done.
+
+    Args:
+      config: of the run.
+      miner: a process that mines while this one loads networks; without it this one mines.
 
     Raises:
       PhraseLensError: inputs are missing, the snapshot is in use, or what was mined is not enough
@@ -192,8 +176,8 @@ def reprocess(config: Config) -> Iterator[Done]:
         output = storage.join(config.workdir, step.output) if step.output else ""
         # Mining has no use for networks.
         mines = step.name == "mine_pairs"
-        meanwhile = loading(steps, config, where, earlier) if mines else None
-        done = run_step(step, argv, output, meanwhile)
+        meanwhile = loading(steps, config, where, earlier) if mines and miner else None
+        done = run_step(step, argv, output, miner, meanwhile)
         gc.collect()  # graphs and networks of a stage are cycles, and large
         if mines:
             gc.freeze()  # what is loaded by now stays: to go through it again takes seconds
@@ -284,7 +268,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     done: list[Done] = []
     started, status, told = time.time(), Exit.BUG, ""
     try:
-        status = _run(config, argv, done)
+        with miner_of(config) as miner:
+            status = _run(config, argv, done, miner)
     except StageError as error:
         told = (
             f"{error.stage} failed; give the same command again when it is mended: what is done "
@@ -303,7 +288,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(config: Config, argv: Sequence[str], done: list[Done]) -> int:
+@contextlib.contextmanager
+def miner_of(config: Config) -> Iterator[Beside | None]:
+    """A process that loads mining at once, or None where nothing is to be loaded meanwhile."""
+    if config.dry_run or config.retrain != ("none",):
+        yield None
+        return
+    with contextlib.closing(Beside("beam_jobs.mine_pairs")) as miner:
+        yield miner
+
+
+def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | None) -> int:
     """Runs all that a date needs; notes in `done` what has run."""
     snapshots.check_is_past(config.date)
     pipeline.check(config)
@@ -328,7 +323,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done]) -> int:
     if config.forget:
         pending.begin(config.workdir, config.date, argv)
     start = time.monotonic()
-    for row in reprocess(config):
+    for row in reprocess(config, miner):
         done.append(row)
     print(f"\n{table(done)}\nsnapshot {config.date} in {duration(time.monotonic() - start)}")
     if config.forget:

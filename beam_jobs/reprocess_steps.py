@@ -13,7 +13,7 @@ from schemas.manifest import Dataset
 
 MODELS = ("text_generator", "text_embedder", "pixel_embedder", "fusion")
 # What only training reads is made when something is trained; see `steps_of`.
-TRAINING_DATA = {"prepare_pairs": "text_generator"}
+TRAINING_DATA = {"prepare_pairs": "text_generator", "prepare_examples": "fusion"}
 REUSING = ("mine_pairs", "embed_phrases", "embed_images", "classify_images")
 
 

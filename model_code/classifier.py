@@ -16,6 +16,7 @@ from model_code.batches import BatchLimit, run_in_batches
 from model_code.image_embedder import ImageEmbedder, ImageEmbeddings
 from model_code.inference_settings import InferenceSettings
 from model_code.phrase_settings import PhraseSettings
+from model_code.preprocessing import Normaliser
 from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 
@@ -55,7 +56,7 @@ def score_variants(
     """What the classifier says of images with each of several text features.
 
     Args:
-      transform: the layer that tf.Transform learned.
+      transform: vectors → normalised vectors.
       network: normalised features → (logits, probabilities), [batch, labels] each.
       texts: [batch, V, T] float32.
       pixel_embs: [batch, P] float32.
@@ -112,8 +113,6 @@ class _ImageClassifier:
     """The parts in a row; see `export` for the folders."""
 
     def __init__(self, folders: Mapping[str, str], top_labels: int):
-        import tensorflow_transform as tft
-
         self.embedder = ImageEmbedder(folders["generator"], folders["pixel_embedder"])
         index = folders["index"]
         vectors = load_array(os.path.join(index, "query_vectors.npy"))
@@ -126,9 +125,7 @@ class _ImageClassifier:
         self.phrases = tf.Variable(queries, trainable=False)
         with open(os.path.join(index, "config.json"), encoding="utf-8") as f:
             self.temperature = json.load(f)["temperature"]
-        learned = tft.TFTransformOutput(folders["transform"])
-        saved_models.check(learned.transform_savedmodel_dir)
-        self.transform = learned.transform_features_layer()
+        self.normaliser = Normaliser(folders["transform"])
         fused = backbones.load(os.path.join(folders["fusion"], "fused.keras"))
         self.fused = keras.Model(fused.input, [fused.get_layer("logits").output, fused.output])
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
@@ -174,7 +171,7 @@ class _ImageClassifier:
         texts = diversity.text_features(*args)
         # With all phrases first, then without each: what one is said to have done is what it did.
         texts = tf.concat([texts[:, tf.newaxis], diversity.without_each(*args)], axis=1)
-        logits, probabilities = score_variants(self.transform, self.fused, texts, pixel_embs)
+        logits, probabilities = score_variants(self.normaliser, self.fused, texts, pixel_embs)
         best = tf.math.top_k(probabilities[:, 0], self.top_labels)
         effects = tf.transpose(logits[:, :1] - logits[:, 1:], [0, 2, 1])
         return {
@@ -212,7 +209,7 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
     # What the graphs read, and nothing of the layers around it: to walk Keras' objects takes
     # longer than all else.
     module = tf.Module()
-    module.transform = model.transform
+    module.normaliser = model.normaliser.tracked
     module.weights = [v for name in HALVES for v in _variables(signatures[name])]
     tf.saved_model.save(module, os.path.join(output, "saved_model"), signatures)
     return {

@@ -5,6 +5,7 @@ Training and serving run this same graph, so that they cannot drift apart.
 
 import os
 import shutil
+from collections.abc import Mapping
 from importlib import resources
 
 import tensorflow as tf
@@ -12,6 +13,8 @@ import tensorflow_transform as tft
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
+
+from model_code import saved_models
 
 # A dimension that is nearly constant in training may be far out in a new image.
 MAX_Z_SCORE = 8.0
@@ -79,6 +82,35 @@ def write_output(saved_model: str, metadata: dataset_metadata.DatasetMetadata, f
     metadata_io.write_metadata(
         metadata, os.path.join(folder, tft.TFTransformOutput.TRANSFORMED_METADATA_DIR)
     )
+
+
+class Normaliser:
+    """What tf.Transform learned, for vectors alone.
+
+    tf.Transform's own layer does the same; but SavedModel traces each Keras layer that it saves,
+    which takes longer than the rest of an export.
+
+    Args:
+      folder: that `write_output` wrote.
+
+    Attributes:
+      tracked: what a module has to hold so that a graph with the normalisation can be saved.
+    """
+
+    def __init__(self, folder: str):
+        saved_model = tft.TFTransformOutput(folder).transform_savedmodel_dir
+        saved_models.check(saved_model)
+        self.tracked = tf.saved_model.load(saved_model)
+
+    def __call__(self, vectors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """text_emb [batch, T] and pixel_emb [batch, P] as training saw them."""
+        rows = tf.shape(vectors["text_emb"], out_type=tf.int64)[0]
+        none = tf.SparseTensor(
+            tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.string), tf.stack([rows, 0])
+        )
+        others = {"image_id": tf.fill([rows], ""), "labels": none, "phrases": none}
+        found = self.tracked.transform_fn({**vectors, **others})
+        return {name: found[name] for name in vectors}
 
 
 def read_labels(folder: str) -> list[str]:

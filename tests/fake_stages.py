@@ -1,5 +1,7 @@
 """A work folder whose stages are run by nobody: each commits a word, or fails where it shall."""
 
+import contextlib
+
 import pytest
 
 from beam_jobs import pipeline, reprocess, reprocess_steps
@@ -32,7 +34,7 @@ def fake_stages(fake_work, monkeypatch):
     """What runs instead of the stages: each commits something else, or fails where it shall."""
     ran, failing = [], set()
 
-    def run_step(step, argv, output, meanwhile=None):
+    def run_step(step, argv, output, *_):
         ran.append(step.name)
         if step.name in failing:
             raise StageError(step.name, Exit.UNAVAILABLE)
@@ -40,7 +42,7 @@ def fake_stages(fake_work, monkeypatch):
         return Done(step.name, 1.0, run_id, False, 0, 0)
 
     monkeypatch.setattr(reprocess, "run_step", run_step)
-    monkeypatch.setattr(reprocess, "loading", lambda *_: None)
+    monkeypatch.setattr(reprocess, "miner_of", lambda _: contextlib.nullcontext())
     # Nothing was run that leaves graphs and networks, and to look for them takes seconds.
     monkeypatch.setattr(reprocess.gc, "collect", lambda: 0)
     monkeypatch.setattr(pipeline, "check_mined", lambda *_: None)

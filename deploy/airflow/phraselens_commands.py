@@ -182,7 +182,6 @@ def beam_jobs(settings: Settings) -> tuple[Command, ...]:
         | used("text_embedder", generator="text_generator"),
         "embed_images": made("mined", "phrases", reuse="features", output="features")
         | used("pixel_embedder", generator="text_generator"),
-        "prepare_examples": made("features", output="examples"),
     }
     return tuple(
         Command(name, of | dict(settings.stages.get(name, {})), on_dataflow=True)

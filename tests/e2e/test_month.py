@@ -3,6 +3,7 @@
 The model of what must be is in tests/month.py.
 """
 
+import contextlib
 import random
 
 import pytest
@@ -18,7 +19,7 @@ SHOWN = (5, 15, 30)  # days after which docs/schedule.md shows the status
 @pytest.fixture
 def month(tiny_run, tmp_path, monkeypatch):
     # One process: what another one would load beside mining is loaded here already.
-    monkeypatch.setattr(reprocess, "loading", lambda *_: None)
+    monkeypatch.setattr(reprocess, "miner_of", lambda _: contextlib.nullcontext())
     return lambda seed: Month(tiny_run, tmp_path, seed)
 
 

@@ -1,5 +1,6 @@
 """What a reprocess loads while it mines is what its stages then use."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import embed_images, pipeline, reprocess, reprocess_steps
+from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 from beam_jobs.preload import preload
 from model_code import image_embedder
@@ -69,9 +71,9 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]
     config = config_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
-    monkeypatch.setattr(reprocess, "_AT_ONCE", 0)
     LOADED.cache_clear()
-    done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config)]
+    with contextlib.closing(Beside("beam_jobs.mine_pairs")) as miner:
+        done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config, miner)]
     mined, loaded = done[0]
     assert (mined.stage, mined.skipped, loaded) == ("mine_pairs", False, 2)
     assert mined.images
@@ -82,11 +84,12 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
 def beside(tmp_path, monkeypatch):
     """Runs lines of Python as a stage, with something to do meanwhile."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
-    monkeypatch.setattr(reprocess, "_AT_ONCE", 1)
 
-    def run(lines: str, meanwhile):
-        (tmp_path / "a_stage.py").write_text(lines)
-        return reprocess.run_step(Step("mine_pairs", "a_stage", "", "", {}), [], "", meanwhile)
+    def run(line: str, meanwhile):
+        (tmp_path / "a_stage.py").write_text(f"import os\ndef run(argv): {line}")
+        step = Step("mine_pairs", "a_stage", "", "", {})
+        with contextlib.closing(Beside("a_stage")) as process:
+            return reprocess.run_step(step, ["--a=1"], "", process, meanwhile)
 
     return run
 
@@ -94,14 +97,14 @@ def beside(tmp_path, monkeypatch):
 def test_a_stage_that_fails_beside_is_a_stage_that_failed(beside):
     meanwhile = []
     with pytest.raises(reprocess.StageError) as failed:
-        beside("raise SystemExit(2)", lambda: meanwhile.append("done"))
+        beside("return 2 if argv == ['--a=1'] else 0", lambda: meanwhile.append("done"))
     assert (failed.value.stage, failed.value.status) == ("mine_pairs", 2)
-    assert not meanwhile, "it had ended at once"
+    assert meanwhile == ["done"]
 
 
 def test_a_process_that_is_killed_is_named(beside, capsys):
     with pytest.raises(reprocess.StageError) as failed:
-        beside("import os, time; time.sleep(2); os.kill(os.getpid(), 9)", lambda: None)
+        beside("os.kill(os.getpid(), 9)", lambda: None)
     assert failed.value.status == Exit.UNAVAILABLE
     assert "mine_pairs: its process was ended: SIGKILL" in capsys.readouterr().err
 
@@ -109,26 +112,28 @@ def test_a_process_that_is_killed_is_named(beside, capsys):
 A_RUN = """
 import contextlib, os
 from beam_jobs import reprocess
+from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 
 def meanwhile():
     with contextlib.suppress(Exception, SystemExit):
         {meanwhile}
 
-reprocess._AT_ONCE = 1
-reprocess.run_step(Step("mine_pairs", "a_stage", "", "", {{}}), [], "", meanwhile)
+step = Step("mine_pairs", "a_stage", "", "", {{}})
+reprocess.run_step(step, [], "", Beside("a_stage"), meanwhile)
 """
 A_STAGE = """
 import os, time
-time.sleep(2)
-{stage}
-time.sleep(60)
+
+def run(argv):
+    {stage}
+    time.sleep(60)
 """
 
 
 @pytest.mark.parametrize(
     ("stage", "meanwhile"),
-    [("", "os.kill(os.getpid(), 15)"), ("os.kill(os.getppid(), 15)", "pass")],
+    [("pass", "os.kill(os.getpid(), 15)"), ("os.kill(os.getppid(), 15)", "pass")],
     ids=["while it loads", "while it waits"],
 )
 def test_a_run_that_is_told_to_end_takes_the_stage_beside_it_along(tmp_path, stage, meanwhile):
@@ -139,3 +144,12 @@ def test_a_run_that_is_told_to_end_takes_the_stage_beside_it_along(tmp_path, sta
     # Its output ends when both processes have ended.
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=30)
     assert run.returncode == -signal.SIGTERM, run.stderr
+
+
+def test_a_process_that_is_never_told_anything_ends_with_its_starter(tmp_path):
+    (tmp_path / "a_stage.py").write_text("def run(argv): raise AssertionError")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    lines = "import os; from beam_jobs.beside import Beside; Beside('a_stage'); os._exit(7)"
+    command = [sys.executable, "-c", lines]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=30)
+    assert (run.returncode, run.stderr) == (7, b"")

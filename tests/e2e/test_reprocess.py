@@ -27,7 +27,7 @@ from tests import work_folder
 from transforms import images
 
 pytestmark = pytest.mark.slow
-MADE = ("mined", "phrases", "features", "examples", "model", "predictions")
+MADE = ("mined", "phrases", "features", "model", "predictions")
 NEW, GONE, RELABELLED = 5, 3, 4
 
 
@@ -101,8 +101,7 @@ class Work:
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
-            # What another process decodes could not be counted; see test_preload.py.
-            patch.setattr(reprocess, "loading", lambda *_: None)
+            # All in this process: what another one decodes could not be counted.
             _count(patch, images, "clean_safely", calls, lambda data, *_: {"clean": [data]})
             _count(patch, ImageEmbedder, "decode", calls, _decoded)
             _count(patch, Classifier, "embed", calls, lambda _, given, *__: {"classify": given})

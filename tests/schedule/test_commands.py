@@ -36,7 +36,7 @@ CONFIGS = {
     "promote": promote.Promote,
     "gc": gc.Config,
 }
-STAGES = ["mine_pairs", "embed_phrases", "embed_images", "prepare_examples"]
+STAGES = ["mine_pairs", "embed_phrases", "embed_images"]
 LAST = ["reprocess", "gate", "promote", "gc"]
 NAMES = {"bash": ["mine_log", *LAST], "composer": ["mine_log", *STAGES, *LAST]}
 
@@ -108,7 +108,7 @@ def test_jobs_on_dataflow_read_write_and_set_what_reprocess_would(tmp_path):
         region="r",
         templates="gs://b/t",
         reprocess={"days": "d", "images": "i", "labels": "l", "columns": "query=q"},
-        stages={"embed_images": {"num_phrases": "5"}, "prepare_examples": {"num_shards": "2"}},
+        stages={"embed_images": {"num_phrases": "5"}, "mine_pairs": {"num_shards": "2"}},
     )
     commands = {c.name: c for c in phraselens_commands.commands(settings)}
     config = parse(commands["reprocess"])

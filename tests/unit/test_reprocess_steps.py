@@ -26,18 +26,18 @@ def names(config, **changes):
     return [step.name for step in reprocess_steps.steps_of(changed)]
 
 
-ALWAYS = ["mine_pairs", "embed_phrases", "embed_images", "prepare_examples"]
-ALWAYS += ["export_model", "classify_images"]
+ALWAYS = ["mine_pairs", "embed_phrases", "embed_images", "export_model", "classify_images"]
+LEARNT = {"prepare_examples", "train_fusion"}
 
 
 @pytest.mark.parametrize(
     ("retrain", "more"),
     [
         (("none",), set()),
-        (("fusion",), {"train_fusion"}),
-        (("text_embedder",), {"train_text_embedder", "train_fusion"}),
-        (("pixel_embedder",), {"train_pixel_embedder", "train_fusion"}),
-        (("text_generator",), {"prepare_pairs", "train_text_generator", "train_fusion"}),
+        (("fusion",), LEARNT),
+        (("text_embedder",), {"train_text_embedder", *LEARNT}),
+        (("pixel_embedder",), {"train_pixel_embedder", *LEARNT}),
+        (("text_generator",), {"prepare_pairs", "train_text_generator", *LEARNT}),
     ],
 )
 def test_models_stay_unless_asked_for(config, retrain, more):
@@ -48,10 +48,12 @@ def test_models_stay_unless_asked_for(config, retrain, more):
 
 def test_what_holds_images_is_made_anew_when_something_is_forgotten(config):
     assert names(config, forget="list.csv") == ALWAYS
-    commit(config.workdir, "training_pairs", "")
-    commit(config.workdir, "report", "")
+    for name in ("training_pairs", "examples", "report"):
+        commit(config.workdir, name, "")
     found = names(config, forget="list.csv", days="days", log="")
     assert found[:3] == ["forget", "mine_pairs", "prepare_pairs"]
+    assert "prepare_examples" in found
+    assert "train_fusion" not in found
     assert found[-1] == "report"
     assert names(config) == ALWAYS
 

@@ -34,7 +34,7 @@ def test_a_summary_is_written_of_every_run(fake_work, fake_stages, capsys):
     assert run(fake_work, NEXT) == Exit.DONE
     found = summary(fake_work, NEXT)
     assert (found["outcome"], found["exit"], found["error"]) == ("done", 0, "")
-    assert len(found["stages"]) == 6
+    assert len(found["stages"]) == 5
     assert found["started"] <= found["ended"]
     snapshots.promote(str(fake_work), NEXT)
     assert run(fake_work, NEXT) == Exit.DONE
