@@ -303,7 +303,7 @@ case $command in
   gc) module schemas.gc "$@" ;;
   promote | rollback | hold) module schemas.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
-  similar) module model_code.similar "$@" ;;
+  similar) module beam_jobs.similar "$@" ;;
   gate) module model_code.gate "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.

@@ -28,7 +28,7 @@ class Beside:
 
     def __init__(self, module: str):
         command = launch.part([sys.executable, "-m", "beam_jobs.beside", module])
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8")
 
     def run(self, name: str, argv: Sequence[str], meanwhile: Callable[[], None]) -> int:
         """Runs the job; returns its exit status.

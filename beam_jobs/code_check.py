@@ -2,13 +2,13 @@
 
 import apache_beam as beam
 
-from schemas import fingerprint
+from schemas import code_fingerprint
 from schemas.errors import PhraseLensError
 
 
 def check_code(module: str, expected: str) -> None:
     """Raises PhraseLensError unless the sources of a module have the fingerprint `expected`."""
-    if fingerprint.of_code([module]) != expected:
+    if code_fingerprint.of_code([module]) != expected:
         raise PhraseLensError(
             f"the workers' {module}",
             "the code that drew this job",
@@ -24,5 +24,5 @@ class CheckCode(beam.PTransform):
         self._module = f"beam_jobs.{job}"
 
     def expand(self, pipeline):
-        expected = fingerprint.of_code([self._module])
+        expected = code_fingerprint.of_code([self._module])
         return pipeline | beam.Create([self._module]) | beam.Map(check_code, expected)

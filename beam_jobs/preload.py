@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from beam_jobs import embed_images, embed_phrases, job, worker_options
 from model_code import inference_settings
 from model_code.inference_settings import EmbeddingSettings
-from transforms import models
+from transforms import inference, models
 
 
 def preload(phrases: Sequence[str], images: Sequence[str], modules: Iterable[str]) -> None:
@@ -25,7 +25,7 @@ def preload(phrases: Sequence[str], images: Sequence[str], modules: Iterable[str
     if settings is None or others is None or _how(settings) != _how(others):
         return
     folders = [models.ModelFolder.of(path) for path in (config.generator, config.pixel_embedder)]
-    models.load("image_embedder", *folders, settings=settings)
+    models.load(inference.image_embedder, *folders, settings=settings)
     for module in modules:
         importlib.import_module(module)
     # All this stays: later collections need not look at it.

@@ -126,10 +126,12 @@ class Cluster:
     Attributes:
       cache: folder of jars; the cluster's logs and state lie below it.
       port: of Flink's REST API and web page.
+      code: folder of the packages that workers import, as they are in a checkout or installed.
     """
 
     cache: Path
     port: int
+    code: Path = ROOT
 
     @property
     def folder(self) -> Path:
@@ -234,7 +236,7 @@ class Cluster:
         # For the workers: this Python comes first, and they import this project's modules.
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.code),
             "FLINK_WORKER_LOG": str(self.log("workers")),
         }
         with open(self.log(name), "ab") as log:

@@ -98,9 +98,7 @@ class Normaliser:
     """
 
     def __init__(self, folder: str):
-        saved_model = tft.TFTransformOutput(folder).transform_savedmodel_dir
-        saved_models.check(saved_model)
-        self.tracked = tf.saved_model.load(saved_model)
+        self.tracked = saved_models.load(tft.TFTransformOutput(folder).transform_savedmodel_dir)
 
     def __call__(self, vectors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """text_emb [batch, T] and pixel_emb [batch, P] as training saw them."""

@@ -1,19 +1,12 @@
-"""Names made from content: ids of rows, shards of ids, fingerprints of configs and code."""
+"""Names made from content: ids of rows, shards of ids, fingerprints of configs and models."""
 
-import ast
-import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("beam_jobs", "transforms", "model_code", "schemas", "samples")
 
 
 def of_json(value: object) -> str:
@@ -72,41 +65,6 @@ def shard_of(ids: pa.Array | pa.ChunkedArray, num_shards: int) -> np.ndarray:
     """
     hashes = ids.to_numpy() if pa.types.is_integer(ids.type) else hash64_array(ids)
     return (hashes.view(np.uint64) % np.uint64(num_shards)).astype(np.int64)
-
-
-def of_code(modules: Iterable[str]) -> str:
-    """Hex SHA-256 over the sources of project modules and all that they import, nested or not."""
-    pending, sources = list(modules), {}
-    while pending:
-        name = pending.pop()
-        if name in sources or name.split(".")[0] not in PACKAGES:
-            continue
-        source = _source(name)
-        if source is not None:
-            sources[name], imported = source
-            pending += imported
-    return of_json(sources)
-
-
-@functools.cache  # one process may run many stages
-def _source(name: str) -> tuple[str, list[str]] | None:
-    """Hex SHA-256 of a module's source, and what it imports; None where it has no source."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        return None
-    text, imported = Path(spec.origin).read_text(encoding="utf-8"), []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported.append(node.module)
-            if node.module.split(".")[0] in PACKAGES:
-                imported += [
-                    f"{node.module}.{alias.name}"
-                    for alias in node.names
-                    if (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
-                ]
-    return hashlib.sha256(text.encode()).hexdigest(), imported
 
 
 def of_arrays(description: object, arrays: Iterable[np.ndarray]) -> str:

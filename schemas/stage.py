@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from schemas import code_fingerprint, fingerprint, manifest, run_folders, storage
 from schemas import config as config_lib
-from schemas import fingerprint, manifest, run_folders, storage
 from schemas.errors import BusyError, PhraseLensError
 from schemas.manifest import Shard
 
@@ -259,7 +259,7 @@ def plan(
         k: found.model_fingerprint for k, found in manifests.items() if found.model_fingerprint
     }
     settings = config_lib.settings(config)
-    code = fingerprint.of_code(modules)
+    code = code_fingerprint.of_code(modules)
     identity = fingerprint.of_json(
         {"stage": name, "settings": settings, "code": code, "inputs": inputs}
     )

@@ -90,3 +90,10 @@ HEIC = zlib.decompress(
         "3mrE7`sKb+VePA8xpe>xd~Le"
     )
 )
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A photo whose last refinement comes again and again."""
+    whole = encode(photo(0, 1024, 1024), "JPEG", progressive=True, quality=30)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * count + b"\xff\xd9"

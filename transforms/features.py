@@ -11,12 +11,18 @@ from model_code.phrase_settings import PhraseSettings
 from model_code.progress import Progress
 from schemas import tables
 from schemas.stage import Stage
-from schemas.tables import arrow_to_vectors, vectors_to_arrow
+from schemas.tables import vectors_to_arrow
+from transforms.bisect import inference_failed
 from transforms.datasets import Output
 from transforms.earlier import Earlier, read_images
-from transforms.inference import UnknownImages, embed_ahead, full_batches
+from transforms.inference import (
+    UnknownImages,
+    embed_ahead,
+    embeddings_of,
+    full_batches,
+    image_embedder,
+)
 from transforms.models import Lazy, ModelFolder, load
-from transforms.phrases import inference_failed
 
 ROW = ["image_id", "split", "labels"]  # of an image, as its features have them
 # Images that phrases are chosen for: a call has its costs, and scores with all phrases their size.
@@ -34,6 +40,13 @@ class Widths:
     @property
     def schema(self) -> pa.Schema:
         return tables.features(self.query, self.text, self.pixel)
+
+
+def phrase_index(folder: str, settings: EmbeddingSettings):
+    """Loads a `model_code.phrase_index.PhraseIndex`."""
+    from model_code.phrase_index import PhraseIndex
+
+    return PhraseIndex(folder, settings.device != "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +74,9 @@ class EmbedImages:
         # Before the first graph starts TensorFlow: a shard of known images needs no embedder.
         open_device(self.inference.device, self.inference.tf_threads)
         embedder = Lazy(
-            "image_embedder", self.generator, self.pixel_embedder, settings=self.inference
+            image_embedder, self.generator, self.pixel_embedder, settings=self.inference
         )
-        index = load("phrase_index", self.index, settings=self.inference)
+        index = load(phrase_index, self.index, settings=self.inference)
         return embedder, PhraseChooser(index, self.phrase_settings)
 
     def process(self, task: tuple[str, Sequence[str]], loaded, progress: Progress) -> Output:
@@ -134,13 +147,6 @@ class EmbedImages:
             "pixel_fingerprint": pa.array([self.pixel_embedder.fingerprint] * rows),
         }
         return pa.table(columns, self.widths.schema)
-
-
-def embeddings_of(rows: pa.Table):
-    """The `ImageEmbeddings` that rows of an earlier run hold."""
-    from model_code.image_embedder import ImageEmbeddings
-
-    return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))
 
 
 def _lists(values: np.ndarray, type_: pa.DataType) -> pa.ListArray:

@@ -5,10 +5,6 @@ memory than there is, run for hours (a JPEG of thousands of scans) or crash. Not
 decoder within a thread. The process has a limit of memory and, for each image, of CPU time,
 which the kernel keeps; where it ends, that image is dead and the next one gets a new process.
 CPU time and not time on the clock, so that a busy machine kills no image.
-
-As a program it cleans one image: `python -m transforms.image_process LIMITS < FILE`, where LIMITS
-is JSON of `ImageLimits`. It writes a line of JSON, with the reason and detail of an image that
-cannot be used, and behind it the bytes of the clean image.
 """
 
 import contextlib
@@ -170,13 +166,3 @@ def _address_space() -> int:
     """Bytes of memory that this process has mapped."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     return pages * resource.getpagesize()
-
-
-def main() -> None:
-    limits = ImageLimits(**json.loads(sys.argv[1]))
-    row, image = _answer(clean_safely, sys.stdin.buffer.read(), limits)
-    sys.stdout.buffer.write(json.dumps(row).encode() + b"\n" + image)
-
-
-if __name__ == "__main__":
-    main()

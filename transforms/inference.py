@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.ahead import Ahead
-from transforms.shards import run_or_bisect
+from model_code.inference_settings import EmbeddingSettings
+from schemas.tables import arrow_to_vectors
+from transforms.bisect import run_or_bisect
 
 if TYPE_CHECKING:
     from model_code.image_embedder import ImageEmbeddings
@@ -116,3 +118,17 @@ def pixel_bytes(images: pa.Table) -> list[int]:
     """Bytes of the pixels of each image, by its width and height; 0 where these are null."""
     pixels = pc.multiply(images["width"].cast(pa.int64()), images["height"].cast(pa.int64()))
     return pc.multiply(pixels, 3).fill_null(0).to_pylist()
+
+
+def image_embedder(generator: str, pixel_embedder: str | None, settings: EmbeddingSettings):
+    """Loads a `model_code.image_embedder.ImageEmbedder`."""
+    from model_code.image_embedder import ImageEmbedder
+
+    return ImageEmbedder(generator, pixel_embedder, settings)
+
+
+def embeddings_of(rows: pa.Table):
+    """The `ImageEmbeddings` that rows of an earlier run hold."""
+    from model_code.image_embedder import ImageEmbeddings
+
+    return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))

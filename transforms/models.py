@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from model_code.inference_settings import InferenceSettings
 from schemas import integrity, quiet, storage
 from schemas.manifest import Dataset
 
@@ -47,52 +47,35 @@ class ModelFolder:
 class Lazy:
     """A model that is loaded, once, when it is first called for: perhaps never."""
 
-    def __init__(
-        self, kind: str, *folders: "ModelFolder | None", settings: InferenceSettings | None = None
-    ):
-        self._kind, self._folders, self._settings = kind, folders, settings
+    def __init__(self, loader: Callable, *folders: "ModelFolder | None", settings: object = None):
+        self._loader, self._folders, self._settings = loader, folders, settings
         self._lock, self._model = threading.Lock(), None
 
     def __call__(self) -> Any:
         with self._lock:
             if self._model is None:
-                self._model = load(self._kind, *self._folders, settings=self._settings)
+                self._model = load(self._loader, *self._folders, settings=self._settings)
             return self._model
 
 
-def load(kind: str, *folders: ModelFolder | None, settings: InferenceSettings | None = None) -> Any:
-    """Loads a model of model_code/, as it was committed; imports TensorFlow or Faiss only here.
+def load(loader: Callable, *folders: ModelFolder | None, settings: object = None) -> Any:
+    """Loads a model as it was committed.
 
     Args:
-      kind: image_embedder (generator, pixel embedder or None), text_embedder, phrase_index
-        or classifier.
-      folders: the folders that the kind needs.
-      settings: device, precision and batches; of a phrase index the device.
+      loader: takes a local folder for each of `folders`, and the settings, if any. It stands beside
+        the step that needs the model, and imports TensorFlow or Faiss itself, on the worker; its
+        name, such as `text_embedder`, is what people are told is being loaded.
+      folders: the folders of the model; None where it can do without one.
+      settings: how it is to run.
 
     Raises:
       PhraseLensError: a file is not what the manifest names, or this worker has not the device.
     """
-    more = (settings,) if settings else ()
+    more = () if settings is None else (settings,)
     with contextlib.ExitStack() as stack:
         paths: list[Any] = [f and stack.enter_context(storage.local_copy(f.path)) for f in folders]
         for folder, path in zip(folders, paths, strict=True):
             if folder:
                 integrity.check(path, dict(folder.checksums))
-        stack.enter_context(quiet.loading(f"the {kind.replace('_', ' ')}"))
-        if kind == "image_embedder":
-            from model_code.image_embedder import ImageEmbedder
-
-            return ImageEmbedder(*paths, *more)
-        if kind == "text_embedder":
-            from model_code.text_embedder import TextEmbedder
-
-            return TextEmbedder(*paths)
-        if kind == "phrase_index":
-            from model_code.phrase_index import PhraseIndex
-
-            return PhraseIndex(paths[0], settings is None or settings.device != "cpu")
-        if kind == "classifier":
-            from model_code.classifier import Classifier
-
-            return Classifier(*paths, *more)
-    raise ValueError(f"no such kind of model: {kind}")
+        stack.enter_context(quiet.loading(f"the {loader.__name__.replace('_', ' ')}"))
+        return loader(*paths, *more)

@@ -14,14 +14,14 @@ from model_code.inference_settings import EmbeddingSettings
 from model_code.progress import Progress
 from model_code.query_vectors import query_vectors
 from schemas import tables
-from schemas.dead_letter import dead_letters
 from schemas.shard_files import read_parquet
 from schemas.stage import Stage
 from schemas.tables import vectors_to_arrow
+from transforms.bisect import inference_failed
 from transforms.calibration import Calibrated, HeadWeights
 from transforms.datasets import COUNTS, SHARDS, Output, from_blocks, write_sorted
 from transforms.earlier import Earlier, read_images
-from transforms.inference import UnknownImages, embed_ahead, full_batches
+from transforms.inference import UnknownImages, embed_ahead, full_batches, image_embedder
 from transforms.models import Lazy, ModelFolder, load
 from transforms.phrase_ranks import rank_phrases
 from transforms.prototypes import image_embs_schema, sums_schema
@@ -77,7 +77,7 @@ class EmbedClickedImages:
     unit: str = "images"
 
     def load(self):
-        return Lazy("image_embedder", self.generator, None, settings=self.inference)
+        return Lazy(image_embedder, self.generator, None, settings=self.inference)
 
     def process(self, task: ImageTask, loaded, progress: Progress) -> Output:
         wanted = pa.array([], pa.string())
@@ -116,18 +116,11 @@ class EmbedClickedImages:
         return Output({"image_embs": table}, tuple(dead), counts)
 
 
-def inference_failed(
-    stage: Stage, bad: list[tuple[int, Exception]], keys: list[str], images: list[bytes]
-) -> pa.Table:
-    """Dead letters of the items on which a model failed by themselves."""
-    return dead_letters(
-        stage.name,
-        stage.run_id,
-        "inference_failed",
-        [keys[place] for place, _ in bad],
-        [f"{type(error).__name__}: {error}" for _, error in bad],
-        [images[place] for place, _ in bad],
-    )
+def text_embedder(folder: str):
+    """Loads a `model_code.text_embedder.TextEmbedder`."""
+    from model_code.text_embedder import TextEmbedder
+
+    return TextEmbedder(folder)
 
 
 def choose_vectors(
@@ -200,7 +193,7 @@ class _BuildPhrasesFn(beam.DoFn):
 
     def _load(self) -> "_TextAndHead":
         return _TextAndHead(
-            load("text_embedder", self._text_embedder), HeadWeights.of(self._generator)
+            load(text_embedder, self._text_embedder), HeadWeights.of(self._generator)
         )
 
     def process(self, shard, calibrated):

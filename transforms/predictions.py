@@ -12,17 +12,15 @@ from schemas import tables
 from schemas.errors import PhraseLensError
 from schemas.stage import Stage
 from schemas.tables import vectors_to_arrow
+from transforms.bisect import inference_failed, run_or_bisect
 from transforms.clean_image import ImageLimits
 from transforms.datasets import Output
 from transforms.earlier import Earlier, first_of_each
-from transforms.features import embeddings_of
 from transforms.image_units import BATCH_IMAGES, ImageUnit, read_unit
 from transforms.images import CLEAN_IMAGES, clean_images, source_of
-from transforms.inference import full_batches, pixel_bytes
+from transforms.inference import embeddings_of, full_batches, pixel_bytes
 from transforms.models import ModelFolder, load
-from transforms.phrases import inference_failed
 from transforms.rows import checked_file
-from transforms.shards import run_or_bisect
 
 KEYS = pa.schema([("key", pa.string())])
 PREDICTED_AT_ONCE = 1024  # images whose predictions are Python objects at a time
@@ -56,6 +54,13 @@ class Networks:
     @property
     def schema(self) -> pa.Schema:
         return tables.embeddings(self.query_width, self.pixel_width)
+
+
+def classifier(folder: str, settings: InferenceSettings):
+    """Loads a `model_code.classifier.Classifier`."""
+    from model_code.classifier import Classifier
+
+    return Classifier(folder, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class ClassifyImages:
                 "pixel_fingerprint": self.networks.pixel_embedder,
             },
         )
-        return load("classifier", self.model, settings=self.inference), earlier
+        return load(classifier, self.model, settings=self.inference), earlier
 
     def process(self, units: list[ImageUnit], loaded, progress: Progress) -> Output:
         classifier, earlier = loaded

@@ -5,7 +5,7 @@ shard, and what an earlier attempt of the same run finished is not done again.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
@@ -142,30 +142,3 @@ def finished(stage: Stage, path: str) -> Record | None:
         storage.size(stage.absolute(shard.path)) == shard.bytes for _, shard in _shards(record)
     )
     return record if whole else None
-
-
-def run_or_bisect(
-    run: Callable[[Sequence[Item]], Result], items: Sequence[Item]
-) -> tuple[list[tuple[int, Result]], list[tuple[int, Exception]]]:
-    """Runs a batch; where it fails, halves it until the bad item is alone.
-
-    Args:
-      run: does a batch, or raises.
-      items: the batch.
-
-    Returns:
-      (first item's place, result) of each batch that went well, and (place, error) of
-      each item that failed by itself.
-    """
-    if not items:
-        return [], []
-    try:
-        return [(0, run(items))], []
-    except Exception as error:
-        if len(items) == 1:
-            return [], [(0, error)]
-    half = len(items) // 2
-    good, bad = run_or_bisect(run, items[:half])
-    more_good, more_bad = run_or_bisect(run, items[half:])
-    good += [(half + start, result) for start, result in more_good]
-    return good, bad + [(half + place, error) for place, error in more_bad]

@@ -17,9 +17,8 @@ from schemas import manifest, storage, tables
 from schemas.manifest import Dataset
 from schemas.shard_files import open_parquet, read_parquet
 from schemas.stage import Stage
+from transforms.bisect import inference_failed, run_or_bisect
 from transforms.datasets import Output, write_sorted
-from transforms.phrases import inference_failed
-from transforms.shards import run_or_bisect
 from transforms.tfrecords import RecordWriter
 
 READ_BATCH = 64

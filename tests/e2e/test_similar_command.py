@@ -2,7 +2,7 @@
 
 import json
 
-from model_code import similar
+from beam_jobs import similar
 from schemas.manifest import Dataset
 
 FLAGS = {

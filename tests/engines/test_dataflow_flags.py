@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import classify_images, code_check, dataflow, embed_images, mine_pairs, submit
-from schemas import fingerprint
+from schemas import code_fingerprint
 from schemas.config import flag
 from schemas.errors import Exit, PhraseLensError
 
@@ -145,9 +145,9 @@ def test_memory_is_a_matter_of_dataflow_and_can_be_given():
 
 def test_workers_with_other_code_fail_the_job():
     module = "beam_jobs.forget"
-    code_check.check_code(module, fingerprint.of_code([module]))
+    code_check.check_code(module, code_fingerprint.of_code([module]))
     with pytest.raises(PhraseLensError, match="Build the workers' image anew"):
-        code_check.check_code(module, fingerprint.of_code(["beam_jobs.mine_pairs"]))
+        code_check.check_code(module, code_fingerprint.of_code(["beam_jobs.mine_pairs"]))
 
 
 def test_local_paths_are_refused_unless_the_image_holds_them():

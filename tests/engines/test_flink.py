@@ -17,7 +17,7 @@ from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
 from schemas import manifest
-from tests import engine_jobs, work_folder
+from tests import engine_jobs, wheel, work_folder
 
 
 def free_ports() -> int:
@@ -40,10 +40,14 @@ def cluster_at(port: str) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def flink() -> Iterator[Cluster]:
-    """A cluster of two TaskManagers; a test that kills one leaves it to `up`."""
+def flink(tmp_path_factory) -> Iterator[Cluster]:
+    """A cluster of two TaskManagers, whose workers have only what the wheel holds.
+
+    A test that kills one leaves it to `up`.
+    """
     tools()
-    cluster = Cluster(flink_cluster.cache_folder(), free_ports())
+    installed = wheel.install(tmp_path_factory.mktemp("wheel"))
+    cluster = Cluster(flink_cluster.cache_folder(), free_ports(), installed)
     cluster.up(task_managers=2, slots=4, parallelism=2)
     yield cluster
     cluster.down()

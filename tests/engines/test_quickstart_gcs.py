@@ -61,7 +61,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     assert "problem" not in work_folder.run([*python, "schemas.verify", root])
     ids = manifest.Dataset(f"{root}/mined").table("images", ["image_id"])["image_id"].to_pylist()
     flags = [f"--features={root}/features", f"--mined={root}/mined", "--count=3", "--json"]
-    found = json.loads(work_folder.run([*python, "model_code.similar", ids[0], *flags]))
+    found = json.loads(work_folder.run([*python, "beam_jobs.similar", ids[0], *flags]))
     assert len(found[0]["similar"]) == 3
     flags = [f"--phrases={root}/phrases", f"--output={root}/figures.json", "--kinds=flat"]
     flags.append(f"--features={root}/features")

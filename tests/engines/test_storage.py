@@ -7,8 +7,8 @@ import urllib.parse
 
 import pytest
 
-from beam_jobs import classify_images
-from model_code import export_model, similar
+from beam_jobs import classify_images, similar
+from model_code import export_model
 from schemas import manifest, storage
 from schemas.errors import PhraseLensError, RivalCommitError
 from schemas.stage import Stage

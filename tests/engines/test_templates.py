@@ -19,9 +19,9 @@ from google.cloud import dataflow_v1beta3
 from beam_jobs import dataflow, submit
 from deploy import templates
 from schemas import config as config_lib
-from schemas import fingerprint, storage
+from schemas import storage
 from schemas.errors import PhraseLensError
-from tests import work_folder
+from tests import wheel
 from tests.unit.test_layout import locked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +187,10 @@ def copied_sources() -> list[str]:
     return [s for sources, target in found if target.startswith("code/") for s in sources]
 
 
+def test_the_image_installs_what_the_wheel_is_made_of():
+    assert sorted(copied_sources()) == sorted(wheel.SOURCES)
+
+
 def test_everything_that_is_copied_is_there_and_reaches_the_builder():
     ignore = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().split("\n")
     kept = [line[1:] for line in ignore if line.startswith("!")]
@@ -274,29 +278,6 @@ def test_the_cloud_run_job_of_the_docs_starts_in_the_image_and_installs_nothing(
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"usage: ./run.sh {name} "), done.stdout
-
-
-@pytest.mark.slow
-def test_code_that_is_installed_has_the_fingerprint_of_the_checkout(tmp_path):
-    """As the image installs it: launcher, workers and checkout name the same work."""
-    source, installed = tmp_path / "source", tmp_path / "installed"
-    source.mkdir()
-    for name in copied_sources():
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    command.append("--no-build-isolation")
-    work_folder.run([*command, f"--target={installed}", str(source)])
-    script = "from schemas import fingerprint; print(fingerprint.of_code(['beam_jobs.mine_pairs']))"
-    environment = work_folder.environment() | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == fingerprint.of_code(["beam_jobs.mine_pairs"])
 
 
 def test_every_flag_is_described_for_the_console():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import GifImagePlugin, Image
 
 from schemas.dead_letter import REASONS
-from tests.image_files import HEIC, chunk, encode, photo, png, rotated_jpeg
+from tests.image_files import HEIC, chunk, encode, jpeg_of_scans, photo, png, rotated_jpeg
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 from transforms.image_bytes import only_pixels
 from transforms.image_process import ImageProcess, clean_safely
@@ -114,13 +114,6 @@ def icon_with(inner: bytes) -> bytes:
 
 def flat_png(width: int, height: int) -> bytes:
     return png(bytes((1 + 3 * width) * height), width, height, 8, 2)
-
-
-def jpeg_of_scans(count: int) -> bytes:
-    """A photo whose last refinement comes again and again."""
-    whole = encode(photo(0, 1024, 1024), "JPEG", progressive=True, quality=30)
-    last = whole.rindex(b"\xff\xda")
-    return whole[:last] + whole[last:-2] * count + b"\xff\xd9"
 
 
 def zipped(data: bytes) -> bytes:

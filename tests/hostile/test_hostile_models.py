@@ -16,12 +16,13 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from model_code import backbones, saved_models
+from model_code.inference_settings import EmbeddingSettings
 from schemas import integrity
 from schemas.arrays import load_array
 from schemas.errors import PhraseLensError
 from schemas.manifest import Dataset
 from schemas.stage import Stage
-from transforms import models
+from transforms import features, models
 from transforms.models import ModelFolder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -595,11 +596,11 @@ def test_an_index_is_read_only_as_it_was_committed(dataset, monkeypatch):
     model = ModelFolder.of(dataset.root, "index")
     Path(model.path, "index.faiss").write_bytes(b"index.faisS")
     for opening in (
-        lambda: models.load("phrase_index", model),
+        lambda: models.load(features.phrase_index, model, settings=EmbeddingSettings()),
         lambda: integrity.local_copy(dataset, "index").__enter__(),
     ):
         with pytest.raises(PhraseLensError, match=r"index\.faiss.*manifest"):
             opening()
     Path(model.path, "index.faiss").unlink()
     with pytest.raises(PhraseLensError, match=r"index\.faiss.*manifest"):
-        models.load("phrase_index", model)
+        models.load(features.phrase_index, model, settings=EmbeddingSettings())

@@ -7,7 +7,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import report, similar
+from beam_jobs import similar
+from model_code import report
 from schemas.errors import PhraseLensError
 from schemas.printable import printable
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from beam_jobs import classify_images, forget, job, mine_log, mine_pairs, pipeline
 from model_code import train_fusion
 from samples import make_samples
-from schemas import config, fingerprint, gc
+from schemas import code_fingerprint, config, gc
+from tests import work_folder
 from tests.inputs.case import Case, command, error_of
 from transforms.files import match
 
@@ -71,13 +72,13 @@ def _typed_home(folder: Path) -> str:
 def _fingerprint(locale: str):
     """Whether the code has the same fingerprint under a locale."""
     modules = ["schemas.storage"]
-    code = f"from schemas import fingerprint; print(fingerprint.of_code({modules}))"
+    code = f"from schemas import code_fingerprint; print(code_fingerprint.of_code({modules}))"
 
     def run(_: Path) -> str:
         environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0"}
-        environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(fingerprint.ROOT)}
+        environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(work_folder.ROOT)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-        same = done.stdout.decode().strip() == fingerprint.of_code(modules)
+        same = done.stdout.decode().strip() == code_fingerprint.of_code(modules)
         return "the fingerprint of the code is the same" if same else done.stderr.decode()
 
     return run

@@ -117,7 +117,7 @@ def world(tmp_path_factory) -> World:
 def _models():
     with pytest.MonkeyPatch.context() as patch:
         fakes = {"image_embedder": Vectors(), "text_embedder": Texts()}
-        patch.setattr(models, "load", lambda kind, *folders, **_: fakes[kind])
+        patch.setattr(models, "load", lambda loader, *folders, **_: fakes[loader.__name__])
         patch.setattr(phrases, "load", models.load)
         yield
 

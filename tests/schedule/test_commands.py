@@ -207,7 +207,7 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
             "schemas.gc",
             "samples.make_samples",
         ),
-        *("model_code.report", "model_code.export_model", "model_code.gate", "model_code.similar"),
+        *("model_code.report", "model_code.export_model", "model_code.gate", "beam_jobs.similar"),
         *("model_code.train_fusion", "model_code.train_pixel_embedder", "model_code.doctor"),
         *("model_code.train_text_embedder", "model_code.train_text_generator"),
         "model_code.index_eval",

@@ -14,7 +14,7 @@ def test_a_day_without_new_images_embeds_none(tmp_path, capfd):
     assert incremental.run([f"--workdir={tmp_path}", *flags, *network]) == 0
     printed = capfd.readouterr().out
     found = dict(re.findall(r"^\| (\w+) \| (.+) \|$", printed, re.MULTILINE))
-    stages = ["mine_pairs", "embed_phrases", "embed_images", "prepare_examples", "export_model"]
+    stages = ["mine_pairs", "embed_phrases", "embed_images", "export_model"]
     assert set(found) >= {*stages, "classify_images", "all"}
     _, all_images, _, new, known, *_ = found["embed_images"].split(" | ")
     assert (new, known) == ("0", all_images)

@@ -96,7 +96,7 @@ def test_paths_are_those_of_the_folder_where_it_was_given(
     seen = []
     whole = reprocess.reprocess
     monkeypatch.setattr(
-        reprocess, "reprocess", lambda config: (seen.append(Path.cwd()), whole(config))[1]
+        reprocess, "reprocess", lambda *args: (seen.append(Path.cwd()), whole(*args))[1]
     )
     assert run(fake_work, NEXT) == Exit.DONE
     assert seen == [first, second]

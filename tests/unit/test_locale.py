@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import fingerprint
+from schemas import code_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("schemas", "transforms", "model_code", "beam_jobs", "samples", "deploy", "benchmarks")
@@ -110,8 +110,8 @@ def python(code: str, env: dict[str, str]) -> str:
 @pytest.mark.parametrize("locale", LOCALES)
 def test_the_fingerprint_of_the_code_is_the_same_in_every_locale(locale):
     modules = ["beam_jobs.mine_pairs", "model_code.report"]
-    code = f"from schemas import fingerprint; print(fingerprint.of_code({modules}))"
-    assert python(code, LOCALES[locale]).strip() == fingerprint.of_code(modules)
+    code = f"from schemas import code_fingerprint; print(code_fingerprint.of_code({modules}))"
+    assert python(code, LOCALES[locale]).strip() == code_fingerprint.of_code(modules)
 
 
 @pytest.mark.parametrize("locale", LOCALES)

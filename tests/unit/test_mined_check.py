@@ -235,6 +235,7 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "STEPS", steps)
     write(f"{work}/mined", [(split, []) for split, _ in GOOD])
     argv = [f"--workdir={work}", "--date=2026-01-31", "--log=l", "--images=i", "--labels=l"]
+    argv += ["--retrain=fusion"]
     assert reprocess.run(argv) == 2
     assert "0 of 6 images labelled" in capsys.readouterr().err
     assert ran.read_text() == "noted_mining "

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import pipeline, reprocess, stage_flags
-from schemas import fingerprint, manifest
+from schemas import code_fingerprint, manifest
 from schemas.errors import PhraseLensError
 from tests import report_work, work_folder
 
@@ -218,7 +218,7 @@ def stages(tmp_path, monkeypatch):
     (tmp_path / "second.py").write_text(
         f"import sys; {note}('second '); sys.exit(int(open({str(tmp_path / 'status')!r}).read()))"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{fingerprint.ROOT}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
     return [pipeline.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
 
 
@@ -277,7 +277,7 @@ OTHERS |= {"sdk_container_image", "flexrs_goal", "dataflow_service_options"}
 
 def test_errors_name_flags_that_exist():
     flags, told = set(OTHERS), []
-    for package in fingerprint.PACKAGES:
+    for package in sorted(code_fingerprint.PACKAGES):
         for path in (work_folder.ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef):

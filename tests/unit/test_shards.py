@@ -14,8 +14,9 @@ from schemas import manifest
 from schemas import stage as stage_lib
 from schemas.config import flag
 from transforms import datasets
+from transforms.bisect import run_or_bisect
 from transforms.ceilings import Ceilings
-from transforms.shards import MapShards, run_or_bisect
+from transforms.shards import MapShards
 
 SCHEMA = pa.schema([("id", pa.int64())])
 

@@ -1,6 +1,7 @@
 """The nearest images against plain NumPy, and what is said of images that cannot be searched."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -11,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_jobs import mine_pairs
-from model_code import similar
-from schemas import fingerprint, manifest, stage, tables
+from beam_jobs import mine_pairs, similar
+from schemas import config, fingerprint, manifest, stage, tables
 from schemas.config import flag
 from schemas.errors import PhraseLensError
 from tests import icc_profiles, image_files, mined_dataset
 from transforms.clean_image import ImageLimits, clean_image
 
 IMAGES, SHARDS, WIDTH = 60, 3, 5
+LIMITS = similar.limits_of({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def test_an_image_is_read_as_mine_pairs_would_store_it(tmp_path):
     """Upright, on white, without colours that networks do not know, and not larger than there."""
     clean = mined_dataset.jpeg((10, 200, 30), 0)
     (tmp_path / "clean.jpg").write_bytes(clean)
-    assert similar.read_image(f"{tmp_path}/clean.jpg") == clean
+    assert similar.read_image(f"{tmp_path}/clean.jpg", LIMITS) == clean
     turned = Image.new("RGB", (40, 20), "red")
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn right
@@ -174,7 +175,7 @@ def test_an_image_is_read_as_mine_pairs_would_store_it(tmp_path):
         ("long.gif", (512, 73), (0, 0, 0)),
         ("long.jpg", (512, 512), None),
     ):
-        with Image.open(similar.io.BytesIO(similar.read_image(f"{tmp_path}/{name}"))) as image:
+        with Image.open(io.BytesIO(similar.read_image(f"{tmp_path}/{name}", LIMITS))) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", size), name
             if colour:
                 assert (
@@ -194,18 +195,19 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_is_read_as_the_very_bytes_that_mining_stores(tmp_path, name):
     (tmp_path / name).write_bytes(KINDS[name])
-    assert similar.read_image(f"{tmp_path}/{name}") == clean_image(KINDS[name], ImageLimits()).data
+    assert similar.read_image(f"{tmp_path}/{name}", LIMITS) == clean_image(KINDS[name], LIMITS).data
 
 
 def test_a_file_is_read_with_the_limits_of_the_mined_dataset(tmp_path):
     mined = mine_pairs.Config(output="", max_image_side=64)
-    settings = {name: getattr(mined, name) for name in similar.LIMITS}
+    limits = similar.limits_of(config.settings(mined))
     (tmp_path / "a.jpg").write_bytes(KINDS["photo.jpg"])
     expected = clean_image(KINDS["photo.jpg"], ImageLimits.of(mined))
-    assert similar.read_image(f"{tmp_path}/a.jpg", settings) == expected.data
+    assert similar.read_image(f"{tmp_path}/a.jpg", limits) == expected.data
     assert expected.width == 64
+    small = similar.limits_of({"max_image_pixels": 1000})
     with pytest.raises(PhraseLensError, match="too_many_pixels: 700 x 500"):
-        similar.read_image(f"{tmp_path}/a.jpg", {"max_image_pixels": 1000})
+        similar.read_image(f"{tmp_path}/a.jpg", small)
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -213,4 +215,11 @@ def test_a_damaged_file_is_named(tmp_path):
     data[-20] ^= 1
     (tmp_path / "bad.png").write_bytes(data)
     with pytest.raises(PhraseLensError, match=r"bad\.png: expected an image\. truncated_image: "):
-        similar.read_image(f"{tmp_path}/bad.png")
+        similar.read_image(f"{tmp_path}/bad.png", LIMITS)
+
+
+def test_a_decoder_that_runs_away_is_ended_and_named(tmp_path):
+    """Files of strangers are decoded apart, with limits of memory and time."""
+    (tmp_path / "slow.jpg").write_bytes(image_files.jpeg_of_scans(12_000))
+    with pytest.raises(PhraseLensError, match=r"slow\.jpg: expected an image\. too_slow"):
+        similar.read_image(f"{tmp_path}/slow.jpg", similar.limits_of({"max_image_seconds": 1}))

@@ -11,36 +11,28 @@ too, and those that it shares with each image found are shown.
 """
 
 import dataclasses
-import io
 import json
-import os
-import subprocess
 import sys
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.image_flags import ImageConfig
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
 from schemas import config as config_lib
-from schemas import fingerprint, heartbeat, integrity, places, storage
+from schemas import heartbeat, integrity, places, storage
 from schemas.config import flag
 from schemas.errors import PhraseLensError, tell
 from schemas.manifest import Dataset
 from schemas.printable import printable
 from schemas.tables import arrow_to_vectors
+from transforms.clean_image import ImageError, ImageLimits
+from transforms.image_process import clean_safely
 
 BATCH_ROWS = 1 << 15
-# A flag of mine_pairs → what transforms/image_process.py calls it.
-LIMITS = {
-    "max_image_pixels": "max_pixels",
-    "max_image_side": "max_side",
-    "max_image_bytes": "max_bytes",
-    "max_image_seconds": "max_seconds",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,15 +103,18 @@ def _units(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def read_image(path: str, mined: Mapping[str, Any] = types.MappingProxyType({})) -> bytes:
-    """An image file as mine_pairs stores it, so that a picture is embedded as it would be there.
+def limits_of(mined: Mapping[str, Any]) -> ImageLimits:
+    """The limits of images in the settings of a run of mine_pairs; the defaults without one."""
+    names = [field.name for field in dataclasses.fields(ImageConfig)]
+    return ImageLimits.of(ImageConfig(**{name: mined[name] for name in names if name in mined}))
 
-    The very program that cleans images for mining does it, in a process with limits of memory and
-    time; it belongs to a layer above this one, which imports it from nowhere.
+
+def read_image(path: str, limits: ImageLimits) -> bytes:
+    """An image file as mine_pairs stores it, so that a picture is embedded as it would be there.
 
     Args:
       path: local or gs://.
-      mined: the settings of a run of mine_pairs, for its limits; without them the defaults hold.
+      limits: of its mining.
 
     Returns:
       JPEG or PNG: upright, in sRGB, on white, of bounded size.
@@ -127,21 +122,10 @@ def read_image(path: str, mined: Mapping[str, Any] = types.MappingProxyType({}))
     Raises:
       PhraseLensError: it is no image, or beyond the limits.
     """
-    limits = {ours: mined[name] for name, ours in LIMITS.items() if name in mined}
-    command = [sys.executable, "-m", "transforms.image_process", json.dumps(limits)]
-    paths = os.pathsep.join([str(fingerprint.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    result = subprocess.run(
-        command,
-        input=storage.read_bytes(path),
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
-        check=True,
-    )
-    answer = io.BytesIO(result.stdout)
-    row = json.loads(answer.readline())
-    if "reason" in row:
-        raise PhraseLensError(path, "an image", f"{row['reason']}: {row['detail']}")
-    return answer.read()
+    try:
+        return clean_safely(storage.read_bytes(path), limits).data
+    except ImageError as error:
+        raise PhraseLensError(path, "an image", f"{error.reason}: {error.detail}") from None
 
 
 def check(features: Dataset, name: str, path: str) -> Dataset:
@@ -203,8 +187,8 @@ def _embed_files(
         )
     generator = check(features, "generator", config.generator)
     index = check(features, "phrases", config.phrases) if config.phrases else None
-    mined = Dataset(config.mined).manifest.config if config.mined else {}
-    images = [read_image(path, mined) for path in files]
+    limits = limits_of(Dataset(config.mined).manifest.config if config.mined else {})
+    images = [read_image(path, limits) for path in files]
 
     from model_code.image_embedder import ImageEmbedder
 

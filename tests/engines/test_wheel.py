@@ -1,0 +1,65 @@
+"""The wheel holds all that a stage needs, and names the same work as the checkout."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from beam_jobs import pipeline
+from schemas import code_fingerprint
+from tests import wheel, work_folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return wheel.build(tmp_path_factory.mktemp("wheel"))
+
+
+def test_it_holds_every_module_and_template(built):
+    expected = {
+        str(path.relative_to(work_folder.ROOT))
+        for package in code_fingerprint.PACKAGES
+        for path in (work_folder.ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(built) as opened:
+        found = {name for name in opened.namelist() if ".dist-info/" not in name}
+    assert found == expected
+
+
+def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
+    """Launcher, workers and checkout agree, or nothing would ever be found done."""
+    modules = [step.module for step in pipeline.STEPS]
+    script = f"from schemas.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
+    environment = work_folder.environment() | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    with zipfile.ZipFile(built) as opened:
+        opened.extractall(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == str([code_fingerprint.of_code([m]) for m in modules]), done.stderr
+
+
+@pytest.mark.slow
+def test_every_stage_runs_where_nothing_but_the_wheel_is(built, tmp_path):
+    installed, work = tmp_path / "installed", tmp_path / "work"
+    with zipfile.ZipFile(built) as opened:
+        opened.extractall(installed)
+    config = work_folder.config(str(work))
+    command = [sys.executable, "-m", "beam_jobs.pipeline", "--samples"]
+    command += [f"--workdir={work}", f"--set={config.set}"]
+    done = subprocess.run(
+        command,
+        env=work_folder.environment() | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for step in pipeline.STEPS:
+        assert (work / step.output / "manifest.json").exists(), step.name
