@@ -213,14 +213,16 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
 
 bench() { # NAME ARGS…
   local names
-  names=$(cd "$root/benchmarks" && ls | sed -n '/^__/d; s/\.py$//p')
+  names=$(cd "$root/benchmarks" && ls ./*/*.py | sed -n '/__init__/d; s/.*\///; s/\.py$//p' | sort)
   ! is_help "${1:-}" || usage_of bench $names
-  [ -e "$root/benchmarks/${1:-}.py" ] ||
+  local file
+  file=$(cd "$root" && ls benchmarks/*/"${1:-}.py" 2>/dev/null) ||
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
   setup
   # What we are compared with is no part of the product; pip adds it beside what is locked.
   case $1 in mining* | phrases | scale) install requirements-bench.lock ;; esac
-  module "benchmarks.$1" "${@:2}"
+  file=${file%.py}
+  module "${file////.}" "${@:2}"
 }
 
 lock() { # ARGS of uv pip compile | --check [FOLDER]
@@ -276,15 +278,15 @@ case $command in
   quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
   all) module beam_jobs.pipeline "$@" ;;
   test) run_tests "$@" ;;
-  mine_log | mine_pairs | prepare_pairs | embed_phrases | embed_images | prepare_examples | \
-    classify_images | forget)
-    module "beam_jobs.$command" "$@"
+  mine_log | mine_pairs | forget) module "beam_jobs.mining.$command" "$@" ;;
+  prepare_pairs | embed_phrases | embed_images | prepare_examples | classify_images)
+    module "beam_jobs.models.$command" "$@"
     ;;
   train)
     ! is_help "${1:-}" || usage_of train $models
     [[ " $models " == *" ${1:-} "* ]] ||
       fail "train ${1:-}" "one of: ${models// /, }" "$(nearest "${1:-}" $models)"
-    module "model_code.train_$1" "${@:2}"
+    module "model_code.models.$1.train" "${@:2}"
     ;;
   submit)
     ! is_help "${1:-}" || usage_of submit $jobs forget

@@ -137,6 +137,7 @@ def _reused(config: Config) -> Reused:
 
 JOB = job.Job(
     name="classify_images",
+    module="beam_jobs.classify_images",
     doc=__doc__,
     config=Config,
     build=build,

@@ -19,9 +19,9 @@ def check_code(module: str, expected: str) -> None:
 class CheckCode(beam.PTransform):
     """A step that fails the job where its workers hold other code than drew it: an old image."""
 
-    def __init__(self, job: str):
+    def __init__(self, module: str):
         super().__init__()
-        self._module = f"beam_jobs.{job}"
+        self._module = module
 
     def expand(self, pipeline):
         expected = code_fingerprint.of_code([self._module])

@@ -138,6 +138,7 @@ def _reused(config: Config) -> Reused:
 
 JOB = job.Job(
     name="embed_images",
+    module="beam_jobs.embed_images",
     doc=__doc__,
     config=Config,
     build=build,

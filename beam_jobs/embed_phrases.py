@@ -205,6 +205,7 @@ def _reused(config: Config, generator: ModelFolder) -> Reused:
 
 JOB = job.Job(
     name="embed_phrases",
+    module="beam_jobs.embed_phrases",
     doc=__doc__,
     config=Config,
     build=build,

@@ -47,6 +47,7 @@ class Job:
 
     Attributes:
       name: the stage's name.
+      module: the dotted name of the file; what is run as a script is called __main__ there.
       doc: the module's docstring, printed by --help.
       config: the frozen dataclass of its flags.
       build: (pipeline, config, stage) → draws the graph.
@@ -56,6 +57,7 @@ class Job:
     """
 
     name: str
+    module: str
     doc: str
     config: type
     build: Callable[[beam.Pipeline, Any, Stage], None]
@@ -186,9 +188,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         config = worker_options.fit(config, options)
         with heartbeat.doing(f"{job.name}, looks at its inputs"):
             inputs = job.preflight(config)
-            stage = stage_lib.plan(
-                job.name, config, [f"beam_jobs.{job.name}"], inputs.datasets, inputs.raw
-            )
+            stage = stage_lib.plan(job.name, config, [job.module], inputs.datasets, inputs.raw)
         if getattr(config, "retry_dead", False):
             again = stage.retry()
             if again is None:
@@ -223,7 +223,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
 
     def draw(pipeline: beam.Pipeline) -> None:
         if not is_one_machine(options):
-            pipeline | code_check.CheckCode(job.name)
+            pipeline | code_check.CheckCode(job.module)
         job.build(pipeline, for_workers(config, options, stage.spill), stage)
 
     start = time.monotonic()

@@ -413,6 +413,7 @@ def small_day(kept: int, usual: Mapping[str, int], min_share: float) -> str:
 
 JOB = job.Job(
     name="mine_log",
+    module="beam_jobs.mine_log",
     doc=__doc__,
     config=Config,
     build=build,

@@ -186,7 +186,6 @@ TABLES = {
     "query_days": datasets.parquet(tables.QUERY_DAYS),
     "query_pairs": datasets.parquet(tables.QUERY_PAIRS),
 }
-MODULES = ["beam_jobs.mine_pairs"]  # whose code decides the rows
 SAMPLED_ROWS = 10_000  # of the log and the labels, to see early that no key can match
 Batches = Iterable[pa.Table | pa.RecordBatch | BadRows]
 SHARD_BYTES = 128 << 20  # of log, as text, and images for each shard
@@ -279,7 +278,7 @@ def preflight(config: Config) -> job.Inputs:
 
 def _has_fitted(config: Config, found: Mapping[str, str], raw: Mapping[str, str]) -> bool:
     """Whether this very work has fitted it: that run is not to be done again with what it made."""
-    planned = stage_lib.plan(JOB.name, config, MODULES, found, raw)
+    planned = stage_lib.plan(JOB.name, config, [JOB.module], found, raw)
     last = manifest.read(config.output)
     return planned.done or (last is not None and last.is_of(planned.fingerprint))
 
@@ -567,6 +566,7 @@ def _reused(config: Config) -> Reused:
 
 JOB = job.Job(
     name="mine_pairs",
+    module="beam_jobs.mine_pairs",
     doc=__doc__,
     config=Config,
     build=build,

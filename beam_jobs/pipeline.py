@@ -120,38 +120,42 @@ class Step:
     inputs: Mapping[str, str]
 
 
-def _step(package: str, name: str, does: str, output: str, *inputs: str, **renamed: str) -> Step:
-    return Step(name, f"{package}.{name}", does, output, {i: i for i in inputs} | renamed)
+def _step(name: str, module: str, does: str, output: str, *inputs: str, **renamed: str) -> Step:
+    return Step(name, module, does, output, {i: i for i in inputs} | renamed)
 
 
-SAMPLES = _step("samples", "make_samples", "draws scenes, a click log and labels", "samples")
+SAMPLES = _step(
+    "make_samples", "samples.make_samples", "draws scenes, a click log and labels", "samples"
+)
 FORGET = Step("forget", "beam_jobs.forget", "deletes from days what must be forgotten", "", {})
 STEPS = (
-    _step("beam_jobs", "mine_pairs", "finds who chose which image for which query", "mined"),
     _step(
-        "beam_jobs",
+        "mine_pairs", "beam_jobs.mine_pairs", "finds who chose which image for which query", "mined"
+    ),
+    _step(
         "prepare_pairs",
+        "beam_jobs.prepare_pairs",
         "brings clicked images to training resolution, with their queries",
         "training_pairs",
         "mined",
     ),
     _step(
-        "model_code",
         "train_text_generator",
+        "model_code.train_text_generator",
         "learns to predict queries from pixels",
         "text_generator",
         pairs="training_pairs",
     ),
     _step(
-        "model_code",
         "train_text_embedder",
+        "model_code.train_text_embedder",
         "learns which queries mean alike",
         "text_embedder",
         "mined",
     ),
     _step(
-        "beam_jobs",
         "embed_phrases",
+        "beam_jobs.embed_phrases",
         "gives every query its vectors and builds the phrase index",
         "phrases",
         "mined",
@@ -159,15 +163,15 @@ STEPS = (
         generator="text_generator",
     ),
     _step(
-        "model_code",
         "train_pixel_embedder",
+        "model_code.train_pixel_embedder",
         "prepares the pixel network",
         "pixel_embedder",
         "mined",
     ),
     _step(
-        "beam_jobs",
         "embed_images",
+        "beam_jobs.embed_images",
         "predicts phrases and embeds text and pixels of every image",
         "features",
         "mined",
@@ -176,22 +180,22 @@ STEPS = (
         generator="text_generator",
     ),
     _step(
-        "beam_jobs",
         "prepare_examples",
+        "beam_jobs.prepare_examples",
         "checks and normalises the labelled images' features",
         "examples",
         "features",
     ),
     _step(
-        "model_code",
         "train_fusion",
+        "model_code.train_fusion",
         "trains and compares the pixel-only, text-only and fused classifiers",
         "fusion",
         "examples",
     ),
     _step(
-        "model_code",
         "export_model",
+        "model_code.export_model",
         "joins all networks into one model: image bytes to labels and phrases",
         "model",
         "pixel_embedder",
@@ -199,8 +203,14 @@ STEPS = (
         "fusion",
         generator="text_generator",
     ),
-    _step("beam_jobs", "classify_images", "classifies every image", "predictions", "model"),
-    _step("model_code", "report", "writes the report and the cards", "report"),
+    _step(
+        "classify_images",
+        "beam_jobs.classify_images",
+        "classifies every image",
+        "predictions",
+        "model",
+    ),
+    _step("report", "model_code.report", "writes the report and the cards", "report"),
 )
 
 

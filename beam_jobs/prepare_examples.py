@@ -151,6 +151,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 JOB = job.Job(
     name="prepare_examples",
+    module="beam_jobs.prepare_examples",
     doc=__doc__,
     config=Config,
     build=build,

@@ -137,6 +137,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 JOB = job.Job(
     name="prepare_pairs",
+    module="beam_jobs.prepare_pairs",
     doc=__doc__,
     config=Config,
     build=build,

@@ -19,20 +19,21 @@ from types import ModuleType
 from schemas.config import unknown_flags
 from schemas.errors import PhraseLensError, tell
 
-JOBS = (
-    "mine_log",
-    "mine_pairs",
-    "prepare_pairs",
-    "embed_phrases",
-    "embed_images",
-    "prepare_examples",
-    "classify_images",
-    "forget",
-)
+# Each Beam job and its module.
+JOBS = {
+    "mine_log": "beam_jobs.mine_log",
+    "mine_pairs": "beam_jobs.mine_pairs",
+    "prepare_pairs": "beam_jobs.prepare_pairs",
+    "embed_phrases": "beam_jobs.embed_phrases",
+    "embed_images": "beam_jobs.embed_images",
+    "prepare_examples": "beam_jobs.prepare_examples",
+    "classify_images": "beam_jobs.classify_images",
+    "forget": "beam_jobs.forget",
+}
 
 # What says where workers have the code from.
 CODE_FLAGS = ("--image", "--sdk_container_image", "--setup_file")
-SETUP = Path(__file__).resolve().parent.parent / "setup.py"
+SETUP = Path(__file__).resolve().parents[2] / "setup.py"
 
 ON_GPU = ("embed_phrases", "embed_images", "classify_images")
 
@@ -44,9 +45,9 @@ def job_module(name: str) -> ModuleType:
       PhraseLensError: there is no such job.
     """
     if name not in JOBS:
-        error = unknown_flags([name], JOBS)
+        error = unknown_flags([name], [*JOBS])
         raise PhraseLensError(f"--job={name}", f"one of {', '.join(JOBS)}", error.remedy)
-    return importlib.import_module(f"beam_jobs.{name}")
+    return importlib.import_module(JOBS[name])
 
 
 def code_flags(flags: Sequence[str]) -> list[str]:

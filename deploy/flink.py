@@ -87,7 +87,7 @@ def submit(cluster: Cluster, words: Sequence[str]) -> None:
         raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
     if not any(process.alive for process in cluster.processes):
         raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
-    command = [sys.executable, "-m", "schemas.launch", f"beam_jobs.{job}"]
+    command = [sys.executable, "-m", "schemas.launch", JOBS[job]]
     command += [*cluster.options, *flags]
     os.execv(sys.executable, command)
 

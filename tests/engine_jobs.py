@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
+from beam_jobs import submit
 from beam_jobs.pipeline import sample_inputs
 from tests import work_folder
 from tests.work_folder import STEPS, TinyRun
@@ -21,7 +22,7 @@ def command(job: str, of: TinyRun, output: Path) -> list[str]:
     """The command of a job on the tiny run's inputs; `forget` rewrites the days in `output`."""
     if job in STEPS:
         return work_folder.command_into(job, of.config, str(output))
-    module = [sys.executable, "-m", f"beam_jobs.{job}"]
+    module = [sys.executable, "-m", submit.JOBS[job]]
     if job == "forget":
         return [*module, f"--list={output}.csv", f"--days={output}"]
     log = sample_inputs(of.dataset("make_samples"))["log"]

@@ -25,7 +25,7 @@ from transforms import image_formats
 from transforms.clean_image import CleanImage, ImageError, ImageLimits, clean_image
 
 _COMMAND = "import sys; from transforms.image_process import serve; serve(sys.argv[1])"
-_ROOT = str(Path(__file__).parent.parent)
+_ROOT = str(Path(__file__).parents[2])
 _LENGTH_BYTES = 8
 _processes = threading.local()
 

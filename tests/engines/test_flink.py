@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs import submit
 from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
@@ -129,7 +130,7 @@ def test_up_submit_down(tmp_path):
     port = f"--port={free_ports()}"
     here, there = tmp_path / "here", tmp_path / "flink"
     job = ["mine_log", "--log=log.csv", "--num_shards=2", "--max_dead_fraction=1"]
-    alone = [sys.executable, "-m", f"beam_jobs.{job[0]}", *job[1:], "--output=here"]
+    alone = [sys.executable, "-m", submit.JOBS[job[0]], *job[1:], "--output=here"]
     work_folder.run(alone, cwd=tmp_path)
     command = [sys.executable, "-m", "deploy.flink"]
     assert port.split("=")[1] in work_folder.run([*command, "up", port])

@@ -55,7 +55,7 @@ def parse(command):
     argv = [argument.replace("{{ ds }}", "2026-01-31") for argument in command.arguments[1:]]
     if command.name in CONFIGS:
         return config_lib.parse(CONFIGS[command.name], command.name, "", argv)
-    module = importlib.import_module(f"beam_jobs.{command.name}")
+    module = importlib.import_module(submit.JOBS[command.name])
     return job.parse(command.name, module.Config, "", argv)[0]
 
 
@@ -199,7 +199,9 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
 @pytest.mark.parametrize(
     "module",
     [
-        *(f"beam_jobs.{job_name}" for job_name in (*submit.JOBS, "pipeline", "reprocess")),
+        *submit.JOBS.values(),
+        "beam_jobs.pipeline",
+        "beam_jobs.reprocess",
         *(
             "deploy.flink",
             "deploy.templates",

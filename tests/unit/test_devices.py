@@ -97,7 +97,7 @@ def test_full_precision_is_the_network_itself():
 @no_gpu
 @pytest.mark.parametrize("name", ["fusion", "pixel_embedder", "text_embedder", "text_generator"])
 def test_training_says_that_there_is_no_gpu(name):
-    module = importlib.import_module(f"model_code.train_{name}")
+    module = importlib.import_module(f"model_code.models.{name}.train")
     if name == "text_generator":
         work = functools.partial(module.train_generator, pairs=None)
     else:
