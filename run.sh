@@ -183,7 +183,7 @@ setup_dev() {
 
 module() { # MODULE ARGS…
   setup
-  exec "$python" -m schemas.launch "$@"
+  exec "$python" -m schemas.console.launch "$@"
 }
 
 run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
@@ -299,18 +299,18 @@ case $command in
   export) module model_code.export_model "$@" ;;
   report) module model_code.report "$@" ;;
   samples) module samples.make_samples "$@" ;;
-  verify) module schemas.verify "$@" ;;
+  verify) module schemas.maintenance.verify "$@" ;;
   reprocess) module beam_jobs.reprocess "$@" ;;
-  status) module schemas.status "$@" ;;
-  gc) module schemas.gc "$@" ;;
-  promote | rollback | hold) module schemas.promote "$command" "$@" ;;
+  status) module schemas.maintenance.status "$@" ;;
+  gc) module schemas.maintenance.gc "$@" ;;
+  promote | rollback | hold) module schemas.maintenance.promote "$command" "$@" ;;
   index-eval) module model_code.index_eval "$@" ;;
   similar) module beam_jobs.similar "$@" ;;
   gate) module model_code.gate "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
-    exec "$python" -m schemas.launch model_code.doctor "$@"
+    exec "$python" -m schemas.console.launch model_code.doctor "$@"
     ;;
   bench) bench "$@" ;;
   lock) lock "$@" ;;

@@ -1,3 +1,3 @@
-from schemas import quiet
+from schemas.console import quiet
 
 quiet.install()  # before a module of this package imports a library

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from schemas import launch
-from schemas.errors import Exit, say
+from schemas.base.errors import Exit, say
+from schemas.console import launch
 
 
 class Beside:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from schemas.config import flag
+from schemas.base.flags import flag
 from transforms.ceilings import Ceilings
 
 

@@ -22,10 +22,10 @@ from beam_jobs.image_flags import ImageConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings
 from model_code.inference_settings import InferenceSettings
-from schemas import tables
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Manifest
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Manifest
+from schemas.tables import mined as tables
 from transforms import datasets
 from transforms.clean_image import ImageLimits
 from transforms.files import content_hash

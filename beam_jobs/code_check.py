@@ -2,8 +2,8 @@
 
 import apache_beam as beam
 
-from schemas import code_fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import code_fingerprint
+from schemas.base.errors import PhraseLensError
 
 
 def check_code(module: str, expected: str) -> None:

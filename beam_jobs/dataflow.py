@@ -21,10 +21,10 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from schemas import config as config_lib
-from schemas import storage
-from schemas.config import flag
-from schemas.errors import Exit, PhraseLensError, status_of_service
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import Exit, PhraseLensError, status_of_service
+from schemas.base.flags import flag
 
 GPUS = (
     "nvidia-l4",
@@ -79,7 +79,7 @@ class DataflowOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
-        config_lib.add_flags(parser, Flags)
+        flags_lib.add_flags(parser, Flags)
 
 
 def runner_of(options: PipelineOptions) -> str:
@@ -118,7 +118,7 @@ def memory_hint(pipeline: beam.Pipeline, data_bytes: int) -> dict[str, str]:
     return {"min_ram": f"{math.ceil(needed / GIB)}GiB"}
 
 
-def mistyped(words: Sequence[str], parser: config_lib.Parser) -> list[str]:
+def mistyped(words: Sequence[str], parser: flags_lib.Parser) -> list[str]:
     """Flags of a command line that only Dataflow has, but that look like a job's own.
 
     Args:

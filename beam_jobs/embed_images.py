@@ -21,8 +21,8 @@ from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code import inference_settings, phrase_settings
 from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
-from schemas.config import flag
-from schemas.manifest import Dataset, Manifest
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset, Manifest
 from transforms import datasets
 from transforms.earlier import shards_by_index
 from transforms.features import EmbedImages, Widths

@@ -26,9 +26,9 @@ from model_code import inference_settings
 from model_code.calibration import HEADS
 from model_code.index_choice import KINDS, IndexSettings
 from model_code.inference_settings import EmbeddingSettings
-from schemas import tables
-from schemas.config import flag
-from schemas.manifest import Dataset, Manifest, Table
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset, Manifest, Table
+from schemas.tables import mined as tables
 from transforms import calibration, datasets, phrase_index, phrase_ranks, phrases, prototypes
 from transforms.datasets import COUNTS, SHARDS
 from transforms.earlier import shards_by_index

@@ -23,11 +23,14 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from beam_jobs import job, mine_log
 from beam_jobs.mined_days import find_days, query_parts_of, read_deletions_of
-from schemas import fingerprint, heartbeat, manifest, run_folders, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError, tell
-from schemas.manifest import Dataset, Manifest
-from schemas.shard_files import read_parquet
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError, tell
+from schemas.base.flags import flag
+from schemas.console import heartbeat
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset, Manifest
+from schemas.datasets.shard_files import read_parquet
+from schemas.runs import folders as run_folders
 from transforms.deletions import Deletions
 from transforms.events import without
 from transforms.evidence import forget

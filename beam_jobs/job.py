@@ -16,12 +16,14 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from beam_jobs import code_check, dataflow, dataflow_plan, stateless, worker_options
 from beam_jobs.local_runner import LocalRunner
-from schemas import config as config_lib
-from schemas import heartbeat, manifest, storage
-from schemas import stage as stage_lib
-from schemas.errors import Exit, PhraseLensError, known, say, tell
-from schemas.heartbeat import duration
-from schemas.stage import Stage
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import Exit, PhraseLensError, known, say, tell
+from schemas.console import heartbeat
+from schemas.console.heartbeat import duration
+from schemas.datasets import manifest
+from schemas.runs import stage as stage_lib
+from schemas.runs.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +81,14 @@ def parse(
       PhraseLensError: a flag that none of them knows (Beam by itself only warns), or that
         Dataflow cannot work with.
     """
-    parser = config_lib.parser_for(config, f"./run.sh {name}", doc)
+    parser = flags_lib.parser_for(config, f"./run.sh {name}", doc)
     parser.epilog = (
         "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
         + ", ".join(f"--{name}" for name in dataflow.FLAG_NAMES)
         + " (docs/dataflow.md)."
     )
     args, rest = parser.read_known(argv)
-    beam_parser = config_lib.Parser("Beam", add_help=False)
+    beam_parser = flags_lib.Parser("Beam", add_help=False)
     for options in PipelineOptions.__subclasses__():
         with_flags = getattr(options, "_add_argparse_args", None)
         if with_flags:
@@ -98,7 +100,7 @@ def parse(
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
-    parsed, pipeline_options = config_lib.from_args(config, args), _Options(rest)
+    parsed, pipeline_options = flags_lib.from_args(config, args), _Options(rest)
     _check_runner(pipeline_options)
     dataflow.prepare(pipeline_options, runs_networks)
     if dataflow.is_dataflow(pipeline_options) and not parsed.dry_run:
@@ -206,7 +208,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         return tell(error)
     runner = options.get_all_options()["runner"]
     print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
-    for line in (*inputs.facts, *config_lib.shown(config)):
+    for line in (*inputs.facts, *flags_lib.shown(config)):
         print(f"  {line}", flush=True)
 
     def finish() -> None:
@@ -276,7 +278,7 @@ def execute(
 def _not_known(record: logging.LogRecord) -> bool:
     """Leaves out the traceback that Beam logs of an error which is told in one line.
 
-    `run` tells what it knows, and schemas/launch.py what interrupts it.
+    `run` tells what it knows, and schemas/console/launch.py what interrupts it.
     """
     error = record.exc_info[1] if record.exc_info else None
     return error is None or not (isinstance(error, KeyboardInterrupt) or known(error))

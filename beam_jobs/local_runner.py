@@ -14,7 +14,7 @@ from typing import Any
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from schemas.heartbeat import how_far
+from schemas.console.heartbeat import how_far
 
 _READ = "beam:metric:data_channel:read_index:v1"
 _TIME = "beam:metric:pardo_execution_time:process_bundle_msecs:v1"

@@ -26,9 +26,10 @@ from apache_beam.io.filesystem import FileMetadata
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.text import NORMALIZATION_VERSION, normalize_query
-from schemas import fingerprint, manifest, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
 from transforms import datasets, events, evidence
 from transforms.compression import SUFFIXES
 from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS

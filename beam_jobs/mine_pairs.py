@@ -37,12 +37,13 @@ from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.mined_days import check_robots_of, find_days, query_parts_of, read_deletions_of
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
-from schemas import manifest, tables
-from schemas import stage as stage_lib
-from schemas.config import flag
-from schemas.errors import CorruptError, PhraseLensError
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base.errors import CorruptError, PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import stage as stage_lib
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms import (
     associations,
     datasets,

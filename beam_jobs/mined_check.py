@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 
 from model_code.evaluation import shortened
 from model_code.labelling import Mined, count, task_of
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base.errors import PhraseLensError
+from schemas.datasets.manifest import Dataset
 
 FOR = {"train": "for training", "validation": "for validation", "test": "for testing"}
 _STAGE_OF_NEEDS = (*["prepare_examples"] * 3, "prepare_pairs", "train_pixel_embedder")

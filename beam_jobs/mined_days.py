@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from beam_jobs import mine_log
-from schemas import storage
-from schemas.errors import PhraseLensError
-from schemas.manifest import FILE_NAME, Dataset
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.datasets.manifest import FILE_NAME, Dataset
 from transforms import evidence
 from transforms.ceilings import EXAMPLES
 from transforms.deletions import Deletions

@@ -25,12 +25,15 @@ from collections.abc import Mapping, Sequence
 
 from beam_jobs import mined_check, stage_flags
 from model_code.evaluation import decimals, unmeasured
-from model_code.progress import duration
 from model_code.report_data import ABLATIONS, METRICS, read_evaluation
-from schemas import config as config_lib
-from schemas import forgetting, launch, manifest, quiet, storage
-from schemas.config import flag
-from schemas.errors import Exit, PhraseLensError, tell
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import Exit, PhraseLensError, tell
+from schemas.base.flags import flag
+from schemas.console import launch, quiet
+from schemas.console.progress import duration
+from schemas.datasets import manifest
+from schemas.maintenance import forgetting
 
 # Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
 # small enough for the sample data on two cores.
@@ -416,7 +419,7 @@ def delete_the_rest(work: str, date: str = "", done: Sequence[Step] = STEPS) -> 
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = config_lib.parse(Config, "./run.sh all", __doc__ or "", argv)
+        config = flags_lib.parse(Config, "./run.sh all", __doc__ or "", argv)
         check(config)
         steps = steps_of(config)
         if config.dry_run:

@@ -2,7 +2,7 @@
 
 Reads a features dataset. tf.Transform learns the label vocabulary and the mean and
 deviation of every feature from the training split, and applies them to all splits.
-Rows that break schemas/features.pbtxt become dead letters and are counted by field.
+Rows that break schemas/tables/features.pbtxt become dead letters and are counted by field.
 
 Writes one dataset with the tables examples (TFRecord, one group a split), transform_fn,
 metadata (labels.txt, config.json), anomalies (TFMD Anomalies proto) and dead_letters.
@@ -21,10 +21,11 @@ import apache_beam as beam
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.phrase_settings import PhraseSettings
-from schemas import storage, tables
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset, Table
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset, Table
+from schemas.tables import mined as tables
 from transforms import datasets, examples
 from transforms.datasets import COUNTS, DEAD, SHARDS
 from transforms.examples import ANOMALIES
@@ -58,7 +59,7 @@ def preflight(config: Config) -> job.Inputs:
             config.features, "rows of features", "See why its images died in its dead_letters."
         )
     # What rows have to be decides which of them die, as code does.
-    rules = resources.files("schemas").joinpath("features.pbtxt").read_bytes()
+    rules = resources.files("schemas.tables").joinpath("features.pbtxt").read_bytes()
     return job.Inputs(
         {"features": config.features},
         {"schema": hashlib.sha256(rules).hexdigest()},

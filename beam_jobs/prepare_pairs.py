@@ -20,9 +20,9 @@ import apache_beam as beam
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
 from model_code.inference_settings import BACKBONES
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset, Table
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset, Table
 from transforms import datasets, training_pairs
 from transforms.datasets import COUNTS, SHARDS
 from transforms.shards import MapShards

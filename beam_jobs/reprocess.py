@@ -29,19 +29,22 @@ from beam_jobs import pipeline, reprocess_steps
 from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
-from model_code.progress import duration
-from schemas import config as config_lib
-from schemas import (
-    manifest,
-    metrics,
-    pending,
-    run_folders,
-    snapshots,
-    storage,
-    summaries,
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import (
+    Exit,
+    PhraseLensError,
+    RefusedError,
+    known,
+    say,
+    tell,
 )
-from schemas.errors import Exit, PhraseLensError, RefusedError, known, say, tell
-from schemas.manifest import Dataset
+from schemas.console.progress import duration
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.maintenance import metrics, pending, summaries
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +265,7 @@ def finish_deletion(config: Config) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config = config_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
+        config = flags_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []

@@ -11,11 +11,11 @@ import pyarrow as pa
 from beam_jobs import job, mine_log, reprocess_steps
 from beam_jobs.pipeline import Step
 from beam_jobs.reprocess_steps import Config
-from schemas import config as config_lib
-from schemas import manifest
-from schemas import stage as stage_lib
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base import flags as flags_lib
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import stage as stage_lib
+from schemas.runs.stage import Stage
 from transforms.image_places import Places
 from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.images import source_of
@@ -134,7 +134,7 @@ def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
         inputs = module.JOB.preflight(config)
         modules = [step.module]
         return config, stage_lib.plan(step.name, config, modules, inputs.datasets, inputs.raw)
-    config = config_lib.parse(module.Config, step.name, "", argv)
+    config = flags_lib.parse(module.Config, step.name, "", argv)
     datasets = {name: getattr(config, name) for name in step.inputs}
     return config, stage_lib.plan(step.name, config, module.MODULES, datasets)
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from beam_jobs import pipeline
 from beam_jobs.pipeline import Step
-from schemas import manifest, quiet, snapshots, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import quiet
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
 
 MODELS = ("text_generator", "text_embedder", "pixel_embedder", "fusion")
 # What only training reads is made when something is trained; see `steps_of`.

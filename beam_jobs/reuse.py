@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import apache_beam as beam
 
-from schemas import shard_files
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset, Manifest, Shard
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import shard_files
+from schemas.datasets.manifest import Dataset, Manifest, Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

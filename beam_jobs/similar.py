@@ -22,13 +22,15 @@ import pyarrow as pa
 from beam_jobs.image_flags import ImageConfig
 from model_code.image_rows import read_rows
 from model_code.phrase_settings import PhraseSettings
-from schemas import config as config_lib
-from schemas import heartbeat, integrity, places, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError, tell
-from schemas.manifest import Dataset
-from schemas.printable import printable
-from schemas.tables import arrow_to_vectors
+from schemas.base import flags as flags_lib
+from schemas.base import places, storage
+from schemas.base.errors import PhraseLensError, tell
+from schemas.base.flags import flag
+from schemas.base.printable import printable
+from schemas.console import heartbeat
+from schemas.datasets import integrity
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import arrow_to_vectors
 from transforms.clean_image import ImageError, ImageLimits
 from transforms.image_process import clean_safely
 
@@ -260,11 +262,11 @@ def lines(found: Sequence[dict]) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = config_lib.parser_for(Config, "./run.sh similar", __doc__ or "")
+    parser = flags_lib.parser_for(Config, "./run.sh similar", __doc__ or "")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or an image_id")
     try:
         args = parser.read(argv)
-        config = config_lib.from_args(Config, args)
+        config = flags_lib.from_args(Config, args)
         with heartbeat.doing("similar"):
             found = find(config, [places.place_of("image", name) for name in args.images])
     except PhraseLensError as error:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from schemas.config import unknown_flags
-from schemas.errors import PhraseLensError, tell
+from schemas.base.errors import PhraseLensError, tell
+from schemas.base.flags import unknown_flags
 
 # Each Beam job and its module.
 JOBS = {

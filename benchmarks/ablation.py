@@ -16,11 +16,11 @@ import numpy as np
 from beam_jobs import pipeline
 from model_code.evaluation import decimals
 from model_code.metrics import mean_and_error
-from schemas import config as config_lib
-from schemas import storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset
 
 ABLATIONS = ("pixel", "text", "fused")
 SEEDED = (
@@ -81,7 +81,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench ablation", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench ablation", __doc__, argv, work)
 
 
 if __name__ == "__main__":

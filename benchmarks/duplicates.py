@@ -28,10 +28,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image, ImageDraw, ImageFont
 
 from samples import scenes
-from schemas import config as config_lib
-from schemas import storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
 from transforms import duplicates
 from transforms.clean_image import ImageLimits, clean_image
 from transforms.images import CLEAN_IMAGES
@@ -343,7 +343,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
 
 
 if __name__ == "__main__":

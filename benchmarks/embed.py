@@ -29,13 +29,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from beam_jobs import embed_images
-from schemas import config as config_lib
-from schemas import fingerprint, manifest, storage, tables
-from schemas import stage as stage_lib
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base import fingerprint, storage
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import stage as stage_lib
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 
 WIDTH, TEXT_WIDTH, PHRASES, TEMPERATURE = 64, 200, 4096, 0.05
 SHARDS = 2
@@ -364,7 +366,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench embed", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench embed", __doc__, argv, work)
 
 
 if __name__ == "__main__":

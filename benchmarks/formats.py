@@ -28,9 +28,9 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from schemas import config as config_lib
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
 from transforms.events import LOG_FIELDS, LogRules, parse_events
 from transforms.formats import FORMATS, plan_log, read_log
 from transforms.sniffing import format_of
@@ -386,7 +386,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench formats", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench formats", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,13 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
 from model_code import gate
-from schemas import config as config_lib
-from schemas import launch, manifest, snapshots
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
 
 FIRST = "2026-01-01"
 Tables = dict[str, pa.Table]
@@ -190,4 +192,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(config_lib.main(Config, "./run.sh bench gate", __doc__, None, bench))
+    sys.exit(flags_lib.main(Config, "./run.sh bench gate", __doc__, None, bench))

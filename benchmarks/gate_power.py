@@ -15,8 +15,8 @@ from model_code import gate_evaluation
 from model_code.gate_checks import Limits
 from model_code.gate_evaluation import Drop
 from model_code.report_data import Case
-from schemas import config as config_lib
-from schemas.config import flag
+from schemas.base import flags as flags_lib
+from schemas.base.flags import flag
 
 LABELS = tuple(f"label {i}" for i in range(20))
 ERROR_RATE = 0.2
@@ -68,4 +68,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(config_lib.main(Config, "./run.sh bench gate_power", __doc__, None, bench))
+    sys.exit(flags_lib.main(Config, "./run.sh bench gate_power", __doc__, None, bench))

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from schemas import config as config_lib
-from schemas.config import flag
+from schemas.base import flags as flags_lib
+from schemas.base.flags import flag
 from transforms.clean_image import ImageLimits, clean_image
 from transforms.image_process import ImageProcess
 
@@ -60,4 +60,4 @@ def work(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(config_lib.main(Config, "./run.sh bench image_process", __doc__, None, work))
+    sys.exit(flags_lib.main(Config, "./run.sh bench image_process", __doc__, None, work))

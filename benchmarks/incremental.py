@@ -26,10 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs.reprocess_steps import MODELS
-from schemas import config as config_lib
-from schemas import launch, storage
-from schemas.config import flag
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.datasets.manifest import Dataset
 
 TRAINING_IMAGES = 600
 
@@ -190,7 +191,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench incremental", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench incremental", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import mining_log
-from schemas import config as config_lib
-from schemas import launch
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.datasets.manifest import Dataset
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 ENGINES = {
@@ -199,7 +199,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench mining", __doc__, argv, bench)
+    return flags_lib.main(Config, "./run.sh bench mining", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import config as config_lib
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.fingerprint import hash64
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.fingerprint import hash64
+from schemas.base.flags import flag
 
 ENGINES = ("duckdb", "spark")
 CORES = 2
@@ -199,7 +199,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
 
 
 if __name__ == "__main__":

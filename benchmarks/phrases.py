@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 
 from benchmarks import phrase_search
-from schemas import config as config_lib
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
 
 PARTS = ("steps", "search")
 SHORT = {name.split()[0]: name for name in phrase_search.ENGINES}
@@ -98,7 +98,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
+    return flags_lib.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

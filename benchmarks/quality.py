@@ -29,11 +29,12 @@ import pyarrow.compute as pc
 from beam_jobs import pipeline
 from model_code.ablations import TITLES
 from model_code.metrics import mean_and_error
-from schemas import config as config_lib
-from schemas import fingerprint, launch, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import fingerprint, storage
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.datasets.manifest import Dataset
 
 FEW = 10
 LABELS = (1, 2, 3, 5, FEW, 0)
@@ -166,7 +167,7 @@ class Collection:
         """How well the phrases of test images are found, by language and "all"."""
         from model_code import phrase_metrics
         from model_code.clicked_queries import ClickedQueries, Places
-        from schemas.tables import arrow_to_vectors
+        from schemas.tables.mined import arrow_to_vectors
 
         features = Dataset(folders["features"]).table("features", ["image_id", "query_emb"])
         phrases = Dataset(folders["phrases"]).table(
@@ -341,7 +342,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench quality", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench quality", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ import psutil
 
 from benchmarks import embed
 from benchmarks.mining import resident
-from model_code.progress import duration
-from schemas import config as config_lib
-from schemas import launch, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.console.progress import duration
+from schemas.datasets.manifest import Dataset
 
 SIDE = 16
 SAMPLE_SECONDS = 1.0
@@ -181,7 +182,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench scale", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench scale", __doc__, argv, work)
 
 
 if __name__ == "__main__":

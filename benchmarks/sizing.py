@@ -16,10 +16,10 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks import embed, mining_log
-from schemas import config as config_lib
-from schemas import storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
 
 GB, TB = 1e9, 1e12
 
@@ -224,7 +224,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench sizing", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench sizing", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ from model_code import text_evaluation
 from model_code.metrics import mean_and_error
 from model_code.query_pairs import Neighbours, load_associations
 from model_code.text import normalize_query
-from schemas import config as config_lib
-from schemas import launch, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.datasets.manifest import Dataset
 
 # The first is the default; each other one differs from it in what its name says.
 VARIANTS: dict[str, dict[str, dict[str, str]]] = {
@@ -289,7 +290,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from beam_jobs import pipeline, prepare_pairs
-from schemas import config as config_lib
-from schemas import storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
 
 NETWORKS = {"small_resnet": 64, "mobilenet": 224}
 ENCODINGS = ("raw", "png", "jpeg")
@@ -136,7 +136,7 @@ def measure_one(config: Config, root: str, network: str, encoding: str) -> list[
     from model_code import training
     from model_code.ahead import Ahead
     from model_code.pair_reader import open_pairs
-    from schemas.manifest import Dataset
+    from schemas.datasets.manifest import Dataset
 
     dataset, size, batch_size = Dataset(root), NETWORKS[network], config.batch_size
     shards = dataset.shards("train")
@@ -204,7 +204,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh bench training_input", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh bench training_input", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 from beam_jobs.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
-from schemas import config as config_lib
-from schemas.config import flag
-from schemas.errors import PhraseLensError, tell
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError, tell
+from schemas.base.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def submit(cluster: Cluster, words: Sequence[str]) -> None:
         raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
     if not any(process.alive for process in cluster.processes):
         raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
-    command = [sys.executable, "-m", "schemas.launch", JOBS[job]]
+    command = [sys.executable, "-m", "schemas.console.launch", JOBS[job]]
     command += [*cluster.options, *flags]
     os.execv(sys.executable, command)
 
@@ -96,14 +96,14 @@ COMMANDS = {"up": up, "down": down, "status": status, "options": options}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = config_lib.parser_for(Config, "./run.sh flink", __doc__ or "")
+    parser = flags_lib.parser_for(Config, "./run.sh flink", __doc__ or "")
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.
     place = argv.index("submit") + 1 if "submit" in argv else len(argv)
     try:
         args = parser.read(argv[:place])
-        config = config_lib.from_args(Config, args)
+        config = flags_lib.from_args(Config, args)
         cluster = Cluster(cache_folder(), config.port)
         if args.command == "submit":
             submit(cluster, argv[place:])

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = Path(__file__).with_name("flink_pom.xml")

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs import dataflow, submit
-from schemas import config as config_lib
-from schemas import places, storage
-from schemas.config import value_type
-from schemas.errors import PhraseLensError, tell
+from schemas.base import flags as flags_lib
+from schemas.base import places, storage
+from schemas.base.errors import PhraseLensError, tell
+from schemas.base.flags import value_type
 
 # What a value must look like, by its type. Lists are values with commas between them.
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
@@ -120,7 +120,7 @@ def write(job: str, image: str, output: str) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = config_lib.Parser("./run.sh template", __doc__)
+    parser = flags_lib.Parser("./run.sh template", __doc__)
     parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
     parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
     parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")

@@ -14,8 +14,8 @@ import numpy as np
 from model_code import evaluation, fusion, pooling, training
 from model_code.example_reader import ExampleReader
 from model_code.fusion import Settings
-from schemas import fingerprint
-from schemas.tables import SPLITS
+from schemas.base import fingerprint
+from schemas.tables.mined import SPLITS
 
 TITLES = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
 SHOWN = {"top1": "top-1", "top5": "top-5", "map": "mAP"}

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from model_code import image_ops
-from schemas import fingerprint, storage
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError
 
 
 @dataclasses.dataclass(frozen=True)

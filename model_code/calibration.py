@@ -19,7 +19,7 @@ import numpy as np
 from model_code.clicked_queries import ClickedQueries
 from model_code.phrase_metrics import best_ranks
 from model_code.query_vectors import Calibration, Queries, query_vectors
-from schemas.fingerprint import mix
+from schemas.base.fingerprint import mix
 
 HEADS = ("auto", "weight", "prototype", "mix")
 # Fewer images than this say too little: vectors stay as they are.

@@ -17,8 +17,8 @@ from model_code.image_embedder import ImageEmbedder, ImageEmbeddings
 from model_code.inference_settings import InferenceSettings
 from model_code.phrase_settings import PhraseSettings
 from model_code.preprocessing import Normaliser
-from schemas.arrays import load_array
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.tables.arrays import load_array
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
 SEARCH_CHUNK = 1 << 18

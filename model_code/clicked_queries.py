@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint
+from schemas.base import fingerprint
 
 _DECIMALS = 9  # of sums of probabilities, so that rounding neither adds nor loses a draw
 

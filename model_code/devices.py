@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from schemas import quiet
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.console import quiet
 
 
 @dataclasses.dataclass(frozen=True)

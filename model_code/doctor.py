@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from schemas import log_lines, quiet
+from schemas.console import log_lines, quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30

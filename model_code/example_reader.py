@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from model_code.few_labels import keep_first
 from model_code.training import epoch_order
-from schemas import storage
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.datasets.manifest import Dataset
 
 _SHUFFLE_BUFFER = 20_000
 

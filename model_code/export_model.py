@@ -19,11 +19,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from model_code import command
-from schemas import fingerprint, integrity
-from schemas.config import flag
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets import integrity
+from schemas.datasets.manifest import Dataset
+from schemas.runs import command
+from schemas.runs.stage import Stage
 
 MODULES = ("model_code.export_model", "model_code.classifier")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schemas import fingerprint
+from schemas.base import fingerprint
 
 
 def keep_first(

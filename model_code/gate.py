@@ -22,13 +22,15 @@ from model_code import gate_checks, gate_drift, gate_evaluation, gate_summary
 from model_code.evaluation import shortened, without_nan
 from model_code.gate_checks import Check
 from model_code.report_data import Case, read_cases
-from schemas import config as config_lib
-from schemas import heartbeat, snapshots, storage
-from schemas.config import flag
-from schemas.errors import Exit, tell
-from schemas.manifest import Dataset
-from schemas.printable import printable
-from schemas.snapshots import Snapshot
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import Exit, tell
+from schemas.base.flags import flag
+from schemas.base.printable import printable
+from schemas.console import heartbeat
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
+from schemas.runs.snapshots import Snapshot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
         "labels_gone": list(found.labels_gone),
         "labels_new": list(found.labels_new),
         "runs": dict(new.datasets),
-        "limits": config_lib.settings(config),
+        "limits": flags_lib.settings(config),
         "checks": described,
     }
 
@@ -196,7 +198,7 @@ def _json(result: Mapping[str, Any]) -> bytes:
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = config_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
+        config = flags_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
         with heartbeat.doing("gate"):
             return Exit.DONE if gate(config) else Exit.REFUSED
     except Exception as error:

@@ -13,7 +13,7 @@ from model_code.gate_evaluation import MIN_LABELS, Drop
 from model_code.gate_summary import Embedding, Summary
 from model_code.metrics import mean_and_error
 from model_code.report_data import Case
-from schemas.config import flag
+from schemas.base.flags import flag
 
 MIN_VECTORS = 20
 # A row for each query and day: a young work folder may triple it in a day.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from model_code import metrics
 from model_code.report_data import Case
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 
 MIN_SHARED = 30
 MIN_LABELS = 10

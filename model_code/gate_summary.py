@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from model_code import gate_drift
 from model_code.report_data import row_counts
-from schemas import fingerprint
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.base import fingerprint
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import arrow_to_vectors
 
 # Vector columns of the features, each with the dataset of the network it comes from.
 EMBEDDINGS = {

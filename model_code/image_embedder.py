@@ -14,7 +14,7 @@ from model_code import backbones, devices, image_ops
 from model_code.batches import BatchLimit, run_in_batches
 from model_code.folding import fold_batch_norm
 from model_code.inference_settings import EmbeddingSettings
-from schemas import storage
+from schemas.base import storage
 
 DEFAULT = EmbeddingSettings()
 

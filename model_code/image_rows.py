@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet
+from schemas.base import fingerprint
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet
 
 
 def read_rows(

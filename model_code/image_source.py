@@ -10,12 +10,12 @@ import pyarrow as pa
 import tensorflow as tf
 
 from model_code import image_ops
-from model_code.progress import Progress
 from model_code.training import epoch_order
-from schemas.arrays import load_array
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet
+from schemas.base.errors import PhraseLensError
+from schemas.console.progress import Progress
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet
+from schemas.tables.arrays import load_array
 
 _DECODE_BATCH = 64
 

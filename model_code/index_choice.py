@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 KINDS = ("flat", "ivf_flat", "hnsw", "ivf_pq")
 # Up to here a scan takes milliseconds a batch, and is exact.

@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from schemas import config as config_lib
-from schemas import fingerprint, integrity, storage
-from schemas.arrays import load_array
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.base import fingerprint, storage
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import integrity
+from schemas.datasets.manifest import Dataset
+from schemas.tables.arrays import load_array
+from schemas.tables.mined import arrow_to_vectors
 
 KINDS = ("stored", "flat", "ivf_flat", "hnsw", "ivf_pq")
 BATCH = 64
@@ -297,7 +298,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return config_lib.main(Config, "./run.sh index-eval", __doc__, argv, work)
+    return flags_lib.main(Config, "./run.sh index-eval", __doc__, argv, work)
 
 
 if __name__ == "__main__":

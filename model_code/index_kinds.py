@@ -8,7 +8,7 @@ import faiss as typed_faiss
 import numpy as np
 
 from model_code.index_choice import Kind, sub_vectors
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 # Faiss's own type stubs lack much of it.
 faiss: Any = typed_faiss

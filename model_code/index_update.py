@@ -17,7 +17,7 @@ import numpy as np
 from model_code import index_kinds
 from model_code.index_choice import IndexSettings, Kind, choose_kind
 from model_code.phrase_index import open_vectors, read_config, save_index
-from schemas.arrays import load_array
+from schemas.tables.arrays import load_array
 
 
 @dataclasses.dataclass(frozen=True)

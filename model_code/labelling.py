@@ -4,8 +4,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
-from schemas.manifest import Dataset
-from schemas.tables import SPLITS
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import SPLITS
 
 # A label file of one label an image has mistakes, and copies of one image that were labelled
 # apart are one image with both labels.

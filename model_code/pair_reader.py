@@ -12,11 +12,11 @@ import tensorflow as tf
 from model_code import pair_examples
 from model_code.clicked_queries import ClickedQueries
 from model_code.image_source import features_of
-from model_code.progress import Progress
 from model_code.training import epoch_order
-from schemas import storage
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.console.progress import Progress
+from schemas.datasets.manifest import Dataset
 
 _READ_BATCH = 64
 _READ_BYTES = 4 << 20  # of a file at once

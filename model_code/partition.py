@@ -9,7 +9,7 @@ Source: Rastogi & Van Durme, Sublinear Partition Estimation, arXiv:1508.01596, 2
 
 import numpy as np
 
-from schemas.fingerprint import mix
+from schemas.base.fingerprint import mix
 
 EXACT_PARTITION_MAX = 1 << 18
 SAMPLE_SIZE = 1 << 14

@@ -24,9 +24,9 @@ from threadpoolctl import ThreadpoolController
 from model_code import index_kinds, partition
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind, training_rows
 from model_code.index_search import Effort, Searcher, probes_from, tune
-from schemas.arrays import load_array
-from schemas.errors import PhraseLensError
-from schemas.tables import arrow_to_vectors
+from schemas.base.errors import PhraseLensError
+from schemas.tables.arrays import load_array
+from schemas.tables.mined import arrow_to_vectors
 
 _TRAINING_KEY, _PARTITION_KEY = 1, 2
 
@@ -50,7 +50,7 @@ def build(
 
     Args:
       folder: an existing local folder.
-      phrases: batches with the schema `schemas.tables.phrases`.
+      phrases: batches with the schema `schemas.tables.mined.phrases`.
       temperature: τ of equation (1).
       settings: what is asked of the index.
       probes: see `save_index`.
@@ -76,7 +76,7 @@ def write_tables(folder: str, phrases: Iterable[pa.RecordBatch], rows: int) -> N
 
     Args:
       folder: an existing local folder.
-      phrases: batches with the schema `schemas.tables.phrases`.
+      phrases: batches with the schema `schemas.tables.mined.phrases`.
       rows: of all batches together.
 
     Raises:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 DIVERSITIES = ("none", "merge", "mmr")
 WEIGHTS = ("equal", "probability")

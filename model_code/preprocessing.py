@@ -25,8 +25,8 @@ VOCABULARY = "labels"
 
 
 def raw_schema(text_width: int, pixel_width: int) -> schema_pb2.Schema:
-    """The TFMD schema of features (schemas/features.pbtxt) with the widths of the vectors."""
-    text = resources.files("schemas").joinpath("features.pbtxt").read_text(encoding="utf-8")
+    """The TFMD schema of features, features.pbtxt, with the widths of the vectors."""
+    text = resources.files("schemas.tables").joinpath("features.pbtxt").read_text(encoding="utf-8")
     schema = text_format.Parse(text, schema_pb2.Schema())
     widths = {"text_emb": text_width, "pixel_emb": pixel_width}
     for feature in schema.feature:

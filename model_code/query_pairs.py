@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
+from schemas.base.errors import PhraseLensError
+from schemas.datasets.manifest import Dataset
 
 # Ids are hashes already: an odd multiple of one is as good a hash, and in another order.
 _MIX = np.uint64(0x9E3779B97F4A7C15)

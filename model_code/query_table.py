@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from model_code.sparse_adagrad import SparseAdagrad
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 _CHUNK = 1 << 16  # rows in memory at once, besides the table
 # Adagrad starts below the squared gradients it meets, so that it adapts from the first step.

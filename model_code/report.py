@@ -17,13 +17,15 @@ from pathlib import Path
 
 import jinja2
 
-from model_code import command, report_charts, report_data, report_effects
+from model_code import report_charts, report_data, report_effects
 from model_code.evaluation import decimals, shortened, unmeasured
-from schemas import manifest, storage
-from schemas.config import flag
-from schemas.manifest import Dataset
-from schemas.printable import printable
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.base.flags import flag
+from schemas.base.printable import printable
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import command
+from schemas.runs.stage import Stage
 
 NAME = "report"
 MODULES = ("model_code.report",)

@@ -13,11 +13,11 @@ from PIL import Image
 from model_code.evaluation import with_nan
 from model_code.image_rows import read_rows
 from model_code.metrics import mean_and_error
-from schemas import fingerprint, storage
-from schemas.dead_letter import REASONS
-from schemas.manifest import Dataset, Manifest
-from schemas.shard_files import read_parquet
-from schemas.tables import SPLITS
+from schemas.base import fingerprint, storage
+from schemas.datasets.manifest import Dataset, Manifest
+from schemas.datasets.shard_files import read_parquet
+from schemas.tables.dead_letters import REASONS
+from schemas.tables.mined import SPLITS
 
 ABLATIONS = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
 METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}

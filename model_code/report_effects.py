@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.report_data import Case
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 
 COLUMNS = ["image_id", "labels", "phrases", "phrase_effects"]
 

@@ -19,7 +19,7 @@ from tensorflow.core.framework import types_pb2 as types
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, saved_object_graph_pb2
 from tensorflow.python.framework import op_def_registry
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 # Operations without state whose only link to the world are numbers need no name here: a file, an
 # address or a function is given as text, as a handle or as a function (`is_allowed`). Of those that

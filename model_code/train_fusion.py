@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-from model_code import command
 from model_code.evaluation import (
     decimals,
     predictions_table,
@@ -36,12 +35,13 @@ from model_code.evaluation import (
 )
 from model_code.inference_settings import training_device
 from model_code.metrics import mean_and_error
-from schemas import fingerprint, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.stage import Stage
-from schemas.tables import SPLITS
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset
+from schemas.runs import command
+from schemas.runs.stage import Stage
+from schemas.tables.mined import SPLITS
 
 MODULES = ("model_code.train_fusion",)
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from model_code import command
 from model_code.few_labels import keep_first
 from model_code.inference_settings import BACKBONES, training_device
 from model_code.labelling import task_of
-from schemas import fingerprint
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset
+from schemas.runs import command
+from schemas.runs.stage import Stage
 
 NAME = "train_pixel_embedder"
 

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model_code import command, text_evaluation
+from model_code import text_evaluation
 from model_code.evaluation import without_nan
 from model_code.inference_settings import training_device
 from model_code.query_pairs import hold_out, load_associations
 from model_code.text_batches import Batches, BatchRules, split_words
-from schemas import fingerprint
-from schemas.config import flag
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset
+from schemas.runs import command
+from schemas.runs.stage import Stage
 
 if TYPE_CHECKING:
     from model_code.text_held_out import Bags

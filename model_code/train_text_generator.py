@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from model_code import command
 from model_code.inference_settings import BACKBONES, training_device
-from schemas import fingerprint
-from schemas.arrays import load_array
-from schemas.config import flag
-from schemas.errors import PhraseLensError
-from schemas.stage import Stage
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.runs import command
+from schemas.runs.stage import Stage
+from schemas.tables.arrays import load_array
 
 if TYPE_CHECKING:
     from model_code.pair_reader import Pairs

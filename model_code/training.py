@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from model_code.ahead import Ahead
-from model_code.progress import Progress
-from schemas import heartbeat, storage
+from schemas.base import storage
+from schemas.console import heartbeat
+from schemas.console.progress import Progress
 
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")

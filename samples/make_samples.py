@@ -22,13 +22,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from model_code import command
-from model_code.progress import Progress
 from samples import click_log, scenes
-from schemas import launch, manifest, storage
-from schemas.config import flag
-from schemas.records import Record
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.base.flags import flag
+from schemas.console import launch
+from schemas.console.progress import Progress
+from schemas.datasets import manifest
+from schemas.datasets.records import Record
+from schemas.runs import command
+from schemas.runs.stage import Stage
 
 NAME = "make_samples"
 IMAGES = pa.schema([("key", pa.string()), ("image", pa.binary())])

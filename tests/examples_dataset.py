@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from schemas import fingerprint, manifest, stage, storage
-from schemas.config import flag
+from schemas.base import fingerprint, storage
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage
 
 NUM_SHARDS = 2
 

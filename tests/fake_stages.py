@@ -6,8 +6,8 @@ import pytest
 
 from beam_jobs import pipeline, reprocess, reprocess_steps
 from beam_jobs.reprocess import Done, StageError
-from schemas import snapshots
-from schemas.errors import Exit
+from schemas.base.errors import Exit
+from schemas.runs import snapshots
 from tests.unit.test_snapshots import commit
 
 OUTPUTS = [step.output for step in pipeline.STEPS]

@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_code import metrics
-from schemas import fingerprint, manifest, snapshots, stage, tables
-from schemas.config import flag
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import snapshots, stage
+from schemas.tables import mined as tables
 from tests import mined_dataset
 
 LABELS = tuple("abcdefghijkl")

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from schemas import fingerprint, manifest, stage, tables
-from schemas.config import flag
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage
+from schemas.tables import mined as tables
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 NAMES = {"en": ("red", "green", "blue"), "de": ("rot", "grün", "blau"), "ja": ("赤", "緑", "青")}
@@ -42,7 +45,7 @@ def write_mined(
     queries: Sequence[Mapping],
     query_pairs: Sequence[Mapping],
 ) -> manifest.Dataset:
-    """Writes and commits a mined dataset; rows are mappings by column of `schemas.tables`.
+    """Writes and commits a mined dataset; rows are mappings by column of `schemas.tables.mined`.
 
     Images and pairs are partitioned by image_id and sorted, as beam_jobs.mine_pairs does.
     """

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from model_code import privacy
 from model_code.text import normalize_query
-from schemas.fingerprint import hash64
+from schemas.base.fingerprint import hash64
 
 LOG_FIELDS = (
     "query",

@@ -22,9 +22,12 @@ import pyarrow.parquet as pq
 from beam_jobs import classify_images, mine_log, reprocess, reprocess_steps
 from model_code import gate
 from samples import scenes
-from schemas import gc, manifest, pending, promote, snapshots, status, storage, verify
-from schemas.errors import Exit
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.maintenance import gc, pending, promote, status, verify
+from schemas.runs import snapshots
 from tests import forked, work_folder
 
 FIRST_DAY = datetime.date(2026, 3, 2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from schemas import tables
+from schemas.tables import mined as tables
 
 TEXT_WIDTH = 3
 
@@ -26,7 +26,7 @@ def images(vectors: np.ndarray, count: int = 200, seed: int = 1) -> np.ndarray:
 
 
 def phrases(vectors: np.ndarray, query_ids: np.ndarray) -> pa.Table:
-    """Rows of `schemas.tables.phrases`; all but the vectors follows from the ids."""
+    """Rows of `schemas.tables.mined.phrases`; all but the vectors follows from the ids."""
     schema = tables.phrases(vectors.shape[1], TEXT_WIDTH)
     text_embs = np.stack([query_ids % p for p in (7, 11, 13)], axis=1).astype(np.float32)
     columns = [

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_code import metrics
-from schemas import dead_letter, manifest, stage, tables
-from schemas.config import flag
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage
+from schemas.tables import dead_letters
+from schemas.tables import mined as tables
 from tests import mined_dataset
 
 LABELS = ("red", "green", "blue", "a|b $x$ <b>grey</b>")
@@ -78,7 +81,7 @@ def _write_generator(root: str) -> None:
 
 def _write_features(root: str) -> None:
     planned = stage.plan("embed_images", _Config(root), [], {})
-    dead = dead_letter.dead_letters(
+    dead = dead_letters.dead_letters(
         "embed_images", planned.run_id, "not_an_image", [HOSTILE, "b.jpg"], ["HTML"] * 2, [b""] * 2
     )
     shard = manifest.write_parquet(

@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from schemas.code_fingerprint import PACKAGES
+from schemas.base.code_fingerprint import PACKAGES
 from tests import work_folder
 
 SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", *sorted(PACKAGES))

@@ -17,8 +17,9 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 from beam_jobs import pipeline
-from schemas import launch, storage
-from schemas.manifest import GRAPH_FILES, Dataset
+from schemas.base import storage
+from schemas.console import launch
+from schemas.datasets.manifest import GRAPH_FILES, Dataset
 from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent

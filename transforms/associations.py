@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import tables
-from schemas.stage import Stage
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms.datasets import GroupShards, from_blocks, par_do, write_sorted
 from transforms.events import CLICK_UNIT
 from transforms.evidence import add_up

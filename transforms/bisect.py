@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from schemas.dead_letter import dead_letters
-from schemas.stage import Stage
+from schemas.runs.stage import Stage
+from schemas.tables.dead_letters import dead_letters
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -14,9 +14,9 @@ from model_code import calibration as maths
 from model_code import phrase_metrics
 from model_code.clicked_queries import ClickedQueries, Places
 from model_code.query_vectors import Calibration, Queries, query_vectors
-from schemas import storage
-from schemas.arrays import load_array
-from schemas.tables import arrow_to_vectors
+from schemas.base import storage
+from schemas.tables.arrays import load_array
+from schemas.tables.mined import arrow_to_vectors
 from transforms import prototypes
 from transforms.datasets import from_blocks
 from transforms.models import ModelFolder

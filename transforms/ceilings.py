@@ -8,9 +8,9 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from schemas import manifest
-from schemas.dead_letter import REASONS
-from schemas.errors import AccountingError, DeadShareError
+from schemas.base.errors import AccountingError, DeadShareError
+from schemas.datasets import manifest
+from schemas.tables.dead_letters import REASONS
 
 EXAMPLES = 3  # that an error names
 

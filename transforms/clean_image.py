@@ -21,7 +21,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class ImageError(Exception):
-    """An image that cannot be used: a reason of schemas/dead_letter.py and a detail."""
+    """An image that cannot be used: a reason of schemas/tables/dead_letters.py and a detail."""
 
     def __init__(self, reason: str, detail: str):
         self.reason, self.detail = reason, detail

@@ -8,7 +8,7 @@ import zlib
 import google_crc32c
 import pyarrow as pa
 
-from schemas import storage
+from schemas.base import storage
 
 SUFFIXES = {
     ".gz": "gzip",

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint, manifest, storage
-from schemas.errors import DeadShareError, PhraseLensError, RetryError
-from schemas.fingerprint import hash64_array
-from schemas.records import Record
-from schemas.shard_files import open_parquet, read_parquet
-from schemas.stage import Stage
-from schemas.tables import DEAD_LETTERS
+from schemas.base import fingerprint, storage
+from schemas.base.errors import DeadShareError, PhraseLensError, RetryError
+from schemas.base.fingerprint import hash64_array
+from schemas.datasets import manifest
+from schemas.datasets.records import Record
+from schemas.datasets.shard_files import open_parquet, read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables.mined import DEAD_LETTERS
 from transforms.ceilings import EXAMPLES, Ceilings, check_counters
 
 DEAD, COUNTS, SHARDS, NOTES = "dead", "counts", "shards", "notes"

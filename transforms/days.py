@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.shard_files import open_parquet
+from schemas.datasets.shard_files import open_parquet
 from transforms.datasets import COUNTS, NOTES, Output, from_blocks, par_do
 from transforms.deletions import Deletions
 from transforms.events import CLICK_UNIT, EVENTS

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.text import normalize_query, query_parts
-from schemas import fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
 from transforms.rows import id_texts, one_form, texts_of
 from transforms.tabular import BadRows, check_columns, columns_of, read_table
 

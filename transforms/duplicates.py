@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint
+from schemas.base import fingerprint
 from transforms import signatures
 from transforms.bands import band_keys
 from transforms.datasets import GroupShards, SplitByShard, from_blocks

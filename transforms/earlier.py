@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet
+from schemas.base import fingerprint
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet
 
 # Row groups that stay in memory: rows that are asked for together lie together.
 ROW_GROUPS = 16

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from model_code import privacy
 from model_code.text import normalize_queries, query_parts
-from schemas import fingerprint
-from schemas.stage import Stage
+from schemas.base import fingerprint
+from schemas.runs.stage import Stage
 from transforms import moments
 from transforms.datasets import Output
 from transforms.rows import (

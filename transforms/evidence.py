@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
 from transforms.ceilings import EXAMPLES
 from transforms.datasets import COUNTS, NOTES, Notes, Output, from_blocks, par_do, split_by_hash
 from transforms.deletions import Deletions

@@ -13,9 +13,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from schemas import tables
-from schemas.manifest import Dataset, Shard
-from schemas.stage import Stage
+from schemas.datasets.manifest import Dataset, Shard
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms.datasets import write_sorted
 from transforms.events import MAX_POSITION
 

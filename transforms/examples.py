@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.labelling import task_of
-from schemas import fingerprint, manifest, storage, tables
-from schemas.dead_letter import dead_letters
-from schemas.errors import PhraseLensError
-from schemas.shard_files import open_parquet, read_parquet
-from schemas.stage import Stage
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError
+from schemas.datasets import manifest
+from schemas.datasets.shard_files import open_parquet, read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
+from schemas.tables.dead_letters import dead_letters
 from transforms.datasets import COUNTS, DEAD, Output, to_block
 from transforms.tfrecords import RecordWriter
 from transforms.validation import validate

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from model_code.inference_settings import EmbeddingSettings
 from model_code.phrase_settings import PhraseSettings
-from model_code.progress import Progress
-from schemas import tables
-from schemas.stage import Stage
-from schemas.tables import vectors_to_arrow
+from schemas.console.progress import Progress
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
+from schemas.tables.mined import vectors_to_arrow
 from transforms.bisect import inference_failed
 from transforms.datasets import Output
 from transforms.earlier import Earlier, read_images

@@ -11,8 +11,8 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import storage
-from schemas.errors import PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
 from transforms.compression import compression_of, split_name
 from transforms.encodings import open_text
 from transforms.json_blocks import json_object

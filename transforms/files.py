@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-from schemas import fingerprint, places, storage
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint, places, storage
+from schemas.base.errors import PhraseLensError
 
 
 def match(flag: str, patterns: Sequence[str]) -> list[FileMetadata]:

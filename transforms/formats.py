@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import moments
 from transforms.coco import read_coco
 from transforms.compression import split_name

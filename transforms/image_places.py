@@ -6,7 +6,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
-from schemas import storage
+from schemas.base import storage
 from transforms.clean_image import ImageError
 from transforms.http_fetch import FetchLimits, fetch
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import webdataset
 from transforms.clean_image import ImageError
 from transforms.column_types import field_at, is_text, stored, whole_text

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import apache_beam as beam
 import pyarrow as pa
 
-from model_code import progress
-from schemas.dead_letter import dead_letters
-from schemas.stage import Stage
+from schemas.console import progress
+from schemas.runs.stage import Stage
+from schemas.tables.dead_letters import dead_letters
 from transforms.clean_image import CleanImage, ImageError, ImageLimits
 from transforms.datasets import COUNTS, DEAD, Output, par_do
 from transforms.deletions import Deletions

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from model_code.ahead import Ahead
 from model_code.inference_settings import EmbeddingSettings
-from schemas.tables import arrow_to_vectors
+from schemas.tables.mined import arrow_to_vectors
 from transforms.bisect import run_or_bisect
 
 if TYPE_CHECKING:

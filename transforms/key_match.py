@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms.ceilings import EXAMPLES
 from transforms.datasets import Notes
 from transforms.image_units import KEY_KINDS, key_of_path

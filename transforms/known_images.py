@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code import progress
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet, read_parquet
-from schemas.stage import Stage
-from schemas.tables import SOURCES
+from schemas.console import progress
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet, read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables.mined import SOURCES
 from transforms.clean_image import CleanImage, ImageLimits
 from transforms.datasets import COUNTS, DEAD, GroupShards, Output, from_blocks, par_do
 from transforms.deletions import Deletions

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.stage import Stage
-from schemas.tables import SPLITS
+from schemas.runs.stage import Stage
+from schemas.tables.mined import SPLITS
 from transforms.datasets import Output
 from transforms.rows import Checked, id_texts
 

@@ -6,9 +6,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import tables
-from schemas.shard_files import read_parquet
-from schemas.stage import Stage
+from schemas.datasets.shard_files import read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms import key_match
 from transforms.datasets import COUNTS, NOTES, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.deletions import Deletions

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from schemas import integrity, quiet, storage
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.console import quiet
+from schemas.datasets import integrity
+from schemas.datasets.manifest import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ModelFolder:
       path: the folder.
       fingerprint: the model's fingerprint.
       bytes: size of its files.
-      checksums: see schemas/integrity.py.
+      checksums: see schemas/datasets/integrity.py.
     """
 
     path: str

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import tables
-from schemas.stage import Stage
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms import associations, key_match
 from transforms.datasets import COUNTS, NOTES, SHARDS, Output, from_blocks, par_do, write_sorted
 from transforms.days import PAIR_EVIDENCE, QUERY_USERS

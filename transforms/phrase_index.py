@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind
-from schemas import fingerprint, heartbeat, manifest, storage
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet
-from schemas.stage import Stage
-from schemas.tables import arrow_to_vectors
+from schemas.base import fingerprint, storage
+from schemas.console import heartbeat
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet
+from schemas.runs.stage import Stage
+from schemas.tables.mined import arrow_to_vectors
 from transforms.models import ModelFolder
 
 READ_BATCH = 1 << 16

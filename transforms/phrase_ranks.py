@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from model_code import phrase_metrics
-from schemas import manifest, storage
-from schemas.stage import Stage
-from schemas.tables import arrow_to_vectors
+from schemas.base import storage
+from schemas.datasets import manifest
+from schemas.runs.stage import Stage
+from schemas.tables.mined import arrow_to_vectors
 from transforms.calibration import Calibrated
 
 

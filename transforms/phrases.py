@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
 from model_code.inference_settings import EmbeddingSettings
-from model_code.progress import Progress
 from model_code.query_vectors import query_vectors
-from schemas import tables
-from schemas.shard_files import read_parquet
-from schemas.stage import Stage
-from schemas.tables import vectors_to_arrow
+from schemas.console.progress import Progress
+from schemas.datasets.shard_files import read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
+from schemas.tables.mined import vectors_to_arrow
 from transforms.bisect import inference_failed
 from transforms.calibration import Calibrated, HeadWeights
 from transforms.datasets import COUNTS, SHARDS, Output, from_blocks, write_sorted

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from model_code.inference_settings import InferenceSettings
-from model_code.progress import Progress
-from schemas import tables
-from schemas.errors import PhraseLensError
-from schemas.stage import Stage
-from schemas.tables import vectors_to_arrow
+from schemas.base.errors import PhraseLensError
+from schemas.console.progress import Progress
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
+from schemas.tables.mined import vectors_to_arrow
 from transforms.bisect import inference_failed, run_or_bisect
 from transforms.clean_image import ImageLimits
 from transforms.datasets import Output

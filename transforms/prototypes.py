@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import tables
-from schemas.shard_files import read_parquet
-from schemas.tables import arrow_to_vectors, vectors_to_arrow
+from schemas.datasets.shard_files import read_parquet
+from schemas.tables import mined as tables
+from schemas.tables.mined import arrow_to_vectors, vectors_to_arrow
 from transforms.datasets import from_blocks, split_by_shard, to_block
 
 # Vectors are added up in units of 2^-36: integers, whose sum no order of bundles changes.

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.text import detect_languages
-from schemas import tables
-from schemas.stage import Stage
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms.datasets import SHARDS, from_blocks, par_do, write_sorted
 from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import CLICK_UNIT, QUERY_TEXTS

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code import progress
-from schemas.dead_letter import dead_letters
-from schemas.stage import Stage
+from schemas.console import progress
+from schemas.runs.stage import Stage
+from schemas.tables.dead_letters import dead_letters
 from transforms import moments
 from transforms.column_types import as_binary, whole_texts
 from transforms.datasets import COUNTS, DEAD, Output, par_do

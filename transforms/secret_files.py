@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from schemas import storage
-from schemas.errors import PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
 
 Value = TypeVar("Value")
 

@@ -12,11 +12,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
-from model_code import progress
-from model_code.progress import Progress
-from schemas import manifest, storage
-from schemas.records import Record
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.console import progress
+from schemas.console.progress import Progress
+from schemas.datasets import manifest
+from schemas.datasets.records import Record
+from schemas.runs.stage import Stage
 from transforms.datasets import COUNTS, SHARDS, Output, record_path, write_sorted
 
 Item = TypeVar("Item")

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms.column_types import (
     field_at,
     is_image,
@@ -64,7 +64,7 @@ class BadRows:
     Their bytes stay behind: the id of a person may stand anywhere in them.
 
     Attributes:
-      reason: of schemas/dead_letter.py; `unreadable_file` stands for the rest of a file.
+      reason: of schemas/tables/dead_letters.py; `unreadable_file` stands for the rest of a file.
       path: the file.
       details: for each row its place in the file and what is wrong.
     """

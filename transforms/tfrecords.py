@@ -6,8 +6,9 @@ from typing import Any
 
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas import manifest, storage
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.datasets import manifest
+from schemas.runs.stage import Stage
 
 
 class RecordWriter:

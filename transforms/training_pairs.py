@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.clicked_queries import ClickedQueries, Places, head_queries
-from model_code.progress import Progress
-from schemas import manifest, storage, tables
-from schemas.manifest import Dataset
-from schemas.shard_files import open_parquet, read_parquet
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.console.progress import Progress
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.datasets.shard_files import open_parquet, read_parquet
+from schemas.runs.stage import Stage
+from schemas.tables import mined as tables
 from transforms.bisect import inference_failed, run_or_bisect
 from transforms.datasets import Output, write_sorted
 from transforms.tfrecords import RecordWriter

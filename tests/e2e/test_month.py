@@ -9,7 +9,8 @@ import random
 import pytest
 
 from beam_jobs import reprocess
-from schemas import metrics, status, storage, summaries
+from schemas.base import storage
+from schemas.maintenance import metrics, status, summaries
 from tests.month import EVENTS, Month
 
 WEEK = ["usual", "new_images", "retired", "forget", "flipped", "rolled_back", "killed"]

@@ -12,8 +12,8 @@ import pytest
 from beam_jobs import classify_images, embed_images, pipeline
 from model_code import export_model
 from model_code.phrase_settings import PhraseSettings
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import arrow_to_vectors
 from tests import image_files, work_folder
 from tests.image_files import encode, photo
 from tests.work_folder import STEPS, TinyRun

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from beam_jobs import pipeline
-from schemas import manifest, verify
-from schemas.manifest import Dataset
-from schemas.tables import SPLITS
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.maintenance import verify
+from schemas.tables.mined import SPLITS
 from tests import work_folder
 from tests.work_folder import STEPS, TinyRun
 

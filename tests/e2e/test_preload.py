@@ -15,8 +15,8 @@ from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 from beam_jobs.preload import preload
 from model_code import image_embedder
-from schemas import config as config_lib
-from schemas.errors import Exit
+from schemas.base import flags as flags_lib
+from schemas.base.errors import Exit
 from tests import work_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     argv = [f"--{name}={path}" for name, path in inputs.items()]
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]
-    config = config_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+    config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
     LOADED.cache_clear()
     with contextlib.closing(Beside("beam_jobs.mine_pairs")) as miner:
         done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config, miner)]

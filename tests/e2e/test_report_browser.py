@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model_code import report
-from schemas import manifest
+from schemas.datasets import manifest
 from tests import report_work
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

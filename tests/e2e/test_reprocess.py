@@ -19,10 +19,14 @@ from beam_jobs import reprocess, reprocess_plan, reprocess_steps
 from model_code.classifier import Classifier
 from model_code.image_embedder import ImageEmbedder
 from samples import scenes
-from schemas import config as config_lib
-from schemas import gc, manifest, run_folders, snapshots, storage
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.maintenance import gc
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots
+from schemas.tables.mined import arrow_to_vectors
 from tests import work_folder
 from transforms import images
 
@@ -97,7 +101,7 @@ class Work:
         settings = work_folder.config(self.root, self.more).set
         argv = [f"--workdir={root or self.root}", f"--date={date}", f"--set={settings}"]
         argv += [*self.inputs.write(), *flags]
-        config = config_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -264,7 +268,7 @@ def test_the_plan_said_what_would_happen(days, name):
 def test_models_in_use_stay_when_a_retrained_one_is_refused(days, work):
     """The last runs are those of the new text embedder; in use is the first snapshot."""
     models = reprocess_steps.models_in_use(
-        config_lib.parse(
+        flags_lib.parse(
             reprocess_steps.Config, "", "", [f"--workdir={work.root}", "--date=2026-01-05"]
         )
     )

@@ -3,7 +3,7 @@
 import json
 
 from beam_jobs import similar
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 
 FLAGS = {
     "features": "embed_images",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.manifest import Dataset, shards_of
+from schemas.datasets.manifest import Dataset, shards_of
 from tests import forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 

@@ -13,8 +13,9 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 from beam_jobs import dataflow as dataflow_lib
 from beam_jobs import dataflow_plan, job, mine_log, pipeline, submit
-from schemas import manifest, storage
-from schemas.errors import PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.datasets import manifest
 from tests import work_folder
 from tests.cloud import PROJECT, REGION
 from tests.hidden_text import shown

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import classify_images, code_check, dataflow, embed_images, mine_pairs, submit
-from schemas import code_fingerprint
-from schemas.config import flag
-from schemas.errors import Exit, PhraseLensError
+from schemas.base import code_fingerprint
+from schemas.base.errors import Exit, PhraseLensError
+from schemas.base.flags import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
@@ -220,6 +220,6 @@ def test_run_sh_adds_nothing_to_what_is_submitted(tmp_path):
         capture_output=True,
         text=True,
     )
-    expected = ["-m", "schemas.launch", "beam_jobs.submit"]
+    expected = ["-m", "schemas.console.launch", "beam_jobs.submit"]
     expected += ["--job=embed_images", "--image=i:1", "--output=a b"]
     assert sent.stdout.splitlines() == expected, sent.stderr

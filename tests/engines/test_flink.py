@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import submit
+from beam_jobs.submit import JOBS
 from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
-from schemas import manifest
+from schemas.datasets import manifest
 from tests import engine_jobs, wheel, work_folder
 
 
@@ -130,7 +130,7 @@ def test_up_submit_down(tmp_path):
     port = f"--port={free_ports()}"
     here, there = tmp_path / "here", tmp_path / "flink"
     job = ["mine_log", "--log=log.csv", "--num_shards=2", "--max_dead_fraction=1"]
-    alone = [sys.executable, "-m", submit.JOBS[job[0]], *job[1:], "--output=here"]
+    alone = [sys.executable, "-m", JOBS[job[0]], *job[1:], "--output=here"]
     work_folder.run(alone, cwd=tmp_path)
     command = [sys.executable, "-m", "deploy.flink"]
     assert port.split("=")[1] in work_folder.run([*command, "up", port])

@@ -9,7 +9,8 @@ import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from beam_jobs import forget, mine_log, mine_pairs
-from schemas import manifest, storage
+from schemas.base import storage
+from schemas.datasets import manifest
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.unit.test_image_units import read, write_parquet, write_tar

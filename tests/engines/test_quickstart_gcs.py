@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from beam_jobs import pipeline, submit
-from schemas import manifest, storage
+from schemas.base import storage
+from schemas.datasets import manifest
 from tests import work_folder
 
 # The report holds the paths of its datasets.
@@ -58,7 +59,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     assert "already done" in work_folder.drive(config).stdout
     root = f"{bucket}/all"
     python = [sys.executable, "-m"]
-    assert "problem" not in work_folder.run([*python, "schemas.verify", root])
+    assert "problem" not in work_folder.run([*python, "schemas.maintenance.verify", root])
     ids = manifest.Dataset(f"{root}/mined").table("images", ["image_id"])["image_id"].to_pylist()
     flags = [f"--features={root}/features", f"--mined={root}/mined", "--count=3", "--json"]
     found = json.loads(work_folder.run([*python, "beam_jobs.similar", ids[0], *flags]))

@@ -9,9 +9,10 @@ import pytest
 
 from beam_jobs import classify_images, similar
 from model_code import export_model
-from schemas import manifest, storage
-from schemas.errors import PhraseLensError, RivalCommitError
-from schemas.stage import Stage
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError, RivalCommitError
+from schemas.datasets import manifest
+from schemas.runs.stage import Stage
 from tests import forked
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work

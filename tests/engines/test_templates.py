@@ -18,9 +18,9 @@ from google.cloud import dataflow_v1beta3
 
 from beam_jobs import dataflow, submit
 from deploy import templates
-from schemas import config as config_lib
-from schemas import storage
-from schemas.errors import PhraseLensError
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
 from tests import wheel
 from tests.unit.test_layout import locked
 
@@ -31,9 +31,9 @@ IMAGE = "images.example/phraselens:1"
 
 def actions(job: str) -> dict[str, argparse.Action]:
     """The flags of a job's command line by name, as argparse has them."""
-    parser = config_lib.parser_for(submit.job_module(job).Config, "", "")
+    parser = flags_lib.parser_for(submit.job_module(job).Config, "", "")
     if job in submit.ON_GPU:
-        config_lib.add_flags(parser, dataflow.Flags)
+        flags_lib.add_flags(parser, dataflow.Flags)
     found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose", "log_format")}
     return {name: a for name, a in found.items() if name not in ("dry_run", "image")}
 

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from beam_jobs import pipeline
-from schemas import code_fingerprint
+from schemas.base import code_fingerprint
 from tests import wheel, work_folder
 
 
@@ -30,8 +30,10 @@ def test_it_holds_every_module_and_template(built):
 
 def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
     """Launcher, workers and checkout agree, or nothing would ever be found done."""
-    modules = [step.module for step in pipeline.STEPS]
-    script = f"from schemas.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
+    modules = [[step.module] for step in pipeline.STEPS]
+    script = (
+        f"from schemas.base.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
+    )
     environment = work_folder.environment() | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
     with zipfile.ZipFile(built) as opened:
         opened.extractall(tmp_path)
@@ -42,7 +44,7 @@ def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == str([code_fingerprint.of_code([m]) for m in modules]), done.stderr
+    assert done.stdout.strip() == str([*map(code_fingerprint.of_code, modules)]), done.stderr
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas import manifest
+from schemas.datasets import manifest
 from tests import forked, work_folder
 from tests.work_folder import STEPS
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import mine_pairs
-from schemas import manifest, storage
-from schemas.errors import Exit, PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import Exit, PhraseLensError
+from schemas.datasets import manifest
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401

@@ -6,8 +6,9 @@ import pytest
 
 from beam_jobs import embed_images
 from model_code import train_fusion, train_text_generator
-from schemas import manifest, storage
-from schemas.errors import Exit
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
 from tests import work_folder
 from tests.work_folder import STEPS
 
@@ -35,7 +36,7 @@ def cut(path):
 
 
 # A stage, the stage that wrote what is damaged, its table, and what happens to it. What is loaded
-# as a whole is compared with its checksums then (schemas/integrity.py).
+# as a whole is compared with its checksums then (schemas/datasets/integrity.py).
 CASES = [
     ("train_fusion", "prepare_examples", "examples", flip),
     ("train_fusion", "prepare_examples", "examples", cut),

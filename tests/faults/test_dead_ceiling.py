@@ -3,7 +3,7 @@
 import pytest
 
 from beam_jobs import mine_pairs
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.image_files import encode, photo
 from transforms import key_match
 

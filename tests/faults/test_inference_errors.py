@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from beam_jobs import embed_images
 from model_code.image_embedder import ImageEmbedder
-from schemas import manifest
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import arrow_to_vectors
 from tests import work_folder
 
 BATCH = 64

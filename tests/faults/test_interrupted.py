@@ -80,7 +80,7 @@ def test_a_command_ends_in_one_line_while_it_loads(seconds):
 
 
 def test_a_command_that_ends_by_itself_keeps_its_exit_status():
-    process = start("schemas.gc", "--workdir=", "--keep=1")
+    process = start("schemas.maintenance.gc", "--workdir=", "--keep=1")
     _, errors = process.communicate(timeout=60)
     assert errors.startswith("error: --workdir '': expected the path of what is written")
     assert process.returncode == 2

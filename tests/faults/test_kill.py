@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas import manifest, run_folders, storage
+from schemas.base import storage
+from schemas.datasets import manifest
+from schemas.runs import folders as run_folders
 from tests import engine_jobs, forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 

@@ -8,13 +8,15 @@ import sys
 
 import pyarrow as pa
 
-from schemas import manifest, stage, storage
-from schemas.config import flag
+from schemas.base import storage
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage
 from tests import work_folder
 
 WRITE_HALF = """
 import sys, time
-from schemas import storage
+from schemas.base import storage
 with storage.open_output(sys.argv[1]) as f:
     f.write(b"half of it")
     f.flush()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_code import gate
-from schemas import snapshots
-from schemas.errors import CorruptError, Exit
-from schemas.manifest import Dataset
+from schemas.base.errors import CorruptError, Exit
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
 from tests import gate_work
 from tests.gate_work import Day
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import manifest, verify
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.datasets import manifest
+from schemas.maintenance import verify
 
 ROWS = pa.table({"id": ["a", "b", "c"]})
 SCHEMA = "b18d68800607b605f236b5c349a8a4d98742b49f0506a8eb32cd70a2541f85bf"  # of ROWS

@@ -8,8 +8,9 @@ import subprocess
 import pytest
 
 from beam_jobs import mine_pairs
-from schemas import manifest, storage
-from schemas.errors import Exit
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
 from tests import forked, work_folder
 
 KINDS = ("query", "user", "image", "clicks")

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from beam_jobs import embed_images, mine_pairs
 from model_code.image_embedder import ImageEmbedder
-from schemas import manifest, storage
-from schemas.errors import Exit
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
 from tests import work_folder
 from tests.cloud import serve
 from tests.image_files import encode, photo

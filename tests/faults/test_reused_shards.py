@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import classify_images, embed_images, embed_phrases, mine_pairs, reprocess_steps
-from schemas import manifest, storage
-from schemas.errors import Exit
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
 from tests import work_folder
 
 MODULES = {m.JOB.name: m for m in (mine_pairs, embed_phrases, embed_images, classify_images)}

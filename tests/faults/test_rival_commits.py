@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas import gc, manifest, run_folders, storage
-from schemas.errors import Exit, RivalCommitError
+from schemas.base import storage
+from schemas.base.errors import Exit, RivalCommitError
+from schemas.datasets import manifest
+from schemas.maintenance import gc
+from schemas.runs import folders as run_folders
 from tests import forked, work_folder
 from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401

@@ -3,8 +3,8 @@
 import re
 
 from beam_jobs import mine_log, mine_pairs
-from schemas import manifest
-from schemas.fingerprint import hash64
+from schemas.base.fingerprint import hash64
+from schemas.datasets import manifest
 
 DAY = "2026-11-20"
 

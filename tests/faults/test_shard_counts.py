@@ -2,8 +2,10 @@
 
 import shutil
 
-from schemas import manifest, run_folders, storage
-from schemas.manifest import Dataset
+from schemas.base import storage
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import folders as run_folders
 from tests import forked, work_folder
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from beam_jobs import mine_pairs
-from schemas import manifest
-from schemas.manifest import Dataset
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
 from tests import forked, work_folder
 from tests.image_files import encode, photo
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas import manifest, verify
-from schemas.errors import Exit
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import verify
 
 
 def cut_parquet(path: Path) -> Path:

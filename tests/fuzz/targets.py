@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas.dead_letter import REASONS
-from schemas.errors import PhraseLensError
-from schemas.stage import Stage
+from schemas.base.errors import PhraseLensError
+from schemas.runs.stage import Stage
+from schemas.tables.dead_letters import REASONS
 from tests import icc_profiles, image_files, log_files
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 from transforms.deletions import DELETION_FIELDS, read_deletions

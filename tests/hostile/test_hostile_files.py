@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import coco, compression
 from transforms.file_heads import read_head
 from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit

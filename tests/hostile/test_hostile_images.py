@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import GifImagePlugin, Image
 
-from schemas.dead_letter import REASONS
+from schemas.tables.dead_letters import REASONS
 from tests.image_files import HEIC, chunk, encode, jpeg_of_scans, photo, png, rotated_jpeg
 from transforms.clean_image import ImageError, ImageLimits, clean_image
 from transforms.image_bytes import only_pixels

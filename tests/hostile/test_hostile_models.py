@@ -17,11 +17,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from model_code import backbones, saved_models
 from model_code.inference_settings import EmbeddingSettings
-from schemas import integrity
-from schemas.arrays import load_array
-from schemas.errors import PhraseLensError
-from schemas.manifest import Dataset
-from schemas.stage import Stage
+from schemas.base.errors import PhraseLensError
+from schemas.datasets import integrity
+from schemas.datasets.manifest import Dataset
+from schemas.runs.stage import Stage
+from schemas.tables.arrays import load_array
 from transforms import features, models
 from transforms.models import ModelFolder
 
@@ -34,7 +34,10 @@ UNSAFE = re.compile(
     r"|(?<![.\w])(eval|exec)\(|yaml\.(unsafe_)?load\(|shell\s*=\s*True|os\.system\("
     r"|\bnp\.load\(|\btf\.saved_model\.load\(|keras\.models\.load_model\("
 )
-READERS = {"schemas/arrays.py": "np.load(", "model_code/saved_models.py": "tf.saved_model.load("}
+READERS = {
+    "schemas/tables/arrays.py": "np.load(",
+    "model_code/saved_models.py": "tf.saved_model.load(",
+}
 
 
 @pytest.mark.parametrize("package", PRODUCT)

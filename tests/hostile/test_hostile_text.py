@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from beam_jobs import similar
 from model_code import report
-from schemas.errors import PhraseLensError
-from schemas.printable import printable
+from schemas.base.errors import PhraseLensError
+from schemas.base.printable import printable
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\u202eexe.gpj\u2066"
 

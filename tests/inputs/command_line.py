@@ -8,7 +8,9 @@ from pathlib import Path
 from beam_jobs import classify_images, forget, job, mine_log, mine_pairs, pipeline
 from model_code import train_fusion
 from samples import make_samples
-from schemas import code_fingerprint, config, gc
+from schemas.base import code_fingerprint
+from schemas.base import flags as flags_lib
+from schemas.maintenance import gc
 from tests import work_folder
 from tests.inputs.case import Case, command, error_of
 from transforms.files import match
@@ -65,14 +67,14 @@ def _output(of, typed: str):
 def _typed_home(folder: Path) -> str:
     """A path as a person wrote it within quotes."""
     here = Path.home()
-    found = config.parse(gc.Config, "gc", "", ["--workdir=~/work", "--keep=1"]).workdir
+    found = flags_lib.parse(gc.Config, "gc", "", ["--workdir=~/work", "--keep=1"]).workdir
     return "the folder work of your home" if found == f"{here}/work" else found
 
 
 def _fingerprint(locale: str):
     """Whether the code has the same fingerprint under a locale."""
-    modules = ["schemas.storage"]
-    code = f"from schemas import code_fingerprint; print(code_fingerprint.of_code({modules}))"
+    modules = ["schemas.base.storage"]
+    code = f"from schemas.base import code_fingerprint; print(code_fingerprint.of_code({modules}))"
 
     def run(_: Path) -> str:
         environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0"}

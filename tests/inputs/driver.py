@@ -7,7 +7,7 @@ import numpy as np
 
 from beam_jobs import mined_check, pipeline
 from model_code import evaluation
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests import mined_dataset
 from tests.inputs.case import Case, command, error_of
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageCms
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests import icc_profiles
 from tests.image_files import HEIC, animation, encode, photo, png16, rotated_jpeg
 from tests.inputs.case import Case

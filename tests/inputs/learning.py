@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from model_code import query_pairs, sampled_softmax, train_pixel_embedder
 from model_code.clicked_queries import ClickedQueries
-from schemas import tables
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
+from schemas.tables import mined as tables
 from tests.inputs.case import Case
 from tests.mined_dataset import jpeg, write_colours, write_mined
 from tests.poisoned import NEW_QUERY, poison

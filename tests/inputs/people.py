@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs import mine_pairs
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
 from transforms import evidence, key_match, pairs
 from transforms.ceilings import Ceilings, check_counters

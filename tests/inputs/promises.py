@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import mine_log
-from schemas import stage, storage
-from schemas.errors import PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.runs import stage
 from tests.hidden_text import shown
 from tests.inputs.case import Case, command, error_of
 

@@ -20,8 +20,8 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import zstandard
 
-from schemas import fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case
 from transforms import moments
 from transforms.deletions import read_deletions

@@ -15,9 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model_code import phrase_index
 from model_code.index_choice import IndexSettings
 from model_code.phrase_index import PhraseIndex
-from schemas import manifest, tables
-from schemas import stage as stage_lib
-from schemas.config import flag
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage as stage_lib
+from schemas.tables import mined as tables
 from tests.phrase_vectors import draw, images, phrases, scan
 from transforms.phrase_index import BuildIndex, choose_probes
 

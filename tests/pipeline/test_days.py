@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import forget, mine_log, mine_pairs, pipeline
-from schemas import fingerprint, launch, manifest, run_folders, storage
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint, storage
+from schemas.base.errors import PhraseLensError
+from schemas.console import launch
+from schemas.datasets import manifest
+from schemas.runs import folders as run_folders
 from tests.image_files import encode, photo
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "user", "session", "timestamp")

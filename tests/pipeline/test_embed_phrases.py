@@ -12,10 +12,12 @@ from beam_jobs import embed_phrases
 from model_code.calibration import MIN_IMAGES
 from model_code.image_embedder import ImageEmbeddings
 from model_code.phrase_index import PhraseIndex
-from schemas import fingerprint, manifest, stage
-from schemas.config import flag
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import stage
+from schemas.tables.mined import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
 from tests.poisoned import checksums, poison
 from transforms import calibration, models, phrases

@@ -6,7 +6,8 @@ import csv
 import pytest
 
 from beam_jobs import mine_log, mine_pairs
-from schemas import manifest, tables
+from schemas.datasets import manifest
+from schemas.tables import mined as tables
 from transforms.examination import EXAMINED_UNIT
 
 FIELDS = ("query", "image", "clicks", "position", "user", "timestamp")

@@ -3,7 +3,7 @@
 import csv
 import random
 
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, FILES, checksums, messy_log, mine
 

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from beam_jobs import mine_pairs
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.image_files import encode, photo
 
 TABLES = ("images", "pairs", "queries", "query_days", "query_pairs")

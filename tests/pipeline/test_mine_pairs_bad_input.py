@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs import mine_pairs
-from schemas import manifest
+from schemas.datasets import manifest
 from tests import image_files
 from tests.image_files import encode, photo
 from transforms.rows import HARMLESS

@@ -3,7 +3,8 @@
 import pytest
 
 from beam_jobs import mine_pairs
-from schemas import manifest, storage
+from schemas.base import storage
+from schemas.datasets import manifest
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work
 

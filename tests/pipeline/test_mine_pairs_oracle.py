@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 
 from beam_jobs import mine_log, mine_pairs
-from schemas.manifest import Dataset, verify
+from schemas.datasets.manifest import Dataset, verify
 from tests import messy_logs
 from tests.image_files import encode, photo
 from tests.messy_logs import write_log

@@ -9,7 +9,8 @@ import pytest
 
 from beam_jobs import mine_log, mine_pairs
 from model_code.text import normalize_query
-from schemas import manifest, storage
+from schemas.base import storage
+from schemas.datasets import manifest
 from tests.image_files import encode, photo
 from tests.unit.test_privacy import PLANTED
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from model_code.pair_reader import open_pairs
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.mined_dataset import prepare, write_colours
 
 

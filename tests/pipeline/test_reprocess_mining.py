@@ -6,8 +6,11 @@ import json
 import pytest
 
 from beam_jobs import pipeline, reprocess, reprocess_plan, reprocess_steps
-from schemas import config as config_lib
-from schemas import metrics, run_folders, snapshots, storage, summaries
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.maintenance import metrics, summaries
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
 from tests.unit.test_snapshots import commit
@@ -36,7 +39,7 @@ def run(tmp_path, monkeypatch):
         argv = [f"--workdir={work}", f"--date={date}", f"--log={tmp_path}/log.csv"]
         argv += [f"--images={tmp_path}/images", f"--labels={tmp_path}/labels.csv"]
         argv += [f"--set={flags}", *more]
-        config = config_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
         files = storage.list_sizes(work)
         (planned,) = reprocess_plan.plan(config)
         assert storage.list_sizes(work) == files, "a plan writes nothing"

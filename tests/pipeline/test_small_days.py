@@ -6,8 +6,8 @@ import pytest
 
 from beam_jobs import mine_log
 from beam_jobs.mined_days import find_days
-from schemas import manifest
-from schemas.errors import Exit, PhraseLensError
+from schemas.base.errors import Exit, PhraseLensError
+from schemas.datasets import manifest
 
 FRIDAY = datetime.date(2026, 11, 20)
 

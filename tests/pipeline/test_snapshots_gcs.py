@@ -2,8 +2,12 @@
 
 import pytest
 
-from schemas import gc, manifest, run_folders, snapshots, storage
-from schemas.errors import RivalCommitError
+from schemas.base import storage
+from schemas.base.errors import RivalCommitError
+from schemas.datasets import manifest
+from schemas.maintenance import gc
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots
 from tests.unit.test_snapshots import snapshot, text_of
 
 DATES = ["2026-01-01", "2026-01-02", "2026-01-03"]

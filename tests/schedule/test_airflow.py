@@ -24,8 +24,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from beam_jobs import pipeline
-from schemas import snapshots
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
 from tests import work_folder
 
 ROOT = work_folder.ROOT

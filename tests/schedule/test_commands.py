@@ -22,8 +22,9 @@ from beam_jobs import (
     submit,
 )
 from model_code import gate
-from schemas import config as config_lib
-from schemas import gc, promote, snapshots
+from schemas.base import flags as flags_lib
+from schemas.maintenance import gc, promote
+from schemas.runs import snapshots
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
 sys.path.insert(0, str(FOLDER))
@@ -54,7 +55,7 @@ def parse(command):
     """The config of a command, by the parser that the command itself uses."""
     argv = [argument.replace("{{ ds }}", "2026-01-31") for argument in command.arguments[1:]]
     if command.name in CONFIGS:
-        return config_lib.parse(CONFIGS[command.name], command.name, "", argv)
+        return flags_lib.parse(CONFIGS[command.name], command.name, "", argv)
     module = importlib.import_module(submit.JOBS[command.name])
     return job.parse(command.name, module.Config, "", argv)[0]
 
@@ -205,8 +206,8 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
         *(
             "deploy.flink",
             "deploy.templates",
-            "schemas.verify",
-            "schemas.gc",
+            "schemas.maintenance.verify",
+            "schemas.maintenance.gc",
             "samples.make_samples",
         ),
         *("model_code.report", "model_code.export_model", "model_code.gate", "beam_jobs.similar"),
@@ -254,7 +255,7 @@ def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
     assert [name for name, *_ in found] == NAMES["bash"]
     (_, *day), *rest = found
     mined, _ = job.parse("mine_log", mine_log.Config, "", day)
-    parsed = {name: config_lib.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
+    parsed = {name: flags_lib.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
     date = parsed["reprocess"].date
     snapshots.check_date(date)
     assert {date, parsed["gate"].date, parsed["promote"].date, mined.partition} == {date}

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from model_code import gate, gate_checks, gate_evaluation
-from schemas import manifest, snapshots, stage
-from schemas.errors import Exit, RefusedError
+from schemas.base.errors import Exit, RefusedError
+from schemas.datasets import manifest
+from schemas.runs import snapshots, stage
 from tests import gate_work
 from tests.gate_work import Day
 

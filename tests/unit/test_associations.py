@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import tables
+from schemas.tables import mined as tables
 from transforms import associations
 from transforms.associations import EDGES, WEIGHTED_EDGES
 from transforms.days import STEPS

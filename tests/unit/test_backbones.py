@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model_code import backbones, inference_settings
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 
 def images(size, batch=2):

@@ -9,7 +9,7 @@ import pytest
 
 from beam_jobs import pipeline
 from benchmarks import quality
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 
 @pytest.fixture

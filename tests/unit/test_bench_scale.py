@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import embed, scale
-from schemas.manifest import Dataset
-from schemas.tables import arrow_to_vectors
+from schemas.datasets.manifest import Dataset
+from schemas.tables.mined import arrow_to_vectors
 
 
 def test_tiny_images_are_images_and_broken_ones_are_not():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import sizing
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 
 NUMBERS = st.floats(1e5, 1e11)
 

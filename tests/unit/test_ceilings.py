@@ -13,8 +13,8 @@ from beam_jobs import (
     prepare_examples,
     prepare_pairs,
 )
-from schemas import config as config_lib
-from schemas.errors import AccountingError, DeadShareError
+from schemas.base import flags as flags_lib
+from schemas.base.errors import AccountingError, DeadShareError
 from transforms.ceilings import Ceilings, check_counters
 
 
@@ -127,14 +127,14 @@ JOBS = (
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.JOB.name)
 def test_every_job_that_drops_rows_has_the_same_flags(job):
-    parser = config_lib.parser_for(job.JOB.config, job.JOB.name, "")
+    parser = flags_lib.parser_for(job.JOB.config, job.JOB.name, "")
     required = [action.dest for action in parser._actions if action.required]
     argv = [*(f"--{name}=x" for name in required), "--max_dead_fraction=0.2", "--max_dead_rows=3"]
-    config = config_lib.from_args(job.JOB.config, parser.parse_args(argv))
+    config = flags_lib.from_args(job.JOB.config, parser.parse_args(argv))
     assert config.ceilings() == Ceilings(0.2, 3)
 
 
 def test_mining_has_ceilings_of_images_and_labels():
     argv = ["--output=x", "--max_dead_images=0.5", "--max_dead_labels=0"]
-    config = config_lib.parse(mine_pairs.Config, "mine_pairs", "", argv)
+    config = flags_lib.parse(mine_pairs.Config, "mine_pairs", "", argv)
     assert config.ceilings() == Ceilings(0.05, 10, (("images", 0.5), ("labels", 0.0)))

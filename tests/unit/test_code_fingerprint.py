@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import pipeline
-from schemas import code_fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import code_fingerprint
+from schemas.base.errors import PhraseLensError
 from tests import work_folder
 from tests.work_folder import ROOT
 
@@ -127,15 +127,15 @@ def test_code_decides(edited, other):
 
 
 def test_help_decides_nothing_and_defaults_do(edited):
-    flags = "from schemas.config import flag\nx: int = flag({!r}, default={})\n"
+    flags = "from schemas.base.flags import flag\nx: int = flag({!r}, default={})\n"
     assert edited(flags.format("One.", 1)) == edited(flags.format("Another.", 1))
     assert edited(flags.format("One.", 1)) != edited(flags.format("One.", 2))
 
 
 # A module → the stages that its edit makes anew.
 EDITS = {
-    "model_code.progress": set(),
-    "schemas.config": set(),
+    "schemas.console.progress": set(),
+    "schemas.base.flags": set(),
     "beam_jobs.job": set(),
     "beam_jobs.dataflow_plan": set(),
     "beam_jobs.pipeline": set(),
@@ -155,8 +155,8 @@ EDITS = {
     "transforms.phrases": {"embed_phrases"},
     "transforms.features": {"embed_images"},
     "model_code.preprocessing": {"prepare_examples", "export_model", "classify_images"},
-    "schemas.storage": {*MODULES},
-    "schemas.manifest": {*MODULES},
+    "schemas.base.storage": {*MODULES},
+    "schemas.datasets.manifest": {*MODULES},
 }
 
 
@@ -193,7 +193,7 @@ def test_an_edit_of_the_real_tree_is_seen(tmp_path):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.pyc"))
     before = _digest(tmp_path)
     edits = [
-        ("model_code/progress.py", "import ", "import  ", False),
+        ("schemas/console/progress.py", "import ", "import  ", False),
         ("transforms/features.py", '"""', '"""Some more. ', False),
         ("transforms/features.py", "CHOSEN_AT_ONCE = 256", "CHOSEN_AT_ONCE = 128", True),
     ]
@@ -206,7 +206,7 @@ def test_an_edit_of_the_real_tree_is_seen(tmp_path):
 
 def _digest(root: Path) -> bytes:
     lines = (
-        "from schemas import code_fingerprint as c; print(c.of_code(['beam_jobs.embed_images']))"
+        "from schemas.base.code_fingerprint import *; print(of_code(['beam_jobs.embed_images']))"
     )
     environment = work_folder.environment() | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", lines]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import column_types, rows
 from transforms.deletions import DELETION_FIELDS
 from transforms.events import LOG_FIELDS

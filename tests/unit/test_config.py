@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import classify_images, job, mine_pairs
-from schemas import config
-from schemas.config import flag
-from schemas.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
+from schemas.base import flags as flags_lib
+from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
+from schemas.base.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Config:
 
 
 def parse(*argv):
-    return config.parse(Config, "job", "What it does.", argv)
+    return flags_lib.parse(Config, "job", "What it does.", argv)
 
 
 REQUIRED = ("--log", "a,b", "--output", "out")
@@ -134,7 +134,7 @@ def test_help_is_documentation(capsys):
 
 
 def test_only_settings_decide_rows():
-    settings = config.settings(parse(*REQUIRED, "--fast"))
+    settings = flags_lib.settings(parse(*REQUIRED, "--fast"))
     expected = {"shards": 4, "share": 0.5, "weights": None, "size": "small", "rates": ()}
     assert settings == expected
 
@@ -225,12 +225,13 @@ def configs() -> dict[str, type]:
     """Every dataclass of flags of the commands and benchmarks, by its module and name."""
     found = {}
     for folder in FOLDERS:
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             if "= flag(" not in path.read_text(encoding="utf-8"):
                 continue
-            module = importlib.import_module(f"{folder}.{path.stem}")
+            name_of = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            module = importlib.import_module(name_of)
             found |= {
-                f"{folder}.{path.stem}.{name}": value
+                f"{name_of}.{name}": value
                 for name, value in vars(module).items()
                 if dataclasses.is_dataclass(value)
                 and isinstance(value, type)
@@ -260,10 +261,10 @@ def test_there_are_configs_of_all_commands():
 def test_every_number_has_bounds_and_a_default_within_them():
     numbers = 0
     for name, field in fields_of():
-        kind = config.value_type(typing.get_type_hints(CONFIGS[name])[field.name])
+        kind = flags_lib.value_type(typing.get_type_hints(CONFIGS[name])[field.name])
         kind = field.metadata["numbers"] or kind
         if kind not in (int, float):
-            assert field.metadata["bounds"] == config.Bounds(), f"{name}.{field.name}"
+            assert field.metadata["bounds"] == flags_lib.Bounds(), f"{name}.{field.name}"
             continue
         numbers += 1
         bounds = field.metadata["bounds"]
@@ -289,8 +290,8 @@ def test_what_is_a_share_or_a_dropout_is_at_most_1():
 
 
 @functools.cache
-def parser_of(name: str) -> config.Parser:
-    return config.parser_for(CONFIGS[name], name, "")
+def parser_of(name: str) -> flags_lib.Parser:
+    return flags_lib.parser_for(CONFIGS[name], name, "")
 
 
 def with_path(name: str, field: dataclasses.Field, path: str):
@@ -298,7 +299,7 @@ def with_path(name: str, field: dataclasses.Field, path: str):
     needed = [f for f in dataclasses.fields(CONFIGS[name]) if f.default is dataclasses.MISSING]
     values = {f.name: (f.metadata["choices"] or ("1",))[0] for f in needed} | {field.name: path}
     args = parser_of(name).read([f"--{flag_name}={value}" for flag_name, value in values.items()])
-    found = getattr(config.from_args(CONFIGS[name], args), field.name)
+    found = getattr(flags_lib.from_args(CONFIGS[name], args), field.name)
     return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
 

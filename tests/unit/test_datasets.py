@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import fingerprint
+from schemas.base import fingerprint
 from transforms.datasets import (
     COUNTS,
     DEAD,

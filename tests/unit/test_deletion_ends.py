@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import reprocess
-from schemas import manifest, pending, promote, snapshots, storage, summaries
-from schemas.errors import Exit
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import pending, promote, summaries
+from schemas.runs import snapshots
 from tests.fake_stages import FORGOTTEN, NEXT, OWN, USED, run
 from tests.unit.test_snapshots import commit
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import fingerprint
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint
+from schemas.base.errors import PhraseLensError
 from transforms.deletions import Deletions, read_deletions
 from transforms.events import LogRules, parse_events
 from transforms.labels import parse_labels

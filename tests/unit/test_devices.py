@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model_code import backbones, devices, image_ops
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests import forked
 from tests.mined_dataset import COLOURS, jpeg
 

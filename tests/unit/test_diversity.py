@@ -10,8 +10,8 @@ from beam_jobs import embed_images
 from model_code import diversity, phrase_index
 from model_code.phrase_chooser import PhraseChooser
 from model_code.phrase_settings import DIVERSITIES, PhraseSettings
-from schemas import tables
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.tables import mined as tables
 
 BATCH, WIDTH = 4, 3
 

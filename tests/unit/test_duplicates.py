@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from benchmarks import duplicates as bench
-from schemas import fingerprint
+from schemas.base import fingerprint
 from transforms import bands, duplicates, signatures
 from transforms.signatures import COPY, MARKED, NONE, SIDE, SIGNATURE_BYTES, Limits
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import fingerprint
-from schemas.manifest import Manifest, Shard, Table
+from schemas.base import fingerprint
+from schemas.datasets.manifest import Manifest, Shard, Table
 from transforms import earlier
 from transforms.earlier import Earlier
 

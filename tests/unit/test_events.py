@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import dead_letter
-from schemas.fingerprint import hash64
+from schemas.base.fingerprint import hash64
+from schemas.tables import dead_letters
 from transforms import events
 from transforms.events import LogRules
 from transforms.rows import HARMLESS
@@ -164,7 +164,7 @@ def test_rows_in_are_rows_out_and_dropped_and_nobody_is_named(rows):
     assert counts["events.in"] == len(rows) == counts["events.out"] + sum(dropped.values())
     assert output.tables["events"].num_rows == counts["events.out"]
     assert len(reasons(output)) == sum(n for r, n in dropped.items() if r not in HARMLESS)
-    assert set(reasons(output)) <= set(dead_letter.REASONS)
+    assert set(reasons(output)) <= set(dead_letters.REASONS)
     typed = set(output.tables["events"]["query_id"].to_pylist())
     assert typed == set(output.tables["texts"]["query_id"].to_pylist())
     for dead in output.dead:

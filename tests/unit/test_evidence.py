@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import days, evidence
 from transforms.datasets import from_blocks, split_by_hash
 from transforms.events import DAY_MS, EVENTS

@@ -12,8 +12,11 @@ import pytest
 from beam_jobs import reprocess
 from deploy.airflow import phraselens_commands
 from model_code import gate
-from schemas import manifest, promote, run_folders, snapshots, verify
-from schemas.errors import Exit
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import promote, verify
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -43,7 +46,7 @@ def done(work):
 def bug(work):
     stage = Path(work, "a_stage.py")
     stage.write_text("raise KeyError('nobody thought of it')")
-    command = [sys.executable, "-m", "schemas.launch", "a_stage"]
+    command = [sys.executable, "-m", "schemas.console.launch", "a_stage"]
     env = os.environ | {"PYTHONPATH": f"{work}:{PAGE.parents[1]}"}
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert "Traceback" in run.stderr

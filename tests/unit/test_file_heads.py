@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import text_blocks
 from transforms.compression import compression_of, open_stream
 from transforms.deletions import read_deletions

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import storage
-from schemas.errors import PhraseLensError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
 from transforms.files import base_of, files_of, match
 
 NAMES = (

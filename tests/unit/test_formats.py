@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.log_files import (
     CAPTIONS,
     CLASSES,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from model_code import fusion, train_fusion, training
 from model_code.classifier import nearest
 from model_code.example_reader import open_examples
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 from tests.examples_dataset import Rows, write_examples
 
 TEXT, PIXEL = 4, 6

@@ -3,8 +3,12 @@ import time
 
 import pytest
 
-from schemas import forgetting, gc, manifest, run_folders, snapshots, stage, storage
-from schemas.errors import PhraseLensError, RivalCommitError
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError, RivalCommitError
+from schemas.datasets import manifest
+from schemas.maintenance import forgetting, gc
+from schemas.runs import folders as run_folders
+from schemas.runs import snapshots, stage
 from tests.unit.test_snapshots import Config, commit, snapshot, text_of
 
 DATES = [f"2026-01-0{day}" for day in range(1, 7)]

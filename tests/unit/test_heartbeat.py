@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import progress, training
-from schemas import heartbeat
-from schemas.heartbeat import Heartbeat, duration, how_far, rate
+from model_code import training
+from schemas.console import heartbeat, progress
+from schemas.console.heartbeat import Heartbeat, duration, how_far, rate
 
 
 class Clock:
@@ -243,7 +243,7 @@ def test_training_that_goes_on_says_the_rate_of_this_attempt(tmp_path, capsys):
 
 SCRIPT = """
 import sys, time
-from schemas import heartbeat
+from schemas.console import heartbeat
 heartbeat.EVERY = 0.6
 with heartbeat.doing("waits"):
     time.sleep(1.5)
@@ -268,7 +268,7 @@ def test_a_process_tells_a_log_what_it_does():
 def test_a_forked_process_tells_too():
     script = """
 import os, sys, time
-from schemas import heartbeat
+from schemas.console import heartbeat
 heartbeat.EVERY = 0.3
 with heartbeat.doing("parent"), heartbeat._heartbeat._lock:
     child = os.fork()

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import forgetting, gc, promote, snapshots, storage
-from schemas.errors import Exit, PhraseLensError, RefusedError
+from schemas.base import storage
+from schemas.base.errors import Exit, PhraseLensError, RefusedError
+from schemas.maintenance import forgetting, gc, promote
+from schemas.runs import snapshots
 from tests.unit.test_snapshots import snapshot
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.image_files import encode, photo
 from transforms import webdataset
 from transforms.image_choice import choose, format_of

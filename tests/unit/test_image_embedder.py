@@ -12,7 +12,7 @@ from model_code import backbones, image_ops, train_pixel_embedder, train_text_ge
 from model_code.few_labels import keep_first
 from model_code.image_embedder import ImageEmbedder
 from model_code.inference_settings import EmbeddingSettings
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
 TINY = ["--backbone=small_resnet", "--small_resnet_width=8"]

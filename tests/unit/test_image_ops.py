@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_code import image_ops
 from model_code.image_source import ArraySource, ImageSource
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.image_files import encode, photo
 from tests.mined_dataset import write_colours, write_mined
 

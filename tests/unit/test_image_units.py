@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import image_units
 from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.tabular import BadRows

@@ -10,7 +10,9 @@ from benchmarks import phrase_search
 from benchmarks import phrases as bench
 from model_code import index_eval, phrase_index
 from model_code.index_eval import Measured
-from schemas import manifest, stage, tables
+from schemas.datasets import manifest
+from schemas.runs import stage
+from schemas.tables import mined as tables
 from tests.phrase_vectors import TEXT_WIDTH, draw, images, phrases
 
 

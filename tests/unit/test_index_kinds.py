@@ -24,7 +24,7 @@ from model_code.index_choice import (
     resident_bytes,
 )
 from model_code.index_search import Effort, Searcher, probes_from, recall, tune
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.phrase_vectors import draw, images, scan
 from tests.work_folder import environment
 

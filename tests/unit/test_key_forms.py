@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas.fingerprint import hash64
+from schemas.base.fingerprint import hash64
 from transforms import key_match
 from transforms.deletions import Deletions, read_deletions
 from transforms.events import LogRules, parse_events, without

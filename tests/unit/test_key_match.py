@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from transforms import key_match
 
 KEYS = st.sampled_from("abcdefgh")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from schemas import tables
+from schemas.tables import mined as tables
 from transforms import images, known_images, mined_images
 from transforms.clean_image import ImageLimits, clean_image
 from transforms.duplicates import DUPLICATES

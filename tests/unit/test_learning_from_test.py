@@ -20,9 +20,12 @@ from model_code import (
     train_text_embedder,
     train_text_generator,
 )
-from schemas import fingerprint, manifest, stage, tables
-from schemas.config import flag
-from schemas.manifest import Dataset
+from schemas.base import fingerprint
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import stage
+from schemas.tables import mined as tables
 from tests.examples_dataset import Rows, write_examples
 from tests.mined_dataset import jpeg, query_id, write_colours, write_mined
 from tests.poisoned import NEW_LABEL, NEW_QUERY, checksums, poison

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas import code_fingerprint
+from schemas.base import code_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
+VERIFY = "schemas.maintenance.verify"
 FOLDERS = ("schemas", "transforms", "model_code", "beam_jobs", "samples", "deploy", "benchmarks")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 # Where calls that open text have their mode, and calls that always mean text their encoding.
@@ -110,7 +111,7 @@ def python(code: str, env: dict[str, str]) -> str:
 @pytest.mark.parametrize("locale", LOCALES)
 def test_the_fingerprint_of_the_code_is_the_same_in_every_locale(locale):
     modules = ["beam_jobs.mine_pairs", "model_code.report"]
-    code = f"from schemas import code_fingerprint; print(code_fingerprint.of_code({modules}))"
+    code = f"from schemas.base import code_fingerprint; print(code_fingerprint.of_code({modules}))"
     assert python(code, LOCALES[locale]).strip() == code_fingerprint.of_code(modules)
 
 
@@ -126,9 +127,16 @@ def test_run_sh_reads_prints_and_finds_names_in_utf_8(locale, tmp_path):
         if line.startswith("export PYTHONUTF8")
     )
     (tmp_path / "Büch er→日本").mkdir()
-    command = f'unset PYTHONUTF8; {export}; "$0" -m schemas.launch schemas.verify "$1"'
+    command = f'unset PYTHONUTF8; {export}; "$0" -m schemas.console.launch "$1" "$2"'
     done = subprocess.run(
-        ["bash", "-c", command, sys.executable, str(tmp_path / "Büch er→日本")],
+        [
+            "bash",
+            "-c",
+            command,
+            sys.executable,
+            "schemas.maintenance.verify",
+            str(tmp_path / "Büch er→日本"),
+        ],
         capture_output=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | LOCALES[locale],
     )

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import log_lines
-from schemas.log_lines import Levels, formatted
+from schemas.console import log_lines
+from schemas.console.log_lines import Levels, formatted
 from tests.launched import ROOT, start
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
@@ -59,11 +59,11 @@ def test_levels_are_what_lines_say_and_tracebacks_are_errors():
 def test_a_command_that_fails_says_so_in_json(tmp_path, by):
     flags = ["--log_format=json"] if by == "flag" else []
     environment = {"PHRASELENS_LOG_FORMAT": "json"} if by == "environment" else {}
-    process = start("schemas.status", tmp_path / "nowhere", *flags, **environment)
+    process = start("schemas.maintenance.status", tmp_path / "nowhere", *flags, **environment)
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     (line,) = map(json.loads, err.splitlines())
-    assert (line["level"], line["command"]) == ("ERROR", "schemas.status")
+    assert (line["level"], line["command"]) == ("ERROR", "schemas.maintenance.status")
     assert line["message"].startswith(f"error: {tmp_path}/nowhere: expected")
 
 
@@ -114,7 +114,7 @@ def test_a_line_has_the_time_at_which_it_was_printed(tmp_path):
 
 
 def test_a_format_that_there_is_not_is_refused():
-    process = start("schemas.status", "w", "--log_format=xml")
+    process = start("schemas.maintenance.status", "w", "--log_format=xml")
     _, err = process.communicate()
     assert process.returncode == 2
     assert err == (
@@ -140,7 +140,7 @@ open(sys.argv[1], "w").close()
 def shell(command, tmp_path, text):
     """Runs a command line of a shell with a command of ours, {said}, in it."""
     (tmp_path / "said.py").write_text(text)
-    said = f"{sys.executable} -m schemas.launch said {tmp_path}/done"
+    said = f"{sys.executable} -m schemas.console.launch said {tmp_path}/done"
     return subprocess.run(
         ["bash", "-c", command.format(said=said)],
         cwd=ROOT,

@@ -7,10 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from schemas import manifest, stage, verify
-from schemas.config import flag
-from schemas.errors import Exit, PhraseLensError, RivalCommitError
-from schemas.manifest import Manifest, Shard, Table
+from schemas.base.errors import Exit, PhraseLensError, RivalCommitError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Manifest, Shard, Table
+from schemas.maintenance import verify
+from schemas.runs import stage
 
 ROWS = pa.table({"id": ["a", "b", "c"]})
 

@@ -6,8 +6,10 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import manifest, metrics, snapshots
-from schemas.errors import Exit
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import metrics
+from schemas.runs import snapshots
 from tests import gate_work
 from tests.fake_stages import FORGOTTEN, NEXT, run
 from tests.gate_work import Day

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from beam_jobs import mined_check, pipeline, reprocess, reprocess_steps
 from beam_jobs.mined_check import Needs
 from model_code import labelling, train_pixel_embedder
-from schemas.errors import PhraseLensError
-from schemas.tables import SPLITS
+from schemas.base.errors import PhraseLensError
+from schemas.tables.mined import SPLITS
 from tests import mined_dataset
 from tests.unit.test_snapshots import commit
 from tests.work_folder import ROOT

@@ -3,7 +3,7 @@ import itertools
 import pyarrow as pa
 import pytest
 
-from schemas.fingerprint import hash64
+from schemas.base.fingerprint import hash64
 from transforms import mined_images
 from transforms.duplicates import DUPLICATES
 from transforms.images import CLEAN_IMAGES

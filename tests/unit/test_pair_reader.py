@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_code import pair_examples, pair_reader
 from model_code.image_source import ArraySource
 from model_code.pair_reader import FeatureSource, PairSource, open_pairs
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests.mined_dataset import prepare, write_colours
 
 SIZE = 4

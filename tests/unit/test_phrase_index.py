@@ -9,8 +9,8 @@ import pytest
 from model_code import partition, phrase_index
 from model_code.index_choice import KINDS, IndexSettings
 from model_code.phrase_index import PhraseIndex
-from schemas import tables
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.tables import mined as tables
 from tests.phrase_vectors import draw, images, phrases, scan
 
 TEMPERATURE = 0.1

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from model_code.query_vectors import Calibration
-from schemas import tables
+from schemas.tables import mined as tables
 from tests.unit.test_prototypes import WIDTH, image_embs, pairs_table
 from transforms import phrases, prototypes
 from transforms.calibration import Calibrated, HeadWeights

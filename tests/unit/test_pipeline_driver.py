@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import pipeline, reprocess, stage_flags
-from schemas import code_fingerprint, manifest
-from schemas.errors import PhraseLensError
+from schemas.base import code_fingerprint
+from schemas.base.errors import PhraseLensError
+from schemas.datasets import manifest
 from tests import report_work, work_folder
 
 STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}

@@ -11,8 +11,8 @@ import pytest
 from model_code.classifier import Classified
 from model_code.image_embedder import ImageEmbeddings
 from model_code.inference_settings import InferenceSettings
-from model_code.progress import Progress
-from schemas.errors import DeadShareError
+from schemas.base.errors import DeadShareError
+from schemas.console.progress import Progress
 from tests.image_files import encode, photo
 from transforms.ceilings import Ceilings, check_counters
 from transforms.clean_image import ImageLimits

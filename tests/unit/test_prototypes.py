@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import tables
+from schemas.tables import mined as tables
 from transforms import prototypes
 from transforms.datasets import from_blocks, to_block
 

@@ -4,7 +4,7 @@ import itertools
 import pyarrow as pa
 import pytest
 
-from schemas import tables
+from schemas.tables import mined as tables
 from transforms import queries
 from transforms.days import QUERY_DAYS, QUERY_USERS
 from transforms.events import QUERY_TEXTS

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from model_code import query_table, text_generator
 from model_code.query_table import Devices, QueryTable
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
 from tests import forked, train_on_devices
 
 COMMAND = [sys.executable, "-m", "tests.train_on_devices"]

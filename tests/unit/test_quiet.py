@@ -43,7 +43,7 @@ class Library:
         return subprocess.run([*self.command(script), *argv], **self.options() | options)
 
     def command(self, script: str) -> list[str]:
-        start = "from schemas import quiet\nquiet.install()\n"
+        start = "from schemas.console import quiet\nquiet.install()\n"
         return [sys.executable, "-c", start + textwrap.dedent(script)]
 
     def options(self) -> dict:
@@ -249,7 +249,7 @@ def test_every_package_with_commands_keeps_libraries_quiet(package):
     """Whatever a module of it imports first: our packages run before their modules."""
     code = f"import {package}, sys; print([type(f).__module__ for f in sys.meta_path])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "schemas.quiet" in done.stdout
+    assert "schemas.console.quiet" in done.stdout
 
 
 def parsers(source: str) -> int:
@@ -274,8 +274,8 @@ def test_a_command_line_turns_it_on(library, argv):
     library.write("os.write(2, b'NOISE')")
     script = """
     import dataclasses, sys
-    from schemas import config
-    from schemas.config import flag
+    from schemas.base import flags as config
+    from schemas.base.flags import flag
     import tensorflow
     @dataclasses.dataclass(frozen=True)
     class Config:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from beam_jobs import pipeline
 from model_code import evaluation, gate_checks, gate_evaluation, report, report_data, train_fusion
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 from tests import mined_dataset
 from tests.examples_dataset import Rows, write_examples
 

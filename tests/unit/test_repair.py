@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import manifest, snapshots, verify
-from schemas.errors import Exit
-from schemas.manifest import Dataset
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.maintenance import verify
+from schemas.runs import snapshots
 from tests import gate_work
 from tests.gate_work import Day
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_code import report, report_charts, report_data, report_effects
-from schemas import manifest
+from schemas.datasets import manifest
 from tests import report_work
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from beam_jobs import reprocess, reprocess_steps
 from beam_jobs.reprocess_steps import Config
-from schemas import snapshots
-from schemas.errors import PhraseLensError
+from schemas.base.errors import PhraseLensError
+from schemas.runs import snapshots
 from tests.unit.test_snapshots import commit
 
 INPUTS = {"log": "log", "images": "images", "labels": "labels"}

@@ -14,7 +14,8 @@ from PIL import Image
 
 from samples import click_log, make_samples, queries, scenes
 from samples.words import LANGUAGES
-from schemas import manifest, storage
+from schemas.base import storage
+from schemas.datasets import manifest
 
 SMALL = make_samples.Config(output="", images=500, image_size=32, images_per_shard=130)
 

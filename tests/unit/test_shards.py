@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import manifest
-from schemas import stage as stage_lib
-from schemas.config import flag
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage as stage_lib
 from transforms import datasets
 from transforms.bisect import run_or_bisect
 from transforms.ceilings import Ceilings

@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beam_jobs import mine_pairs, similar
-from schemas import config, fingerprint, manifest, stage, tables
-from schemas.config import flag
-from schemas.errors import PhraseLensError
+from schemas.base import fingerprint
+from schemas.base import flags as flags_lib
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.runs import stage
+from schemas.tables import mined as tables
 from tests import icc_profiles, image_files, mined_dataset
 from transforms.clean_image import ImageLimits, clean_image
 
@@ -200,7 +204,7 @@ def test_a_file_is_read_as_the_very_bytes_that_mining_stores(tmp_path, name):
 
 def test_a_file_is_read_with_the_limits_of_the_mined_dataset(tmp_path):
     mined = mine_pairs.Config(output="", max_image_side=64)
-    limits = similar.limits_of(config.settings(mined))
+    limits = similar.limits_of(flags_lib.settings(mined))
     (tmp_path / "a.jpg").write_bytes(KINDS["photo.jpg"])
     expected = clean_image(KINDS["photo.jpg"], ImageLimits.of(mined))
     assert similar.read_image(f"{tmp_path}/a.jpg", limits) == expected.data

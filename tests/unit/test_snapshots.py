@@ -5,11 +5,13 @@ import os
 
 import pytest
 
-from schemas import config as config_lib
-from schemas import manifest, snapshots, stage, storage
-from schemas.config import flag
-from schemas.errors import PhraseLensError, RivalCommitError
-from schemas.manifest import Dataset
+from schemas.base import flags as flags_lib
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError, RivalCommitError
+from schemas.base.flags import flag
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots, stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ def test_promote_and_roll_back(work):
 
 def test_paths_below_current_are_resolved_once_and_for_ever(work):
     def parse(*argv):
-        return config_lib.parse(Reader, "reader", "", argv)
+        return flags_lib.parse(Reader, "reader", "", argv)
 
     assert parse(f"--model={work}/current/model").model == f"{work}/current/model"
     snapshots.promote(work, "2026-01-01")
@@ -137,7 +139,7 @@ def test_all_flags_of_a_command_see_one_snapshot(work, monkeypatch):
 
     monkeypatch.setattr(snapshots, "current", promoting)
     argv = [f"--model={work}/current/model", f"--phrases={work}/current/phrases"]
-    config = config_lib.parse(Reader, "reader", "", argv)
+    config = flags_lib.parse(Reader, "reader", "", argv)
     assert [text_of(Dataset(p)) for p in (config.model, config.phrases)] == ["a", "a"]
     assert len(found) == 1
 

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import manifest, snapshots, status, storage
-from schemas.errors import Exit
+from schemas.base import storage
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import status
+from schemas.runs import snapshots
 from tests.fake_stages import FORGOTTEN, NEXT, USED, run
 from tests.unit.test_snapshots import commit
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from model_code import query_pairs, text_embedder
 from model_code import train_text_embedder as trainer
-from schemas.manifest import Dataset
+from schemas.datasets.manifest import Dataset
 from tests.mined_dataset import query_id, write_mined
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model_code import text_generator, train_text_generator, training
 from model_code.clicked_queries import ClickedQueries, Places, head_queries
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.mined_dataset import NAMES, prepare, query_id, write_colours
 
 

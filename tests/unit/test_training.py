@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model_code import saved_models, training
 from model_code.ahead import Ahead
-from schemas import storage
+from schemas.base import storage
 
 
 class Run:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from beam_jobs import prepare_pairs
 from model_code import image_ops
 from model_code.pair_examples import PairEncoder
-from schemas import manifest
+from schemas.datasets import manifest
 from tests.mined_dataset import jpeg, prepare, query_id, write_mined
 from tests.poisoned import checksums, poison
 from tests.work_folder import rows_of, tfrecords

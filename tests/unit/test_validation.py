@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from model_code.preprocessing import raw_schema
-from schemas import stage as stage_lib
-from schemas import tables
+from schemas.runs import stage as stage_lib
+from schemas.tables import mined as tables
 from transforms.examples import LABELLED, Selection, select, select_rows
 from transforms.validation import anomalies, validate
 

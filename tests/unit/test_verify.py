@@ -1,8 +1,10 @@
 import pytest
 import tensorflow as tf
 
-from schemas import manifest, snapshots, verify
-from schemas.errors import Exit
+from schemas.base.errors import Exit
+from schemas.datasets import manifest
+from schemas.maintenance import verify
+from schemas.runs import snapshots
 from tests import mined_dataset
 
 
