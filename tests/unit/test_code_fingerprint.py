@@ -20,6 +20,7 @@ MODULES = {
     "mine_log": ("beam_jobs.mine_log",),
     **{step.name: (step.module,) for step in pipeline.STEPS},
 }
+EMBED = "beam_jobs.embed_images"
 numbers = itertools.count()
 
 
