@@ -261,8 +261,8 @@ check_locks() { # [FOLDER]
     install "requirements$kind.lock"
     echo "requirements$kind.lock: installed in $((SECONDS - start)) s"
     cd "$root"
-    "$python" -m model_code.doctor --locks "${locks[@]}"
-    [ "$kind" = -airflow ] || "$python" -m model_code.doctor
+    "$python" -m phraselens.doctor --locks "${locks[@]}"
+    [ "$kind" = -airflow ] || "$python" -m phraselens.doctor
     [ -n "${1:-}" ] || rm -rf "$venv"
   done
 }
@@ -296,21 +296,21 @@ case $command in
     ;;
   template) module deploy.templates "$@" ;;
   flink) module deploy.flink "$@" ;;
-  export) module model_code.export_model "$@" ;;
-  report) module model_code.report "$@" ;;
+  export) module model_code.models.fusion.export "$@" ;;
+  report) module model_code.report.pages "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.maintenance.verify "$@" ;;
   reprocess) module beam_jobs.reprocess "$@" ;;
   status) module schemas.maintenance.status "$@" ;;
   gc) module schemas.maintenance.gc "$@" ;;
   promote | rollback | hold) module schemas.maintenance.promote "$command" "$@" ;;
-  index-eval) module model_code.index_eval "$@" ;;
+  index-eval) module model_code.phrases.evaluate_index "$@" ;;
   similar) module beam_jobs.similar "$@" ;;
-  gate) module model_code.gate "$@" ;;
+  gate) module model_code.gate.command "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
-    exec "$python" -m schemas.console.launch model_code.doctor "$@"
+    exec "$python" -m schemas.console.launch phraselens.doctor "$@"
     ;;
   bench) bench "$@" ;;
   lock) lock "$@" ;;

@@ -20,8 +20,8 @@ from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.image_flags import ImageConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
-from model_code import inference_settings
-from model_code.inference_settings import InferenceSettings
+from model_code.runtime import settings as inference_settings
+from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Manifest

@@ -18,9 +18,10 @@ import apache_beam as beam
 from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
-from model_code import inference_settings, phrase_settings
-from model_code.inference_settings import EmbeddingSettings
-from model_code.phrase_settings import PhraseSettings
+from model_code.phrases import settings as phrase_settings
+from model_code.phrases.settings import PhraseSettings
+from model_code.runtime import settings as inference_settings
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Manifest
 from transforms import datasets

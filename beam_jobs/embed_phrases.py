@@ -22,10 +22,10 @@ import apache_beam as beam
 from beam_jobs import dataflow, job, reuse
 from beam_jobs.ceiling_flags import CeilingConfig
 from beam_jobs.reuse import ReuseConfig, Reused, WaitForCheck
-from model_code import inference_settings
-from model_code.calibration import HEADS
-from model_code.index_choice import KINDS, IndexSettings
-from model_code.inference_settings import EmbeddingSettings
+from model_code.index.choice import KINDS, IndexSettings
+from model_code.phrases.calibration import HEADS
+from model_code.runtime import settings as inference_settings
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Manifest, Table
 from schemas.tables import mined as tables

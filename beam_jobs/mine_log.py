@@ -25,7 +25,7 @@ from apache_beam.io.filesystem import FileMetadata
 
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
-from model_code.text import NORMALIZATION_VERSION, normalize_query
+from model_code.text.normalise import NORMALIZATION_VERSION, normalize_query
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag

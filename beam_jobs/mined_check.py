@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from model_code.evaluation import shortened
-from model_code.labelling import Mined, count, task_of
+from model_code.metrics.evaluation import shortened
+from model_code.metrics.labelling import Mined, count, task_of
 from schemas.base.errors import PhraseLensError
 from schemas.datasets.manifest import Dataset
 

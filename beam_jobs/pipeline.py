@@ -24,8 +24,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from beam_jobs import mined_check, stage_flags
-from model_code.evaluation import decimals, unmeasured
-from model_code.report_data import ABLATIONS, METRICS, read_evaluation
+from model_code.metrics.evaluation import decimals, unmeasured
+from model_code.report.data import ABLATIONS, METRICS, read_evaluation
 from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
@@ -144,14 +144,14 @@ STEPS = (
     ),
     _step(
         "train_text_generator",
-        "model_code.train_text_generator",
+        "model_code.models.text_generator.train",
         "learns to predict queries from pixels",
         "text_generator",
         pairs="training_pairs",
     ),
     _step(
         "train_text_embedder",
-        "model_code.train_text_embedder",
+        "model_code.models.text_embedder.train",
         "learns which queries mean alike",
         "text_embedder",
         "mined",
@@ -167,7 +167,7 @@ STEPS = (
     ),
     _step(
         "train_pixel_embedder",
-        "model_code.train_pixel_embedder",
+        "model_code.models.pixel_embedder.train",
         "prepares the pixel network",
         "pixel_embedder",
         "mined",
@@ -191,14 +191,14 @@ STEPS = (
     ),
     _step(
         "train_fusion",
-        "model_code.train_fusion",
+        "model_code.models.fusion.train",
         "trains and compares the pixel-only, text-only and fused classifiers",
         "fusion",
         "examples",
     ),
     _step(
         "export_model",
-        "model_code.export_model",
+        "model_code.models.fusion.export",
         "joins all networks into one model: image bytes to labels and phrases",
         "model",
         "pixel_embedder",
@@ -213,7 +213,7 @@ STEPS = (
         "predictions",
         "model",
     ),
-    _step("report", "model_code.report", "writes the report and the cards", "report"),
+    _step("report", "model_code.report.pages", "writes the report and the cards", "report"),
 )
 
 

@@ -5,8 +5,8 @@ import importlib
 from collections.abc import Iterable, Sequence
 
 from beam_jobs import embed_images, embed_phrases, job, worker_options
-from model_code import inference_settings
-from model_code.inference_settings import EmbeddingSettings
+from model_code.runtime import settings as inference_settings
+from model_code.runtime.settings import EmbeddingSettings
 from transforms import inference, models
 
 

@@ -20,7 +20,7 @@ import apache_beam as beam
 
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
-from model_code.phrase_settings import PhraseSettings
+from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
@@ -74,7 +74,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         InferTensorRepresentationsFromSchema,
     )
 
-    from model_code.preprocessing import preprocessing_fn, raw_schema
+    from model_code.models.fusion.preprocessing import preprocessing_fn, raw_schema
 
     dataset = Dataset(config.features)
     paths = [dataset.path(shard) for shard in dataset.shards("features")]

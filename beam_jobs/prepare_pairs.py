@@ -19,7 +19,7 @@ import apache_beam as beam
 
 from beam_jobs import job
 from beam_jobs.ceiling_flags import CeilingConfig
-from model_code.inference_settings import BACKBONES
+from model_code.runtime.settings import BACKBONES
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Table
@@ -64,7 +64,7 @@ def image_size(config: Config) -> int:
     Raises:
       PhraseLensError: there is no such network, or the size is below zero.
     """
-    from model_code import backbones
+    from model_code.images import backbones
 
     own = backbones.spec(config.backbone).image_size
     if config.image_size < 0:

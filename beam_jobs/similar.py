@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.image_flags import ImageConfig
-from model_code.image_rows import read_rows
-from model_code.phrase_settings import PhraseSettings
+from model_code.images.rows import read_rows
+from model_code.phrases.settings import PhraseSettings
 from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
@@ -192,14 +192,14 @@ def _embed_files(
     limits = limits_of(Dataset(config.mined).manifest.config if config.mined else {})
     images = [read_image(path, limits) for path in files]
 
-    from model_code.image_embedder import ImageEmbedder
+    from model_code.images.embedder import ImageEmbedder
 
     embs = ImageEmbedder(generator.folder("model")).embed(images).query_embs
     if index is None:
         return embs, [None] * len(files)
 
-    from model_code.phrase_chooser import PhraseChooser
-    from model_code.phrase_index import PhraseIndex
+    from model_code.phrases.chooser import PhraseChooser
+    from model_code.phrases.index import PhraseIndex
 
     with integrity.local_copy(index, "index") as folder:
         settings = PhraseSettings.of(features.manifest.config)

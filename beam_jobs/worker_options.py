@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import (
 
 from beam_jobs.dataflow import ONE_PROCESS, is_dataflow, runner_of
 from beam_jobs.image_flags import ImageConfig
-from model_code.inference_settings import InferenceSettings
+from model_code.runtime.settings import InferenceSettings
 
 # One reads and writes shards while the networks work for another.
 HARNESS_THREADS = 2

@@ -14,8 +14,8 @@ import sys
 import numpy as np
 
 from beam_jobs import pipeline
-from model_code.evaluation import decimals
-from model_code.metrics import mean_and_error
+from model_code.metrics.classification import mean_and_error
+from model_code.metrics.evaluation import decimals
 from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError

@@ -128,7 +128,9 @@ def write_networks(
         return roots
     import keras
 
-    from model_code import backbones, phrase_index, text_generator
+    from model_code.images import backbones
+    from model_code.models.text_generator import trainer as text_generator
+    from model_code.phrases import index as phrase_index
 
     keras.utils.set_random_seed(0)
     spec = backbones.spec(backbone)
@@ -193,8 +195,9 @@ class Raw:
     def load(cls, generator: str, folded: bool) -> "Raw":
         import tensorflow as tf
 
-        from model_code import backbones, image_ops
-        from model_code.folding import fold_batch_norm
+        from model_code.images import backbones
+        from model_code.images import ops as image_ops
+        from model_code.images.folding import fold_batch_norm
 
         folder = Dataset(generator).folder("model")
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
@@ -326,7 +329,7 @@ def measure(config: Config) -> tuple[list[Timed], dict[str, list[Timed]]]:
     argv += [f"--mined={mined}", f"--batch_size={config.batch_size}", f"--output={output}"]
 
     def job() -> int:
-        from model_code import image_embedder
+        from model_code.images import embedder as image_embedder
 
         image_embedder._load_network.cache_clear()  # the loops load theirs each time, too
         storage.remove_tree(output)

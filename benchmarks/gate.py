@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
-from model_code import gate
+from model_code.gate import command as gate
 from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag

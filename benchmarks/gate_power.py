@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 
-from model_code import gate_evaluation
-from model_code.gate_checks import Limits
-from model_code.gate_evaluation import Drop
-from model_code.report_data import Case
+from model_code.gate import evaluation as gate_evaluation
+from model_code.gate.checks import Limits
+from model_code.gate.evaluation import Drop
+from model_code.report.data import Case
 from schemas.base import flags as flags_lib
 from schemas.base.flags import flag
 

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model_code import index_eval
-from model_code.index_eval import Measured, apart, time_batches
+from model_code.phrases import evaluate_index as index_eval
+from model_code.phrases.evaluate_index import Measured, apart, time_batches
 
 WIDTH = 64
 CLUSTERS = 50_000
@@ -57,9 +57,10 @@ def write_tables(folder: Path, rows: int, seed: int, width: int = WIDTH) -> None
       seed: another one, other vectors.
       width: M.
     """
-    from model_code import partition, phrase_index
-    from model_code.index_choice import Kind
-    from model_code.index_search import Searcher
+    from model_code.index import partition
+    from model_code.index.choice import Kind
+    from model_code.index.search import Searcher
+    from model_code.phrases import index as phrase_index
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -130,8 +131,8 @@ def measure_hnswlib(tables: Path, folder: Path) -> Measured:
     """hnswlib with the links and the search list of our graph's construction."""
     import hnswlib
 
-    from model_code.index_choice import LINKS
-    from model_code.index_kinds import EF_CONSTRUCTION
+    from model_code.index.choice import LINKS
+    from model_code.index.kinds import EF_CONSTRUCTION
 
     vectors = np.load(tables / "query_vectors.npy", mmap_mode="r")
     start = time.monotonic()
@@ -149,8 +150,8 @@ def measure_hnswlib(tables: Path, folder: Path) -> Measured:
 def _measure_hnswlib(tables: str, path: str, seconds: float) -> Measured:
     import hnswlib
 
-    from model_code.index_choice import Kind
-    from model_code.index_search import CANDIDATES, Searcher, recall
+    from model_code.index.choice import Kind
+    from model_code.index.search import CANDIDATES, Searcher, recall
 
     vectors = np.load(f"{tables}/query_vectors.npy", mmap_mode="r")
     before = index_eval.private_bytes()
@@ -193,8 +194,8 @@ def partition_errors(tables: Path, folder: Path) -> list[dict[str, float]]:
       A row a temperature: τ, median and 95 % quantile of |log Ẑ − log Z|, and the mean share
       of Z that the neighbours hold.
     """
-    from model_code import partition
-    from model_code.phrase_index import PhraseIndex
+    from model_code.index import partition
+    from model_code.phrases.index import PhraseIndex
 
     index = PhraseIndex(str(folder))
     wholes = np.load(tables / "log_partitions.npy")

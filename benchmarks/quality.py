@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from beam_jobs import pipeline
-from model_code.ablations import TITLES
-from model_code.metrics import mean_and_error
+from model_code.metrics.classification import mean_and_error
+from model_code.models.fusion.ablations import TITLES
 from schemas.base import fingerprint, storage
 from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
@@ -159,14 +159,14 @@ class Collection:
         name = f"fusion_{labels or 'all'}" + ("_untuned" if grid else "")
         output = storage.join(os.path.dirname(examples), name)
         flags = {"labels_per_class": str(labels), "seeds": str(self.seeds), **grid}
-        self.run("model_code.train_fusion", flags | {"examples": examples, "output": output})
+        self.run("model_code.models.fusion.train", flags | {"examples": examples, "output": output})
         seeds = pipeline.read_evaluation(Dataset(output))["seeds"]
         return {name: [seed[name]["top1"] for seed in seeds] for name in TITLES}
 
     def phrases(self, folders: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """How well the phrases of test images are found, by language and "all"."""
-        from model_code import phrase_metrics
-        from model_code.clicked_queries import ClickedQueries, Places
+        from model_code.metrics import ranks as phrase_metrics
+        from model_code.metrics.clicked_queries import ClickedQueries, Places
         from schemas.tables.mined import arrow_to_vectors
 
         features = Dataset(folders["features"]).table("features", ["image_id", "query_emb"])

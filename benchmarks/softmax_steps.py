@@ -150,7 +150,7 @@ Step = tuple[Callable, Callable[[], None] | None]
 def sampled(queries: int) -> Step:
     import tensorflow as tf
 
-    from model_code import text_generator
+    from model_code.models.text_generator import trainer as text_generator
 
     tower = text_generator.build_head(FEATURES, [], WIDTH)
     trainer = text_generator.Trainer(
@@ -170,8 +170,9 @@ def full(queries: int) -> Step:
     """The whole matrix of scores, and a dense gradient applied in place."""
     import tensorflow as tf
 
-    from model_code import query_table, text_generator
-    from model_code.sampled_softmax import logits
+    from model_code.models.text_generator import query_table
+    from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.sampled_softmax import logits
 
     tower = text_generator.build_head(FEATURES, [], WIDTH)
     table = tf.Variable(tf.random.stateless_normal([queries, WIDTH], [0, 0]))
@@ -202,7 +203,8 @@ def adam(queries: int) -> Step:
     import keras
     import tensorflow as tf
 
-    from model_code import query_table, sampled_softmax, text_generator
+    from model_code.models.text_generator import query_table, sampled_softmax
+    from model_code.models.text_generator import trainer as text_generator
 
     tower = text_generator.build_head(FEATURES, [], WIDTH)
     table = keras.layers.Embedding(queries, WIDTH)

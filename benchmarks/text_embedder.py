@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from model_code import text_evaluation
-from model_code.metrics import mean_and_error
-from model_code.query_pairs import Neighbours, load_associations
-from model_code.text import normalize_query
+from model_code.metrics.classification import mean_and_error
+from model_code.models.text_embedder import evaluate as text_evaluation
+from model_code.models.text_embedder.data import Neighbours, load_associations
+from model_code.text.normalise import normalize_query
 from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
@@ -120,7 +120,7 @@ def prepare(config: Config, name: str) -> dict[str, Dataset]:
     for variant, changes in VARIANTS[name].items():
         output = storage.join(work, variant)
         flags = SETTINGS[name] | changes | {"mined": mined, "output": output}
-        _run("model_code.train_text_embedder", flags)
+        _run("model_code.models.text_embedder.train", flags)
         found[variant] = Dataset(output)
     return found
 
@@ -162,8 +162,8 @@ def language_table(title: str, methods: Mapping) -> str:
 
 def unseen_images(config: Config, trained: Mapping[str, Dataset]) -> str:
     """Phrases of test emoji that no training emoji has: does one find another of its emoji?"""
-    from model_code.text_embedder import TextEmbedder
-    from model_code.text_held_out import make_bags
+    from model_code.models.text_embedder.held_out import make_bags
+    from model_code.models.text_embedder.network import TextEmbedder
 
     known_texts = load_associations(Dataset(storage.join(config.workdir, "emoji", "mined"))).texts
     rows = phrases(config, "emoji", "test").to_pylist()
@@ -236,8 +236,8 @@ def ridge_probe(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.n
 
 def probe(config: Config, trained: Mapping[str, Dataset]) -> str:
     """Accuracy on validation titles of probes that see LABELS training titles a class."""
-    from model_code.text_embedder import TextEmbedder
-    from model_code.text_held_out import make_bags
+    from model_code.models.text_embedder.held_out import make_bags
+    from model_code.models.text_embedder.network import TextEmbedder
 
     labels = read_tsv(os.path.join(config.data, "fashion", "labels.tsv"))
     count = pc.value_counts(labels["articleType"])

@@ -92,7 +92,9 @@ def trainer_for(network: str, num_queries: int) -> Any:
     """The text generator's own step on a network with random weights."""
     import keras
 
-    from model_code import backbones, image_ops, text_generator
+    from model_code.images import backbones
+    from model_code.images import ops as image_ops
+    from model_code.models.text_generator import trainer as text_generator
 
     spec = backbones.spec(network)
     backbone = backbones.build(network, spec.image_size)
@@ -118,7 +120,7 @@ def floor(paths: Sequence[str], size: int, encoding: str, batch_size: int) -> fl
     """Images a second of reading, parsing and, where they are compressed, decoding alone."""
     import tensorflow as tf
 
-    from model_code import pair_examples
+    from model_code.models.text_generator import examples as pair_examples
 
     records = tf.data.TFRecordDataset(list(paths)).batch(batch_size, drop_remainder=True)
     parsed = records.map(
@@ -133,9 +135,9 @@ def floor(paths: Sequence[str], size: int, encoding: str, batch_size: int) -> fl
 
 def measure_one(config: Config, root: str, network: str, encoding: str) -> list[Row]:
     """Measures one dataset of pairs, from memory and from its shards."""
-    from model_code import training
-    from model_code.ahead import Ahead
-    from model_code.pair_reader import open_pairs
+    from model_code.models.text_generator.data import open_pairs
+    from model_code.runtime import training
+    from model_code.runtime.ahead import Ahead
     from schemas.datasets.manifest import Dataset
 
     dataset, size, batch_size = Dataset(root), NETWORKS[network], config.batch_size

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model_code import metrics
+from model_code.metrics import classification as metrics
 from schemas.base import fingerprint
 from schemas.base.flags import flag
 from schemas.datasets import manifest

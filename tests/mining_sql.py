@@ -17,8 +17,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from model_code import privacy
-from model_code.text import normalize_query
+from model_code.text import privacy
+from model_code.text.normalise import normalize_query
 from schemas.base.fingerprint import hash64
 
 LOG_FIELDS = (

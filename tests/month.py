@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_jobs import classify_images, mine_log, reprocess, reprocess_steps
-from model_code import gate
+from model_code.gate import command as gate
 from samples import scenes
 from schemas.base import storage
 from schemas.base.errors import Exit

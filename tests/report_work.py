@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model_code import metrics
+from model_code.metrics import classification as metrics
 from schemas.base.flags import flag
 from schemas.datasets import manifest
 from schemas.runs import stage

@@ -13,7 +13,9 @@ import sys
 
 import numpy as np
 
-from model_code import query_table, sampled_softmax, text_generator, training
+from model_code.models.text_generator import query_table, sampled_softmax
+from model_code.models.text_generator import trainer as text_generator
+from model_code.runtime import training
 
 IMAGES, FEATURES, WIDTH, BATCH, STEPS = 512, 24, 16, 32, 6
 

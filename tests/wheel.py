@@ -8,7 +8,7 @@ from pathlib import Path
 from schemas.base.code_fingerprint import PACKAGES
 from tests import work_folder
 
-SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", *sorted(PACKAGES))
+SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", "phraselens", *sorted(PACKAGES))
 
 
 def build(folder: Path) -> Path:

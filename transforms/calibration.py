@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code import calibration as maths
-from model_code import phrase_metrics
-from model_code.clicked_queries import ClickedQueries, Places
-from model_code.query_vectors import Calibration, Queries, query_vectors
+from model_code.metrics import ranks as phrase_metrics
+from model_code.metrics.clicked_queries import ClickedQueries, Places
+from model_code.phrases import calibration as maths
+from model_code.phrases.query_vectors import Calibration, Queries, query_vectors
 from schemas.base import storage
 from schemas.tables.arrays import load_array
 from schemas.tables.mined import arrow_to_vectors
@@ -103,7 +103,7 @@ def calibrate(
     min_images: int,
     form: str,
 ) -> Calibrated:
-    """Finds the calibration on validation images (see `model_code.calibration`).
+    """Finds the calibration on validation images (see `model_code.phrases.calibration`).
 
     Args:
       held_out: of all shards.
@@ -112,7 +112,7 @@ def calibrate(
       rate: share of the queries that are in `sums` without a click.
       temperature: τ.
       min_images: the fewest images that make a prototype.
-      form: one of `model_code.calibration.HEADS`.
+      form: one of `model_code.phrases.calibration.HEADS`.
     """
     clicked = held_out.pairs["query_id"].to_numpy()
     ids = np.union1d(sums["query_id"].to_numpy(), clicked)
@@ -155,7 +155,7 @@ class Calibrate(beam.PTransform):
       generator: gives w_c and τ.
       width: M.
       min_images: the fewest images that make a prototype.
-      form: one of `model_code.calibration.HEADS`.
+      form: one of `model_code.phrases.calibration.HEADS`.
     """
 
     def __init__(self, generator: ModelFolder, width: int, min_images: int, form: str):

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code import privacy
-from model_code.text import normalize_queries, query_parts
+from model_code.text import privacy
+from model_code.text.normalise import normalize_queries, query_parts
 from schemas.base import fingerprint
 from schemas.runs.stage import Stage
 from transforms import moments

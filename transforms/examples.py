@@ -10,7 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.labelling import task_of
+from model_code.metrics.labelling import task_of
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
@@ -194,7 +194,7 @@ def encode_examples(blocks: Iterable[bytes]) -> list[bytes]:
     """Serialised tf.Examples of transformed record batches, in the order of their image ids."""
     from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
-    from model_code.preprocessing import canonical_example
+    from model_code.models.fusion.preprocessing import canonical_example
 
     tables_ = [pa.ipc.open_stream(block).read_all() for block in blocks]
     table = pa.concat_tables(tables_).combine_chunks()
@@ -267,7 +267,7 @@ def write_transform_fn(
     Raises:
       PhraseLensError: no training row has a label.
     """
-    from model_code import preprocessing
+    from model_code.models.fusion import preprocessing
 
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         with storage.local_copy(saved_model) as source:

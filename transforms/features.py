@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from model_code.inference_settings import EmbeddingSettings
-from model_code.phrase_settings import PhraseSettings
+from model_code.phrases.settings import PhraseSettings
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
@@ -43,8 +43,8 @@ class Widths:
 
 
 def phrase_index(folder: str, settings: EmbeddingSettings):
-    """Loads a `model_code.phrase_index.PhraseIndex`."""
-    from model_code.phrase_index import PhraseIndex
+    """Loads a `model_code.phrases.index.PhraseIndex`."""
+    from model_code.phrases.index import PhraseIndex
 
     return PhraseIndex(folder, settings.device != "cpu")
 
@@ -68,8 +68,8 @@ class EmbedImages:
     unit: str = "images"
 
     def load(self):
-        from model_code.devices import open_device
-        from model_code.phrase_chooser import PhraseChooser
+        from model_code.phrases.chooser import PhraseChooser
+        from model_code.runtime.devices import open_device
 
         # Before the first graph starts TensorFlow: a shard of known images needs no embedder.
         open_device(self.inference.device, self.inference.tf_threads)

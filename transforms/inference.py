@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.ahead import Ahead
-from model_code.inference_settings import EmbeddingSettings
+from model_code.runtime.ahead import Ahead
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.tables.mined import arrow_to_vectors
 from transforms.bisect import run_or_bisect
 
 if TYPE_CHECKING:
-    from model_code.image_embedder import ImageEmbeddings
+    from model_code.images.embedder import ImageEmbeddings
 
 
 class UnknownImages:
@@ -80,7 +80,7 @@ def embed_ahead(
     """Embeds batches; a thread reads and decodes the next ones while the networks work.
 
     Args:
-      load: returns a `model_code.image_embedder.ImageEmbedder`; called when there is a batch.
+      load: returns a `model_code.images.embedder.ImageEmbedder`; called when there is a batch.
       batches: with the columns image, width and height, and any others.
     """
     ahead = Ahead((batch, *_decode(load(), batch)) for batch in batches)
@@ -121,14 +121,14 @@ def pixel_bytes(images: pa.Table) -> list[int]:
 
 
 def image_embedder(generator: str, pixel_embedder: str | None, settings: EmbeddingSettings):
-    """Loads a `model_code.image_embedder.ImageEmbedder`."""
-    from model_code.image_embedder import ImageEmbedder
+    """Loads a `model_code.images.embedder.ImageEmbedder`."""
+    from model_code.images.embedder import ImageEmbedder
 
     return ImageEmbedder(generator, pixel_embedder, settings)
 
 
 def embeddings_of(rows: pa.Table):
     """The `ImageEmbeddings` that rows of an earlier run hold."""
-    from model_code.image_embedder import ImageEmbeddings
+    from model_code.images.embedder import ImageEmbeddings
 
     return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))

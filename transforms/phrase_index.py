@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.index_choice import DEFAULT, IndexSettings, Kind, choose_kind
+from model_code.index.choice import DEFAULT, IndexSettings, Kind, choose_kind
 from schemas.base import fingerprint, storage
 from schemas.console import heartbeat
 from schemas.datasets import manifest
@@ -81,7 +81,7 @@ def lay_out(
     Raises:
       PhraseLensError: there are no phrases, or the kind does not fit into the memory.
     """
-    from model_code.phrase_index import no_phrases
+    from model_code.phrases.index import no_phrases
 
     written = sorted(shards)
     parts, start = [], 0
@@ -114,7 +114,7 @@ def _usable(
     dataset: str, layout: Layout, stage: Stage, settings: IndexSettings
 ) -> ModelFolder | None:
     """The index of a previous dataset if it can be updated; says why not."""
-    from model_code.index_update import Previous
+    from model_code.phrases.update import Previous
 
     earlier = Dataset(dataset)
     if earlier.manifest.models.get("generator") != stage.models.get("generator"):
@@ -143,7 +143,7 @@ def _trained_path(stage: Stage) -> str:
 
 
 def _read_index(path: str) -> Any:
-    from model_code import index_kinds
+    from model_code.index import kinds as index_kinds
 
     return index_kinds.from_bytes(storage.read_bytes(path))
 
@@ -152,7 +152,8 @@ def train(layout: Layout, stage: Stage) -> Iterable[Part]:
     """Trains the quantizer on a sample, and yields the parts that it is to be filled with."""
     if layout.previous or not layout.kind.is_mergeable:
         return
-    from model_code import index_kinds, phrase_index
+    from model_code.index import kinds as index_kinds
+    from model_code.phrases import index as phrase_index
 
     ids = [b["query_id"].to_numpy() for p in layout.parts for b in batches(p.path, ["query_id"])]
     wanted = np.zeros(layout.rows, bool)
@@ -170,7 +171,7 @@ def train(layout: Layout, stage: Stage) -> Iterable[Part]:
 
 def fill(part: Part, stage: Stage) -> tuple[int, str]:
     """Adds a shard's phrases to an empty copy of the trained index; returns its place and file."""
-    from model_code import index_kinds
+    from model_code.index import kinds as index_kinds
 
     index = _read_index(_trained_path(stage))
     start = part.start
@@ -190,7 +191,9 @@ def finish(
     settings: IndexSettings,
 ) -> Iterable[tuple[str, manifest.Shard]]:
     """Merges the parts, or builds what cannot be built in parts, and writes the index's files."""
-    from model_code import index_kinds, index_update, phrase_index
+    from model_code.index import kinds as index_kinds
+    from model_code.phrases import index as phrase_index
+    from model_code.phrases import update as index_update
 
     parts = (_read_index(path) for _, path in sorted(filled))
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:

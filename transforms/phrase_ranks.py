@@ -9,7 +9,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from model_code import phrase_metrics
+from model_code.metrics import ranks as phrase_metrics
 from schemas.base import storage
 from schemas.datasets import manifest
 from schemas.runs.stage import Stage

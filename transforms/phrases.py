@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
-from model_code.inference_settings import EmbeddingSettings
-from model_code.query_vectors import query_vectors
+from model_code.phrases.query_vectors import query_vectors
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs.stage import Stage
@@ -117,8 +117,8 @@ class EmbedClickedImages:
 
 
 def text_embedder(folder: str):
-    """Loads a `model_code.text_embedder.TextEmbedder`."""
-    from model_code.text_embedder import TextEmbedder
+    """Loads a `model_code.models.text_embedder.network.TextEmbedder`."""
+    from model_code.models.text_embedder.network import TextEmbedder
 
     return TextEmbedder(folder)
 
@@ -136,7 +136,7 @@ def choose_vectors(
       queries: [n] rows of tables.QUERIES.
       sums: rows of `sums_schema` of the same shard.
       head: w_c of the queries that have a weight.
-      calibrated: on what scale; see `model_code.query_vectors`.
+      calibrated: on what scale; see `model_code.phrases.query_vectors`.
       min_images: the fewest images that make a prototype.
 
     Returns:

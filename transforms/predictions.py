@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from model_code.inference_settings import InferenceSettings
+from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.progress import Progress
 from schemas.runs.stage import Stage
@@ -57,8 +57,8 @@ class Networks:
 
 
 def classifier(folder: str, settings: InferenceSettings):
-    """Loads a `model_code.classifier.Classifier`."""
-    from model_code.classifier import Classifier
+    """Loads a `model_code.models.fusion.classifier.Classifier`."""
+    from model_code.models.fusion.classifier import Classifier
 
     return Classifier(folder, settings)
 

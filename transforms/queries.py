@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.text import detect_languages
+from model_code.text.normalise import detect_languages
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.datasets import SHARDS, from_blocks, par_do, write_sorted

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.clicked_queries import ClickedQueries, Places, head_queries
+from model_code.metrics.clicked_queries import ClickedQueries, Places, head_queries
 from schemas.base import storage
 from schemas.console.progress import Progress
 from schemas.datasets import manifest
@@ -212,7 +212,7 @@ class PreparePairs:
     unit: str = "images"
 
     def load(self):
-        from model_code.pair_examples import PairEncoder
+        from model_code.models.text_generator.examples import PairEncoder
 
         return PairEncoder(self.size, self.encoding), known_of(Dataset(self.mined), self.limits)
 
@@ -267,7 +267,7 @@ def example_of(
     chosen: Chosen, known: Known, row: int, image_id: str, image: bytes
 ) -> tuple[bytes, int]:
     """The example of one image of a shard, serialised, and how many pairs it holds."""
-    from model_code.pair_examples import example
+    from model_code.models.text_generator.examples import example
 
     split = str(chosen.splits[row])
     _, queries, weights = chosen.clicked[split].of(np.array([row]))

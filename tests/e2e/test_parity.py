@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from beam_jobs import classify_images, embed_images, pipeline
-from model_code import export_model
-from model_code.phrase_settings import PhraseSettings
+from model_code.models.fusion import export as export_model
+from model_code.phrases.settings import PhraseSettings
 from schemas.datasets.manifest import Dataset
 from schemas.tables.mined import arrow_to_vectors
 from tests import image_files, work_folder
@@ -34,7 +34,7 @@ def images(tiny_run: TinyRun) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def classified(tiny_run, images):
     """What the exported SavedModel says of the images."""
-    from model_code.classifier import Classifier
+    from model_code.models.fusion.classifier import Classifier
 
     folder = Dataset(tiny_run.dataset("export_model")).folder("model")
     return Classifier(folder).classify(list(images.values()))
@@ -79,7 +79,7 @@ def long_way(tiny_run):
 
 @pytest.fixture(scope="module")
 def index(tiny_run):
-    from model_code.phrase_index import PhraseIndex
+    from model_code.phrases.index import PhraseIndex
 
     return PhraseIndex(Dataset(tiny_run.dataset("embed_phrases")).folder("index"))
 
@@ -111,7 +111,7 @@ def test_model_chooses_phrases_as_the_features_were_made(tiny_run, classified, f
 
 def _clear(index, settings: PhraseSettings, query_embs: np.ndarray) -> np.ndarray:
     """[n] bool, where no two phrases are so close that the last bits decide; most must be."""
-    from model_code.phrase_chooser import PhraseChooser
+    from model_code.phrases.chooser import PhraseChooser
 
     chooser, rng = PhraseChooser(index, settings), np.random.default_rng(0)
     found = [
@@ -139,8 +139,8 @@ def test_serving_chooses_and_explains_as_training_does(
 ):
     import tensorflow as tf
 
-    from model_code import classifier
-    from model_code.phrase_chooser import PhraseChooser
+    from model_code.models.fusion import classifier
+    from model_code.phrases.chooser import PhraseChooser
 
     examples = Dataset(tiny_run.dataset("prepare_examples"))
     shutil.copytree(examples.folder("metadata"), tmp_path / "metadata")
@@ -199,7 +199,7 @@ def test_the_exported_model_has_each_network_once(tiny_run):
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    from model_code.image_embedder import ImageEmbedder
+    from model_code.images.embedder import ImageEmbedder
 
     names = ("train_text_generator", "train_pixel_embedder")
     folders = [Dataset(tiny_run.dataset(name)).folder("model") for name in names]

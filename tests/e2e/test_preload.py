@@ -14,7 +14,7 @@ from beam_jobs import embed_images, pipeline, reprocess, reprocess_steps
 from beam_jobs.beside import Beside
 from beam_jobs.pipeline import Step
 from beam_jobs.preload import preload
-from model_code import image_embedder
+from model_code.images import embedder as image_embedder
 from schemas.base import flags as flags_lib
 from schemas.base.errors import Exit
 from tests import work_folder
@@ -34,7 +34,7 @@ def commands(tiny_run, tmp_path):
 
 
 def test_networks_are_loaded_once(commands):
-    preload(*commands, ["model_code.export_model"])
+    preload(*commands, ["model_code.models.fusion.export"])
     before = LOADED.cache_info()
     assert (before.misses, before.hits) == (2, 0)
     assert embed_images.run(commands[1]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model_code import report
+from model_code.report import pages as report
 from schemas.datasets import manifest
 from tests import report_work
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import reprocess, reprocess_plan, reprocess_steps
-from model_code.classifier import Classifier
-from model_code.image_embedder import ImageEmbedder
+from model_code.images.embedder import ImageEmbedder
+from model_code.models.fusion.classifier import Classifier
 from samples import scenes
 from schemas.base import flags as flags_lib
 from schemas.base import storage

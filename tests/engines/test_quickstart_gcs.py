@@ -66,5 +66,5 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     assert len(found[0]["similar"]) == 3
     flags = [f"--phrases={root}/phrases", f"--output={root}/figures.json", "--kinds=flat"]
     flags.append(f"--features={root}/features")
-    work_folder.run([*python, "model_code.index_eval", *flags])
+    work_folder.run([*python, "model_code.phrases.evaluate_index", *flags])
     assert len(json.loads(storage.read_bytes(f"{root}/figures.json"))) >= 1

@@ -19,7 +19,7 @@ def built(tmp_path_factory):
 def test_it_holds_every_module_and_template(built):
     expected = {
         str(path.relative_to(work_folder.ROOT))
-        for package in code_fingerprint.PACKAGES
+        for package in (*code_fingerprint.PACKAGES, "phraselens")
         for path in (work_folder.ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

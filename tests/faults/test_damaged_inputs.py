@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from beam_jobs import embed_images
-from model_code import train_fusion, train_text_generator
+from model_code.models.fusion import train as train_fusion
+from model_code.models.text_generator import train as train_text_generator
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs import embed_images
-from model_code.image_embedder import ImageEmbedder
+from model_code.images.embedder import ImageEmbedder
 from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset
 from schemas.tables.mined import arrow_to_vectors

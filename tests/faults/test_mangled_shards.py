@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import gate
+from model_code.gate import command as gate
 from schemas.base.errors import CorruptError, Exit
 from schemas.datasets.manifest import Dataset
 from schemas.runs import snapshots

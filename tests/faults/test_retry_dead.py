@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs import embed_images, mine_pairs
-from model_code.image_embedder import ImageEmbedder
+from model_code.images.embedder import ImageEmbedder
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest

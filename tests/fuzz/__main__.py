@@ -60,7 +60,7 @@ def fuzz_one(name: str, flags: list[str]) -> None:
     """Runs libFuzzer on one target; does not come back."""
     import atheris
 
-    with atheris.instrument_imports(include=["transforms", "schemas", "model_code.text"]):
+    with atheris.instrument_imports(include=["transforms", "schemas", "model_code.text.normalise"]):
         from tests.fuzz.targets import TARGETS
     warnings.simplefilter("ignore")  # of PIL, about the damage
     target = TARGETS[name]()

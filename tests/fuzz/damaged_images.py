@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from model_code import image_ops
+from model_code.images import ops as image_ops
 from tests import icc_profiles
 from tests.image_files import (
     HEIC,

@@ -15,8 +15,9 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model_code import backbones, saved_models
-from model_code.inference_settings import EmbeddingSettings
+from model_code.images import backbones
+from model_code.runtime import saved_models
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import integrity
 from schemas.datasets.manifest import Dataset
@@ -36,7 +37,7 @@ UNSAFE = re.compile(
 )
 READERS = {
     "schemas/tables/arrays.py": "np.load(",
-    "model_code/saved_models.py": "tf.saved_model.load(",
+    "model_code/runtime/saved_models.py": "tf.saved_model.load(",
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import similar
-from model_code import report
+from model_code.report import pages as report
 from schemas.base.errors import PhraseLensError
 from schemas.base.printable import printable
 

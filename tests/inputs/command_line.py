@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from beam_jobs import classify_images, forget, job, mine_log, mine_pairs, pipeline
-from model_code import train_fusion
+from model_code.models.fusion import train as train_fusion
 from samples import make_samples
 from schemas.base import code_fingerprint
 from schemas.base import flags as flags_lib

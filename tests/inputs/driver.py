@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from beam_jobs import mined_check, pipeline
-from model_code import evaluation
+from model_code.metrics import evaluation
 from schemas.base.errors import PhraseLensError
 from tests import mined_dataset
 from tests.inputs.case import Case, command, error_of

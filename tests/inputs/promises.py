@@ -63,7 +63,7 @@ def _model(call: Callable[[Any], Any]) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         import tensorflow as tf
 
-        from model_code import saved_models
+        from model_code.runtime import saved_models
 
         module = tf.Module()
         module.call = tf.function(call, input_signature=[tf.TensorSpec([None], tf.float32)])

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model_code import phrase_index
-from model_code.index_choice import IndexSettings
-from model_code.phrase_index import PhraseIndex
+from model_code.index.choice import IndexSettings
+from model_code.phrases import index as phrase_index
+from model_code.phrases.index import PhraseIndex
 from schemas.base.flags import flag
 from schemas.datasets import manifest
 from schemas.runs import stage as stage_lib

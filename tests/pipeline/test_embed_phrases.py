@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from beam_jobs import embed_phrases
-from model_code.calibration import MIN_IMAGES
-from model_code.image_embedder import ImageEmbeddings
-from model_code.phrase_index import PhraseIndex
+from model_code.images.embedder import ImageEmbeddings
+from model_code.phrases.calibration import MIN_IMAGES
+from model_code.phrases.index import PhraseIndex
 from schemas.base import fingerprint
 from schemas.base.flags import flag
 from schemas.datasets import manifest

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import mine_log, mine_pairs
-from model_code.text import normalize_query
+from model_code.text.normalise import normalize_query
 from schemas.base import storage
 from schemas.datasets import manifest
 from tests.image_files import encode, photo

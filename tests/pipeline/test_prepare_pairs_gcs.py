@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model_code.pair_reader import open_pairs
+from model_code.models.text_generator.data import open_pairs
 from schemas.datasets import manifest
 from tests.mined_dataset import prepare, write_colours
 

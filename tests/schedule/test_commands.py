@@ -21,7 +21,7 @@ from beam_jobs import (
     reprocess_steps,
     submit,
 )
-from model_code import gate
+from model_code.gate import command as gate
 from schemas.base import flags as flags_lib
 from schemas.maintenance import gc, promote
 from schemas.runs import snapshots
@@ -210,10 +210,19 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
             "schemas.maintenance.gc",
             "samples.make_samples",
         ),
-        *("model_code.report", "model_code.export_model", "model_code.gate", "beam_jobs.similar"),
-        *("model_code.train_fusion", "model_code.train_pixel_embedder", "model_code.doctor"),
-        *("model_code.train_text_embedder", "model_code.train_text_generator"),
-        "model_code.index_eval",
+        *(
+            "model_code.report.pages",
+            "model_code.models.fusion.export",
+            "model_code.gate.command",
+            "beam_jobs.similar",
+        ),
+        *(
+            "model_code.models.fusion.train",
+            "model_code.models.pixel_embedder.train",
+            "phraselens.doctor",
+        ),
+        *("model_code.models.text_embedder.train", "model_code.models.text_generator.train"),
+        "model_code.phrases.evaluate_index",
     ],
 )
 def test_every_command_has_help(module, capsys):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from model_code import gate, gate_checks, gate_evaluation
+from model_code.gate import checks as gate_checks
+from model_code.gate import command as gate
+from model_code.gate import evaluation as gate_evaluation
 from schemas.base.errors import Exit, RefusedError
 from schemas.datasets import manifest
 from schemas.runs import snapshots, stage

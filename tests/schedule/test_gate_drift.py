@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import linalg
 from scipy.spatial import distance
 
-from model_code import gate_drift
+from model_code.gate import drift as gate_drift
 
 COUNT_MEASURES = [gate_drift.jensen_shannon, gate_drift.population_stability]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from model_code import gate_evaluation
-from model_code.report_data import Case
+from model_code.gate import evaluation as gate_evaluation
+from model_code.report.data import Case
 
 LABELS = tuple("abcdefghij")
 

@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_code import gate, gate_drift, gate_summary
+from model_code.gate import command as gate
+from model_code.gate import drift as gate_drift
+from model_code.gate import summary as gate_summary
 from tests import gate_work
 
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model_code import backbones, inference_settings
+from model_code.images import backbones
+from model_code.runtime import settings as inference_settings
 from schemas.base.errors import PhraseLensError
 
 

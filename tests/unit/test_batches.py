@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code.batches import BatchLimit, out_of_memory, run_in_batches
+from model_code.runtime.batches import BatchLimit, out_of_memory, run_in_batches
 
 SIZES = st.lists(st.integers(0, 50), max_size=60)
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import mining_log, mining_peers
-from model_code.text import normalize_query
+from model_code.text.normalise import normalize_query
 from tests.mining_sql import Settings, mine
 
 ROWS = 30_000

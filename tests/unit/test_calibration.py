@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model_code import calibration
-from model_code.calibration import Clicks
-from model_code.clicked_queries import ClickedQueries
-from model_code.query_vectors import Calibration, Queries, query_vectors, unit
+from model_code.metrics.clicked_queries import ClickedQueries
+from model_code.phrases import calibration
+from model_code.phrases.calibration import Clicks
+from model_code.phrases.query_vectors import Calibration, Queries, query_vectors, unit
 
 WIDTH, TAU = 8, 0.15
 

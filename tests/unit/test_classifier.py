@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import classifier, fusion
-from model_code.inference_settings import InferenceSettings
+from model_code.models.fusion import classifier
+from model_code.models.fusion import fit as fusion
+from model_code.runtime.settings import InferenceSettings
 
 TEXT, PIXEL, LABELS = 4, 3, 5
 

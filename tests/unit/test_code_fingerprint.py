@@ -140,12 +140,12 @@ EDITS = {
     "beam_jobs.job": set(),
     "beam_jobs.dataflow_plan": set(),
     "beam_jobs.pipeline": set(),
-    "model_code.classifier": {"export_model", "classify_images"},
-    "model_code.fusion": {"train_fusion"},
-    "model_code.text_generator": {"train_text_generator"},
-    "model_code.text_embedder": {"train_text_embedder", "embed_phrases"},
-    "model_code.phrase_index": {"embed_phrases", "embed_images"},
-    "model_code.image_embedder": {
+    "model_code.models.fusion.classifier": {"export_model", "classify_images"},
+    "model_code.models.fusion.fit": {"train_fusion"},
+    "model_code.models.text_generator.trainer": {"train_text_generator"},
+    "model_code.models.text_embedder.network": {"train_text_embedder", "embed_phrases"},
+    "model_code.phrases.index": {"embed_phrases", "embed_images"},
+    "model_code.images.embedder": {
         "embed_phrases",
         "embed_images",
         "export_model",
@@ -155,7 +155,11 @@ EDITS = {
     "transforms.spelling": {"mine_pairs"},
     "transforms.phrases": {"embed_phrases"},
     "transforms.features": {"embed_images"},
-    "model_code.preprocessing": {"prepare_examples", "export_model", "classify_images"},
+    "model_code.models.fusion.preprocessing": {
+        "prepare_examples",
+        "export_model",
+        "classify_images",
+    },
     "schemas.base.storage": {*MODULES},
     "schemas.datasets.manifest": {*MODULES},
 }

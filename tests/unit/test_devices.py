@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import backbones, devices, image_ops
+from model_code.images import backbones
+from model_code.images import ops as image_ops
+from model_code.runtime import devices
 from schemas.base.errors import PhraseLensError
 from tests import forked
 from tests.mined_dataset import COLOURS, jpeg

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs import embed_images
-from model_code import diversity, phrase_index
-from model_code.phrase_chooser import PhraseChooser
-from model_code.phrase_settings import DIVERSITIES, PhraseSettings
+from model_code.phrases import diversity
+from model_code.phrases import index as phrase_index
+from model_code.phrases.chooser import PhraseChooser
+from model_code.phrases.settings import DIVERSITIES, PhraseSettings
 from schemas.base.errors import PhraseLensError
 from schemas.tables import mined as tables
 

@@ -1,6 +1,6 @@
 import pytest
 
-from model_code import doctor
+from phraselens import doctor
 
 RANGES = "pillow>=12,<13\ntensorflow[and-cuda]>=2.21,<2.22\nfaiss-cpu>=1.15"
 LOCK = "a-b==1.0 \\\n    --hash=sha256:0\n    # via c\nc==2.0 ; sys_platform == 'linux' \\\n"

@@ -11,7 +11,7 @@ import pytest
 
 from beam_jobs import reprocess
 from deploy.airflow import phraselens_commands
-from model_code import gate
+from model_code.gate import command as gate
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import promote, verify

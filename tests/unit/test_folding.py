@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model_code import backbones
-from model_code.folding import fold_batch_norm
+from model_code.images import backbones
+from model_code.images.folding import fold_batch_norm
 
 BATCH_NORM = keras.layers.BatchNormalization
 

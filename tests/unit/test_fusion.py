@@ -7,9 +7,11 @@ import pytest
 import sklearn.metrics as oracle
 import tensorflow as tf
 
-from model_code import fusion, train_fusion, training
-from model_code.classifier import nearest
-from model_code.example_reader import open_examples
+from model_code.models.fusion import fit as fusion
+from model_code.models.fusion import train as train_fusion
+from model_code.models.fusion.classifier import nearest
+from model_code.models.fusion.data import open_examples
+from model_code.runtime import training
 from schemas.datasets.manifest import Dataset
 from tests.examples_dataset import Rows, write_examples
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import training
+from model_code.runtime import training
 from schemas.console import heartbeat, progress
 from schemas.console.heartbeat import Heartbeat, duration, how_far, rate
 

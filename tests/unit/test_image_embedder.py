@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import backbones, image_ops, train_pixel_embedder, train_text_generator, training
-from model_code.few_labels import keep_first
-from model_code.image_embedder import ImageEmbedder
-from model_code.inference_settings import EmbeddingSettings
+from model_code.images import backbones
+from model_code.images import ops as image_ops
+from model_code.images.embedder import ImageEmbedder
+from model_code.models.fusion.few_labels import keep_first
+from model_code.models.pixel_embedder import train as train_pixel_embedder
+from model_code.models.text_generator import train as train_text_generator
+from model_code.runtime import training
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets import manifest
 from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from model_code import image_ops
-from model_code.image_source import ArraySource, ImageSource
+from model_code.images import ops as image_ops
+from model_code.images.source import ArraySource, ImageSource
 from schemas.base.errors import PhraseLensError
 from tests.image_files import encode, photo
 from tests.mined_dataset import write_colours, write_mined

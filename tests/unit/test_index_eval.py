@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import phrase_search
 from benchmarks import phrases as bench
-from model_code import index_eval, phrase_index
-from model_code.index_eval import Measured
+from model_code.phrases import evaluate_index as index_eval
+from model_code.phrases import index as phrase_index
+from model_code.phrases.evaluate_index import Measured
 from schemas.datasets import manifest
 from schemas.runs import stage
 from schemas.tables import mined as tables

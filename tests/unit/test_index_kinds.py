@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import index_kinds
-from model_code.index_choice import (
+from model_code.index import kinds as index_kinds
+from model_code.index.choice import (
     FLAT_MAX,
     HNSW_MAX,
     KINDS,
@@ -23,7 +23,7 @@ from model_code.index_choice import (
     kind_of,
     resident_bytes,
 )
-from model_code.index_search import Effort, Searcher, probes_from, recall, tune
+from model_code.index.search import Effort, Searcher, probes_from, recall, tune
 from schemas.base.errors import PhraseLensError
 from tests.phrase_vectors import draw, images, scan
 from tests.work_folder import environment
@@ -222,9 +222,9 @@ def test_probes_are_near_phrases_and_of_unit_length(vectors):
 _OPEN = """
 import sys
 import numpy as np
-from model_code import index_kinds
-from model_code.index_choice import Kind
-from model_code.index_eval import private_bytes
+from model_code.index import kinds as index_kinds
+from model_code.index.choice import Kind
+from model_code.phrases.evaluate_index import private_bytes
 kind = Kind(sys.argv[1], lists=int(sys.argv[2]), links=int(sys.argv[3]))
 is_mapped = sys.argv[5] == "mapped"
 before = private_bytes()

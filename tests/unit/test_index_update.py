@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from model_code import index_update, phrase_index
-from model_code.index_choice import IndexSettings
-from model_code.index_search import Effort
-from model_code.index_update import Change, Previous
-from model_code.phrase_index import PhraseIndex
+from model_code.index.choice import IndexSettings
+from model_code.index.search import Effort
+from model_code.phrases import index as phrase_index
+from model_code.phrases import update as index_update
+from model_code.phrases.index import PhraseIndex
+from model_code.phrases.update import Change, Previous
 from tests.phrase_vectors import draw, images, phrases, scan
 
 ROWS = 3000

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.embed import write_networks
-from model_code.image_embedder import ImageEmbedder
-from model_code.inference_settings import EmbeddingSettings
+from model_code.images.embedder import ImageEmbedder
+from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets.manifest import Dataset
 from tests.mined_dataset import COLOURS, jpeg
 from transforms.inference import embed_ahead, full_batches, pixel_bytes

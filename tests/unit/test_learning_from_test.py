@@ -14,12 +14,10 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import prepare_examples
-from model_code import (
-    train_fusion,
-    train_pixel_embedder,
-    train_text_embedder,
-    train_text_generator,
-)
+from model_code.models.fusion import train as train_fusion
+from model_code.models.pixel_embedder import train as train_pixel_embedder
+from model_code.models.text_embedder import train as train_text_embedder
+from model_code.models.text_generator import train as train_text_generator
 from schemas.base import fingerprint
 from schemas.base.flags import flag
 from schemas.datasets import manifest

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from beam_jobs import mined_check, pipeline, reprocess, reprocess_steps
 from beam_jobs.mined_check import Needs
-from model_code import labelling, train_pixel_embedder
+from model_code.metrics import labelling
+from model_code.models.pixel_embedder import train as train_pixel_embedder
 from schemas.base.errors import PhraseLensError
 from schemas.tables.mined import SPLITS
 from tests import mined_dataset

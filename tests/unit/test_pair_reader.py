@@ -8,9 +8,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import pair_examples, pair_reader
-from model_code.image_source import ArraySource
-from model_code.pair_reader import FeatureSource, PairSource, open_pairs
+from model_code.images.source import ArraySource
+from model_code.models.text_generator import data as pair_reader
+from model_code.models.text_generator import examples as pair_examples
+from model_code.models.text_generator.data import FeatureSource, PairSource, open_pairs
 from schemas.base.errors import PhraseLensError
 from tests.mined_dataset import prepare, write_colours
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from model_code import partition, phrase_index
-from model_code.phrase_index import PhraseIndex
+from model_code.index import partition
+from model_code.phrases import index as phrase_index
+from model_code.phrases.index import PhraseIndex
 from tests.phrase_vectors import draw, images, phrases, scan
 
 

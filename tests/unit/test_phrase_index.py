@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model_code import partition, phrase_index
-from model_code.index_choice import KINDS, IndexSettings
-from model_code.phrase_index import PhraseIndex
+from model_code.index import partition
+from model_code.index.choice import KINDS, IndexSettings
+from model_code.phrases import index as phrase_index
+from model_code.phrases.index import PhraseIndex
 from schemas.base.errors import PhraseLensError
 from schemas.tables import mined as tables
 from tests.phrase_vectors import draw, images, phrases, scan

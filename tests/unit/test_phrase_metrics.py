@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import phrase_metrics
-from model_code.clicked_queries import ClickedQueries
+from model_code.metrics import ranks as phrase_metrics
+from model_code.metrics.clicked_queries import ClickedQueries
 
 ROWS, QUERIES, WIDTH = 7, 23, 5
 

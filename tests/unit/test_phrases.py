@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_code.query_vectors import Calibration
+from model_code.phrases.query_vectors import Calibration
 from schemas.tables import mined as tables
 from tests.unit.test_prototypes import WIDTH, image_embs, pairs_table
 from transforms import phrases, prototypes

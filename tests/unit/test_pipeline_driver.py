@@ -186,7 +186,7 @@ def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
     for line in lines:
         beam = "--runner=DirectRunner --direct_num_workers=2"
         assert (beam in line) == ("-m beam_jobs." in line)
-        assert ("--epochs=2" in line) == ("train_text_generator" in line.split()[2])
+        assert ("--epochs=2" in line) == ("text_generator.train" in line.split()[2])
         assert "--epochs=15" not in line
 
 
@@ -243,7 +243,8 @@ def test_first_failure_stops_and_names_the_command(stages, tmp_path, capfd):
 
 def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
     root = report_work.write(str(tmp_path))
-    from model_code import report, report_data
+    from model_code.report import data as report_data
+    from model_code.report import pages as report
 
     assert report.run(["--work", root, "--output", f"{root}/report"]) == 0
     test = report_data.read_evaluation(manifest.Dataset(f"{root}/fusion"))["test"]

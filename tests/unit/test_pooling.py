@@ -4,7 +4,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from model_code import fusion, pooling
+from model_code.models.fusion import fit as fusion
+from model_code.models.fusion import pooling
 
 ROWS, LABELS = 40, 5
 

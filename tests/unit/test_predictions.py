@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_code.classifier import Classified
-from model_code.image_embedder import ImageEmbeddings
-from model_code.inference_settings import InferenceSettings
+from model_code.images.embedder import ImageEmbeddings
+from model_code.models.fusion.classifier import Classified
+from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import DeadShareError
 from schemas.console.progress import Progress
 from tests.image_files import encode, photo

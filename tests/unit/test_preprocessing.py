@@ -6,7 +6,7 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
-from model_code.preprocessing import MAX_Z_SCORE, preprocessing_fn, raw_schema
+from model_code.models.fusion.preprocessing import MAX_Z_SCORE, preprocessing_fn, raw_schema
 
 TEXT, PIXEL = 3, 4
 

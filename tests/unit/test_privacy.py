@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stdnum import luhn
 
-from model_code.privacy import is_private, personal_data
-from model_code.text import normalize_query
+from model_code.text.normalise import normalize_query
+from model_code.text.privacy import is_private, personal_data
 
 # All made up, from the documentation of the formats, or reserved for examples.
 PLANTED = {

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import query_pairs
-from model_code.query_pairs import Associations, Neighbours
+from model_code.models.text_embedder import data as query_pairs
+from model_code.models.text_embedder.data import Associations, Neighbours
 
 QUERIES = 10
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]))

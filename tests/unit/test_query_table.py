@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import query_table, text_generator
-from model_code.query_table import Devices, QueryTable
+from model_code.models.text_generator import query_table
+from model_code.models.text_generator import trainer as text_generator
+from model_code.models.text_generator.query_table import Devices, QueryTable
 from schemas.base.errors import PhraseLensError
 from tests import forked, train_on_devices
 

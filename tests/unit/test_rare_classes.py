@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs import pipeline
-from model_code import evaluation, gate_checks, gate_evaluation, report, report_data, train_fusion
+from model_code.gate import checks as gate_checks
+from model_code.gate import evaluation as gate_evaluation
+from model_code.metrics import evaluation
+from model_code.models.fusion import train as train_fusion
+from model_code.report import data as report_data
+from model_code.report import pages as report
 from schemas.datasets.manifest import Dataset
 from tests import mined_dataset
 from tests.examples_dataset import Rows, write_examples

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import report, report_charts, report_data, report_effects
+from model_code.report import charts as report_charts
+from model_code.report import data as report_data
+from model_code.report import effects as report_effects
+from model_code.report import pages as report
 from schemas.datasets import manifest
 from tests import report_work
 

@@ -8,9 +8,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code import sampled_softmax
-from model_code.clicked_queries import ClickedQueries
-from model_code.sampled_softmax import Candidates
+from model_code.metrics.clicked_queries import ClickedQueries
+from model_code.models.text_generator import sampled_softmax
+from model_code.models.text_generator.sampled_softmax import Candidates
 
 TAU, ONE = 0.07, 1 << 40
 NO_IDS = tf.zeros([0], tf.int64)

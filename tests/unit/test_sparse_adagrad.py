@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code.sparse_adagrad import SparseAdagrad
+from model_code.runtime.sparse_adagrad import SparseAdagrad
 
 
 @pytest.mark.parametrize("row_wise", [False, True])

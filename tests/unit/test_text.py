@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code.text import (
+from model_code.text.normalise import (
     LANGUAGES,
     detect_language,
     detect_languages,

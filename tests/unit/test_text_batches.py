@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import text_batches
-from model_code.text_batches import Batches, BatchRules
+from model_code.models.text_embedder import batches as text_batches
+from model_code.models.text_embedder.batches import Batches, BatchRules
 from tests.unit.test_query_pairs import associations
 
 RULES = BatchRules(

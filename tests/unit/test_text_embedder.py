@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import query_pairs, text_embedder
-from model_code import train_text_embedder as trainer
+from model_code.models.text_embedder import data as query_pairs
+from model_code.models.text_embedder import network as text_embedder
+from model_code.models.text_embedder import train as trainer
 from schemas.datasets.manifest import Dataset
 from tests.mined_dataset import query_id, write_mined
 
@@ -247,7 +248,7 @@ def test_a_killed_run_ends_with_the_same_model(trained, tmp_path, monkeypatch):
         if epoch == 2:
             raise Killed
 
-    from model_code import training
+    from model_code.runtime import training
 
     fit = training.fit
     argv = [argv[0], f"--output={tmp_path}/text", *argv[2:]]

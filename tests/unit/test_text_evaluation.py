@@ -4,9 +4,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeClassifierCV
 
 from benchmarks.text_embedder import ridge_probe
-from model_code import text_evaluation
-from model_code.query_pairs import Neighbours
-from model_code.text_held_out import make_bags
+from model_code.models.text_embedder import evaluate as text_evaluation
+from model_code.models.text_embedder.data import Neighbours
+from model_code.models.text_embedder.held_out import make_bags
 
 TEXTS = ["red car", "big red car", "car", "blue sky", "red red sky", "", "old tree", "sky blue car"]
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code import text_generator, train_text_generator, training
-from model_code.clicked_queries import ClickedQueries, Places, head_queries
+from model_code.metrics.clicked_queries import ClickedQueries, Places, head_queries
+from model_code.models.text_generator import train as train_text_generator
+from model_code.models.text_generator import trainer as text_generator
+from model_code.runtime import training
 from schemas.datasets import manifest
 from tests.mined_dataset import NAMES, prepare, query_id, write_colours
 

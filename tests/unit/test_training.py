@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code import saved_models, training
-from model_code.ahead import Ahead
+from model_code.runtime import saved_models, training
+from model_code.runtime.ahead import Ahead
 from schemas.base import storage
 
 

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs import prepare_pairs
-from model_code import image_ops
-from model_code.pair_examples import PairEncoder
+from model_code.images import ops as image_ops
+from model_code.models.text_generator.examples import PairEncoder
 from schemas.datasets import manifest
 from tests.mined_dataset import jpeg, prepare, query_id, write_mined
 from tests.poisoned import checksums, poison

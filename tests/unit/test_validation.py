@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_code.preprocessing import raw_schema
+from model_code.models.fusion.preprocessing import raw_schema
 from schemas.runs import stage as stage_lib
 from schemas.tables import mined as tables
 from transforms.examples import LABELLED, Selection, select, select_rows

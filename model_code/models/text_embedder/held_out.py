@@ -1,0 +1,168 @@
+"""The text embedder on held-out associations: after an epoch, and beside baselines at the end."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model_code.models.text_embedder import evaluate as text_evaluation
+from model_code.models.text_embedder import network as text_embedder
+from model_code.models.text_embedder.batches import split_words
+from model_code.models.text_embedder.data import Associations, HeldOut, Neighbours
+
+_MONITORED_PAIRS = 1000  # of each kind, after an epoch
+_MIN_MONITORED_PAIRS = 100  # fewer tell more of chance than of training
+_EVALUATED_PAIRS = 10_000  # of each kind, at the end
+_CANDIDATES = 10_000
+_FITTED_TEXTS = 100_000  # that the idf of the baseline is counted in
+_EXACT_BUCKETS = 2**40  # no collision to speak of
+
+
+@dataclasses.dataclass(frozen=True)
+class Bags:
+    """The texts as the network reads them.
+
+    Attributes:
+      ids: [texts, length] int64, see `text_embedder.ngram_ids`.
+      words: [texts] int64: how many of them are words.
+      lengths: [texts] int64: how many are there at all.
+    """
+
+    ids: np.ndarray
+    words: np.ndarray
+    lengths: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """[rows, longest bag among them, at least 1] int64."""
+        return self.ids[rows, : max(1, self.lengths[rows].max(initial=0))]
+
+
+def make_bags(
+    texts: Sequence[str], buckets: int, max_tokens: int, char_trigrams: bool = False
+) -> Bags:
+    """The bags of texts, see `text_embedder.ngram_ids`."""
+    strings = tf.constant(list(texts), tf.string)
+    ids = np.asarray(text_embedder.ngram_ids(strings, buckets, max_tokens, char_trigrams))
+    words = np.asarray(text_embedder.word_counts(strings, max_tokens))
+    return Bags(ids, words, (ids != text_embedder.PADDING).sum(axis=1))
+
+
+def _directed(held: HeldOut) -> dict[str, np.ndarray]:
+    """Held-out pairs [pairs, 2] by kind: what is asked, and what is to be found."""
+    both_ways = np.concatenate([held.unseen_pairs, held.unseen_pairs[:, ::-1]])
+    return {"unseen_pairs": both_ways, "unseen_queries": held.unseen_queries}
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly apart."""
+    places = np.linspace(0, len(rows), min(most, len(rows)), endpoint=False)
+    return rows[places.astype(np.int64)]
+
+
+def _embed(model, bags: Bags, rows: np.ndarray) -> np.ndarray:
+    """[rows, width] float32, unit rows."""
+    parts = np.array_split(rows, max(1, len(rows) // 4096))
+    return np.concatenate([np.asarray(model(bags.rows(part))) for part in parts])
+
+
+def monitor(
+    model, bags: Bags, everything: Associations, held: HeldOut, seed: int
+) -> Callable[[], Mapping[str, float]]:
+    """How high held-out partners rank; if they are few, how high the other half of a text does.
+
+    Returns:
+      What `training.fit` calls after each epoch: recall_at_1, recall_at_10, mrr; cosine, the
+      mean between partners; score, by which the best epoch is chosen.
+    """
+    known = Neighbours(everything.pairs, len(everything.texts))
+    pairs = np.concatenate([_some(p, _MONITORED_PAIRS) for p in _directed(held).values()])
+    if len(pairs) < _MIN_MONITORED_PAIRS:
+        unseen = np.setdiff1d(np.arange(len(everything.texts)), held.queries)
+        asked = unseen if len(unseen) >= _MIN_MONITORED_PAIRS else np.arange(len(bags.ids))
+        asked = _some(asked, _MONITORED_PAIRS)
+        rng = np.random.default_rng(seed)
+        halves = split_words(bags.rows(asked), bags.words[asked], 0.0, rng)
+        pairs = np.stack([asked, asked], axis=1)
+    else:
+        halves = None
+    queries = np.unique(pairs)
+    candidates = np.unique(pairs[:, 1])
+
+    def evaluate() -> Mapping[str, float]:
+        if halves is None:
+            anchor_embs = partner_embs = _embed(model, bags, queries)
+        else:
+            anchor_embs, partner_embs = (np.asarray(model(half)) for half in halves)
+
+        def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            places = (np.searchsorted(queries, side) for side in (a, b))
+            return anchor_embs[next(places)] @ partner_embs[next(places)].T
+
+        found = text_evaluation.rank_partners(similarity, pairs, candidates, known)
+        a, b = (np.searchsorted(queries, pairs[:, side]) for side in (0, 1))
+        cosine = float(np.mean(np.sum(anchor_embs[a] * partner_embs[b], axis=1)))
+        metrics = text_evaluation.retrieval(found)
+        # Few pairs are soon all found: then the nearer, the better.
+        return metrics | {"cosine": cosine, "score": metrics["mrr"] + 1e-3 * cosine}
+
+    return evaluate
+
+
+def evaluate(
+    model, bags: Bags, everything: Associations, held: HeldOut, max_tokens: int
+) -> dict[str, Any]:
+    """The trained network, tf-idf and the mean of words on what is held out.
+
+    Returns:
+      For "unseen_pairs" and "unseen_queries", where there are any, the number of "candidates"
+      and under "methods" the `text_evaluation.summary` of each method.
+    """
+    count = len(everything.texts)
+    known = Neighbours(everything.pairs, count)
+    popular = text_evaluation.most_popular(Neighbours(held.train.pairs, count).count())
+    fitted = _some(held.queries, _FITTED_TEXTS)
+    evaluation = {}
+    for kind, directed in _directed(held).items():
+        pairs = _some(directed, _EVALUATED_PAIRS)
+        if not len(pairs):
+            continue
+        candidates = text_evaluation.choose_candidates(pairs, count, _CANDIDATES)
+        used = np.union1d(candidates, pairs[:, 0])
+        methods = _similarities(model, bags, everything.texts, used, fitted, max_tokens)
+        found = {
+            name: text_evaluation.summary(
+                text_evaluation.rank_partners(similarity, pairs, candidates, known),
+                pairs,
+                everything.languages,
+                popular,
+            )
+            for name, similarity in methods.items()
+        }
+        evaluation[kind] = {"candidates": len(candidates), "methods": found}
+    return evaluation
+
+
+def _similarities(
+    model, bags: Bags, texts: Sequence[str], used: np.ndarray, fitted: np.ndarray, max_tokens: int
+) -> dict[str, text_evaluation.Similarity]:
+    """The network, tf-idf and the mean of words as similarities of the queries in `used`."""
+    every = np.union1d(used, fitted)
+    exact = make_bags([texts[i] for i in every], _EXACT_BUCKETS, max_tokens)
+    tf_idf = text_evaluation.TfIdf(exact.ids, np.searchsorted(every, fitted))
+    table = np.asarray(model.get_layer("ngrams").table)[:, : model.output_shape[1]]
+    words = text_evaluation.mean_of_words(table, bags.ids[used], bags.words[used])
+    local: dict[str, tuple[np.ndarray, text_evaluation.Similarity]] = {
+        "model": (used, text_evaluation.cosines(_embed(model, bags, used))),
+        "tf_idf": (every, tf_idf.similarity),
+        "mean_of_words": (used, text_evaluation.cosines(words)),
+    }
+
+    def place(order: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        return np.asarray(np.searchsorted(order, queries))
+
+    def of(order: np.ndarray, similarity: text_evaluation.Similarity):
+        return lambda a, b: similarity(place(order, a), place(order, b))
+
+    return {name: of(*found) for name, found in local.items()}

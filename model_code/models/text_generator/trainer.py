@@ -1,0 +1,219 @@
+"""The text generator: images and queries in one space, trained by a cosine softmax over queries.
+
+Source: CN112204575A / US11907337B2, equation (1); its loss and samples: model_code/sampled_softmax.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model_code.models.text_generator.query_table import Devices, QueryTable
+from model_code.models.text_generator.sampled_softmax import Candidates, log_uniform, softmax_loss
+from model_code.text.normalise import words
+
+_SCORES = 1 << 24  # scores in memory at once while ranking
+_RANKED_IMAGES = 1024  # of which so many are for one run through the queries
+_FIRST_TEMPERATURE = 0.1
+
+
+def build_head(
+    features: int, hidden: Sequence[int], width: int, dropout: float = 0.0
+) -> keras.Model:
+    """From a backbone's features to the query space: [B, features] → [B, width] unit rows.
+
+    Args:
+      features: width of the features.
+      hidden: units of the hidden layers.
+      width: M.
+      dropout: share of hidden units dropped in training.
+    """
+    inputs = keras.Input((features,))
+    x = inputs
+    for units in hidden:
+        x = keras.layers.Dense(units, activation="relu")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout)(x)
+    x = keras.layers.Dense(width)(x)
+    return keras.Model(inputs, keras.layers.UnitNormalization()(x), name="head")
+
+
+class Trainer(tf.Module):
+    """The training step and what it changes.
+
+    Args:
+      tower: what `prepare` returns → [B, M] unit rows.
+      prepare: input of a batch and its seed (None outside training) → input of the tower.
+      num_queries: K.
+      sampled_queries: the candidates of a step, or how many log-uniform ones; 0 for the full
+        softmax.
+      temperature: τ; 0 to learn it.
+      learning_rate, weight_decay: of AdamW on the tower and τ; the rate falls as a cosine.
+      query_learning_rate: of row-wise Adagrad on the queries' vectors.
+      steps: of the whole training.
+      seed: of the first vectors.
+      own_queries: "share" or "apart", see `softmax_loss`.
+      devices: which hold the queries' vectors and share the images of a batch; one by default.
+    """
+
+    def __init__(
+        self,
+        tower: keras.Model,
+        prepare: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
+        num_queries: int,
+        sampled_queries: int | Candidates,
+        temperature: float,
+        learning_rate: float,
+        weight_decay: float,
+        query_learning_rate: float,
+        steps: int,
+        seed: int,
+        *,
+        own_queries: str = "share",
+        devices: Devices | None = None,
+    ):
+        if isinstance(sampled_queries, int):
+            sampled_queries = Candidates(log_uniform(num_queries), sampled_queries)
+        self.tower = tower
+        self._prepare, self._candidates, self._own_queries = prepare, sampled_queries, own_queries
+        self._devices = devices or Devices()
+        self.table = QueryTable(
+            num_queries, tower.output_shape[1], query_learning_rate, seed, self._devices
+        )
+        self.log_temperature = keras.Variable(
+            np.log(temperature or _FIRST_TEMPERATURE), trainable=not temperature, dtype="float32"
+        )
+        self._trained = [*tower.trainable_variables]
+        if not temperature:
+            self._trained.append(self.log_temperature)
+        self.optimizer = keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay
+        )
+        self.optimizer.exclude_from_weight_decay([self.log_temperature])
+        self.optimizer.build(self._trained)
+
+    @property
+    def state(self) -> dict:
+        """All that a step changes, for `training.fit`: of the table, this process's part."""
+        return {
+            "tower": self.tower,
+            "temperature": self.log_temperature,
+            "optimizer": self.optimizer,
+            "table": self.table,
+        }
+
+    @property
+    def temperature(self) -> float:
+        return float(np.exp(self.log_temperature.numpy()))
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def step(self, inputs, pair_rows, pair_ids, pair_weights, seed) -> tf.Tensor:
+        """Learns from one batch; see `softmax_loss`. The loss does not depend on the devices.
+
+        Args:
+          inputs: of the tower, for the images of the batch, as many for each device; where
+            several processes train, of this one's images, which follow on those of the last.
+          pair_rows, pair_ids, pair_weights: [n] the pairs of the whole batch.
+          seed: [2] integer.
+        """
+        devices, table = self._devices, self.table
+        pairs = tf.cast(pair_ids, tf.int64), tf.cast(pair_rows, tf.int64), pair_weights
+        candidates = self._candidates.draw(seed, pairs[0])
+        parts = tf.split(inputs, len(devices.local))
+
+        def learn(local: int) -> list[tf.Tensor]:
+            devices.check_same(seed)
+            own, rows, weights = table.on_device(local, *pairs)
+            others, log_included = table.on_device(local, *candidates)
+            with tf.GradientTape() as tape:
+                images = self._prepare(parts[local], devices.seed(seed))
+                vectors = table.rows(local, tf.concat([own, others], 0))
+                own_vectors, vectors = tf.split(vectors, [tf.size(own), tf.size(others)])
+                loss = softmax_loss(
+                    devices.gather(self.tower(images, training=True)),
+                    rows,
+                    own,
+                    weights,
+                    own_vectors,
+                    others,
+                    vectors,
+                    log_included,
+                    tf.exp(self.log_temperature.value),
+                    self._own_queries,
+                    devices.sum_logs,
+                )
+            tower = [variable.value for variable in self._trained]
+            gradients, rows_gradient = tape.gradient(loss, [tower, table.shards[local]])
+            table.apply(local, rows_gradient)
+            return devices.sum([loss, *gradients])
+
+        loss, *gradients = devices.run(learn)[0]
+        self.optimizer.apply(gradients, self._trained)
+        return loss
+
+    def vectors(self) -> np.ndarray:
+        """w of every query: [K, M] float32 unit rows; all processes must call it together."""
+        return self.table.vectors()
+
+    def save_vectors(self, path: str) -> None:
+        """See `QueryTable.save`."""
+        self.table.save(path)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def embed(self, inputs) -> tf.Tensor:
+        """[B, …] → [B, M] unit rows."""
+        return self.tower(self._prepare(inputs, None), training=False)
+
+
+def top_queries(image_embs: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
+    """The n nearest queries of each image, nearest first.
+
+    Args:
+      image_embs: [rows, M] float32 unit rows.
+      vectors: [K, M] float32 unit rows.
+      n: how many; K at most.
+
+    Returns:
+      [rows, n] int64, places in `vectors`.
+    """
+    found = []
+    for start in range(0, len(image_embs), _RANKED_IMAGES):
+        embs = image_embs[start : start + _RANKED_IMAGES]
+        best, places = tf.zeros([len(embs), 0]), tf.zeros([len(embs), 0], tf.int64)
+        for first, scores in _score_blocks(embs, vectors):
+            top = tf.math.top_k(scores, min(n, scores.shape[1]), index_type=tf.int64)
+            best = tf.concat([best, top.values], 1)
+            places = tf.concat([places, first + top.indices], 1)
+            top = tf.math.top_k(best, min(n, best.shape[1]))
+            best, places = top.values, tf.gather(places, top.indices, batch_dims=1)
+        found.append(places.numpy())
+    return np.concatenate(found)
+
+
+def _score_blocks(embs: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[int, tf.Tensor]]:
+    """Cosines with some queries at a time: the first of them, [rows, queries]."""
+    step = max(1, _SCORES // len(embs))
+    for first in range(0, len(vectors), step):
+        yield first, tf.matmul(embs, vectors[first : first + step], transpose_b=True)
+
+
+def word_f1(predicted: Sequence[Sequence[str]], clicked: Sequence[Sequence[str]]) -> float:
+    """How far predicted phrases speak of what people searched for, word by word.
+
+    Unlike retrieval it needs no held-out image to share a whole query with a training
+    image, which long queries such as product titles hardly ever do.
+
+    Args:
+      predicted: [rows] phrases of each image.
+      clicked: [rows] its clicked queries.
+
+    Returns:
+      Mean over images of the F1 of the two sets of words.
+    """
+    scores = []
+    for phrases, queries in zip(predicted, clicked, strict=True):
+        ours: set[str] = set().union(*map(words, phrases))
+        theirs: set[str] = set().union(*map(words, queries))
+        scores.append(2 * len(ours & theirs) / max(len(ours) + len(theirs), 1))
+    return float(np.mean(scores)) if scores else 0.0
