@@ -3,7 +3,7 @@
 import dataclasses
 
 from schemas.base.flags import flag
-from transforms.ceilings import Ceilings
+from transforms.shards.ceilings import Ceilings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

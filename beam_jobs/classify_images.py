@@ -26,21 +26,21 @@ from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Manifest
 from schemas.tables import mined as tables
-from transforms import datasets
-from transforms.clean_image import ImageLimits
-from transforms.files import content_hash
-from transforms.image_places import Places
-from transforms.image_units import (
+from transforms.files.matching import content_hash
+from transforms.images.clean import ImageLimits
+from transforms.images.places import Places
+from transforms.images.units import (
     IMAGE_FIELDS,
     IMAGE_FORMATS,
     ImagePlan,
     count_images,
     plan_images,
 )
-from transforms.models import ModelFolder
-from transforms.predictions import ClassifyImages, Networks, group_units
-from transforms.shards import MapShards
-from transforms.tabular import column_mapping
+from transforms.inference.classify import ClassifyImages, Networks, group_units
+from transforms.inference.folders import ModelFolder
+from transforms.rows.tabular import column_mapping
+from transforms.shards import blocks
+from transforms.shards.map_shards import MapShards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,12 +114,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             hints,
         )
     )
-    outputs = {name: classified[name] for name in (datasets.SHARDS, datasets.COUNTS)}
-    outputs | datasets.CommitManifest(
+    outputs = {name: classified[name] for name in (blocks.SHARDS, blocks.COUNTS)}
+    outputs | blocks.CommitManifest(
         stage,
         {
-            "predictions": datasets.parquet(tables.PREDICTIONS),
-            "embeddings": datasets.parquet(networks.schema),
+            "predictions": blocks.parquet(tables.PREDICTIONS),
+            "embeddings": blocks.parquet(networks.schema),
         },
         len(tasks),
         config.ceilings(),

@@ -24,11 +24,11 @@ from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Manifest
-from transforms import datasets
-from transforms.earlier import shards_by_index
-from transforms.features import EmbedImages, Widths
-from transforms.models import ModelFolder
-from transforms.shards import MapShards
+from transforms.inference.embed_images import EmbedImages, Widths
+from transforms.inference.folders import ModelFolder
+from transforms.shards import blocks
+from transforms.shards.map_shards import MapShards
+from transforms.shards.reuse import shards_by_index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | WaitForCheck(reused)
         | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
     )
-    tables = {"features": datasets.parquet(widths.schema)}
-    {name: embedded[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
+    tables = {"features": blocks.parquet(widths.schema)}
+    {name: embedded[name] for name in (blocks.SHARDS, blocks.COUNTS)} | blocks.CommitManifest(
         stage, tables, num_shards, config.ceilings()
     )
 

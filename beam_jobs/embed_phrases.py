@@ -29,12 +29,16 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Manifest, Table
 from schemas.tables import mined as tables
-from transforms import calibration, datasets, phrase_index, phrase_ranks, phrases, prototypes
-from transforms.datasets import COUNTS, SHARDS
-from transforms.earlier import shards_by_index
-from transforms.models import ModelFolder
-from transforms.prototypes import EVIDENCE
-from transforms.shards import MapShards
+from transforms.inference.folders import ModelFolder
+from transforms.phrases import build as phrases
+from transforms.phrases import calibration, prototypes
+from transforms.phrases import index as phrase_index
+from transforms.phrases import ranks as phrase_ranks
+from transforms.phrases.prototypes import EVIDENCE
+from transforms.shards import blocks
+from transforms.shards.blocks import COUNTS, SHARDS
+from transforms.shards.map_shards import MapShards
+from transforms.shards.reuse import shards_by_index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,11 +184,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {
         SHARDS: (embedded[SHARDS], built[SHARDS], report, index) | "Shards" >> beam.Flatten(),
         COUNTS: (embedded[COUNTS], built[COUNTS]) | "Counts" >> beam.Flatten(),
-    } | datasets.CommitManifest(
+    } | blocks.CommitManifest(
         stage,
         {
-            "image_embs": datasets.parquet(prototypes.image_embs_schema(query_width)),
-            "phrases": datasets.parquet(tables.phrases(query_width, text_width)),
+            "image_embs": blocks.parquet(prototypes.image_embs_schema(query_width)),
+            "phrases": blocks.parquet(tables.phrases(query_width, text_width)),
             "calibration": Table("files", "", ()),
             "index": Table("files", "", ()),
         },

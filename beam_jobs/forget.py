@@ -31,10 +31,10 @@ from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset, Manifest
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs import folders as run_folders
-from transforms.deletions import Deletions
-from transforms.events import without
-from transforms.evidence import forget
-from transforms.secret_files import FromFiles
+from transforms.files.secret_files import FromFiles
+from transforms.mining.deletions import Deletions
+from transforms.mining.events import without
+from transforms.mining.evidence import forget
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,18 +30,19 @@ from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets import manifest
-from transforms import datasets, events, evidence
-from transforms.compression import SUFFIXES
-from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS
-from transforms.deletions import Deletions, read_deletions
-from transforms.events import LOG_FIELDS, LogRules
-from transforms.evidence import DayRules
-from transforms.files import content_hash, match
-from transforms.formats import FORMATS, check_times, plan_log, read_log
-from transforms.queries import EPOCH
-from transforms.rows import ReadRows
-from transforms.secret_files import FromFiles
-from transforms.tabular import column_mapping
+from transforms.files.compression import SUFFIXES
+from transforms.files.matching import content_hash, match
+from transforms.files.secret_files import FromFiles
+from transforms.mining import events, evidence
+from transforms.mining.deletions import Deletions, read_deletions
+from transforms.mining.events import LOG_FIELDS, LogRules
+from transforms.mining.evidence import DayRules
+from transforms.mining.queries import EPOCH
+from transforms.rows.checked import ReadRows
+from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
+from transforms.rows.tabular import column_mapping
+from transforms.shards import blocks
+from transforms.shards.blocks import COUNTS, DEAD, NOTES, SHARDS
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
 EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
@@ -121,7 +122,7 @@ SCHEMAS = {
     "languages": evidence.LANGUAGES,
     "texts": events.QUERY_TEXTS,
 }
-TABLES = {name: datasets.parquet(schema) for name, schema in SCHEMAS.items()}
+TABLES = {name: blocks.parquet(schema) for name, schema in SCHEMAS.items()}
 
 
 def person_key(path: str) -> bytes:
@@ -296,7 +297,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     texts = (
         {"texts": log.texts, "evidence": typed}
         | "ByQuery"
-        >> datasets.GroupShards(
+        >> blocks.GroupShards(
             {"texts": "query_id", "evidence": "query_id"}, num_shards, stage.spill
         )
         | evidence.KeepTyped()
@@ -310,7 +311,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     shards = [
         tables
         | f"Write {name}"
-        >> datasets.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
+        >> blocks.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
         for name, tables in written.items()
     ]
     {
@@ -318,7 +319,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         DEAD: log[DEAD],
         COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
         NOTES: mined[NOTES],
-    } | datasets.CommitManifest(
+    } | blocks.CommitManifest(
         stage,
         TABLES,
         num_shards,
@@ -335,7 +336,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 def check_day(
     counters: Mapping[str, int],
-    notes: datasets.Notes,
+    notes: blocks.Notes,
     max_robot_share: float,
     allow_empty: bool = False,
     usual: Mapping[str, int] | None = None,

@@ -44,40 +44,49 @@ from schemas.datasets.manifest import Dataset
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
-from transforms import (
-    associations,
-    datasets,
-    days,
-    evidence,
-    examination,
-    key_match,
-    mined_images,
-    pairs,
-    queries,
-    spelling,
-)
-from transforms.ceilings import Ceilings
-from transforms.clean_image import ImageLimits
-from transforms.datasets import COUNTS, DEAD, NOTES, SHARDS, GroupShards, Output
-from transforms.deletions import Deletions
-from transforms.duplicates import FindDuplicates
-from transforms.examination import ReadFacts
-from transforms.files import content_hash, match
-from transforms.formats import check_times, read_log
-from transforms.image_places import Places
-from transforms.image_units import (
+from transforms.duplicates.find import FindDuplicates
+from transforms.files.matching import content_hash, match
+from transforms.files.secret_files import FromFiles
+from transforms.images.changed import ReadChangedImages, shards_of_known
+from transforms.images.clean import ImageLimits
+from transforms.images.places import Places
+from transforms.images.read import ReadImages
+from transforms.images.units import (
     IMAGE_FIELDS,
     IMAGE_FORMATS,
     ImagePlan,
     count_images,
     plan_images,
 )
-from transforms.images import ReadImages
-from transforms.known_images import ReadChangedImages, shards_of_known
-from transforms.labels import LABEL_FIELDS, parse_labels
-from transforms.rows import ReadRows, id_texts
-from transforms.secret_files import FromFiles
-from transforms.tabular import BadRows, check_tables, column_mapping, read_table
+from transforms.mining import (
+    associations,
+    days,
+    evidence,
+    examination,
+    key_match,
+    pairs,
+    queries,
+    spelling,
+)
+from transforms.mining import (
+    images as mined_images,
+)
+from transforms.mining.deletions import Deletions
+from transforms.mining.examination import ReadFacts
+from transforms.mining.labels import LABEL_FIELDS, parse_labels
+from transforms.rows.checked import ReadRows, id_texts
+from transforms.rows.logs import check_times, read_log
+from transforms.rows.tabular import BadRows, check_tables, column_mapping, read_table
+from transforms.shards import blocks
+from transforms.shards.blocks import (
+    COUNTS,
+    DEAD,
+    NOTES,
+    SHARDS,
+    GroupShards,
+    Output,
+)
+from transforms.shards.ceilings import Ceilings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,13 +188,13 @@ class Config(mine_log.LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
 
 
 TABLES = {
-    "images": datasets.parquet(tables.IMAGES),
-    "sources": datasets.parquet(tables.SOURCES),
-    "pairs": datasets.parquet(tables.PAIRS),
-    examination.TABLE: datasets.parquet(tables.EXAMINATION),
-    "queries": datasets.parquet(tables.QUERIES),
-    "query_days": datasets.parquet(tables.QUERY_DAYS),
-    "query_pairs": datasets.parquet(tables.QUERY_PAIRS),
+    "images": blocks.parquet(tables.IMAGES),
+    "sources": blocks.parquet(tables.SOURCES),
+    "pairs": blocks.parquet(tables.PAIRS),
+    examination.TABLE: blocks.parquet(tables.EXAMINATION),
+    "queries": blocks.parquet(tables.QUERIES),
+    "query_days": blocks.parquet(tables.QUERY_DAYS),
+    "query_pairs": blocks.parquet(tables.QUERY_PAIRS),
 }
 SAMPLED_ROWS = 10_000  # of the log and the labels, to see early that no key can match
 Batches = Iterable[pa.Table | pa.RecordBatch | BadRows]
@@ -403,7 +412,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | "Notes" >> beam.Flatten(pipeline=pipeline),
         COUNTS: (*merged[COUNTS], *pictures[COUNTS], *(c[COUNTS] for c in counted))
         | "Counts" >> beam.Flatten(),
-    } | datasets.CommitManifest(
+    } | blocks.CommitManifest(
         stage,
         TABLES,
         num_shards,
@@ -416,7 +425,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 
 def check_counts(
-    counters: Mapping[str, int], notes: datasets.Notes, max_robot_share: float, min_match: float
+    counters: Mapping[str, int], notes: blocks.Notes, max_robot_share: float, min_match: float
 ) -> None:
     """Raises PhraseLensError where too much is a robot's, or hardly anything belongs together."""
     evidence.check_robots(counters, notes, max_robot_share)

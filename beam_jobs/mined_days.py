@@ -6,9 +6,9 @@ from beam_jobs import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets.manifest import FILE_NAME, Dataset
-from transforms import evidence
-from transforms.ceilings import EXAMPLES
-from transforms.deletions import Deletions
+from transforms.mining import evidence
+from transforms.mining.deletions import Deletions
+from transforms.shards.ceilings import EXAMPLES
 
 
 def find_days(folder: str) -> dict[str, Dataset]:

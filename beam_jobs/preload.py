@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from beam_jobs import embed_images, embed_phrases, job, worker_options
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
-from transforms import inference, models
+from transforms.inference import batches as inference
+from transforms.inference import folders as models
 
 
 def preload(phrases: Sequence[str], images: Sequence[str], modules: Iterable[str]) -> None:

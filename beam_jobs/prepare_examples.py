@@ -26,10 +26,11 @@ from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Table
 from schemas.tables import mined as tables
-from transforms import datasets, examples
-from transforms.datasets import COUNTS, DEAD, SHARDS
-from transforms.examples import ANOMALIES
-from transforms.validation import anomalies
+from transforms.shards import blocks
+from transforms.shards.blocks import COUNTS, DEAD, SHARDS
+from transforms.training_data import examples
+from transforms.training_data.examples import ANOMALIES
+from transforms.training_data.validation import anomalies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         SHARDS: (written, learned, report) | "Shards" >> beam.Flatten(),
         DEAD: selected[DEAD],
         COUNTS: selected[COUNTS],
-    } | datasets.CommitManifest(
+    } | blocks.CommitManifest(
         stage,
         {
             "examples": Table("tfrecord", "", ()),

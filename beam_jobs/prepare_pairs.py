@@ -23,10 +23,11 @@ from model_code.runtime.settings import BACKBONES
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
 from schemas.datasets.manifest import Dataset, Table
-from transforms import datasets, training_pairs
-from transforms.datasets import COUNTS, SHARDS
-from transforms.shards import MapShards
-from transforms.training_pairs import Limits, PreparePairs
+from transforms.shards import blocks
+from transforms.shards.blocks import COUNTS, SHARDS
+from transforms.shards.map_shards import MapShards
+from transforms.training_data import pairs as training_pairs
+from transforms.training_data.pairs import Limits, PreparePairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,12 +122,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {
         SHARDS: (prepared[SHARDS], vocabulary) | "Shards" >> beam.Flatten(),
         COUNTS: prepared[COUNTS],
-    } | datasets.CommitManifest(
+    } | blocks.CommitManifest(
         stage,
         {
             "train": Table("tfrecord", "", ()),
             "validation": Table("tfrecord", "", ()),
-            "vocabulary": datasets.parquet(training_pairs.VOCABULARY),
+            "vocabulary": blocks.parquet(training_pairs.VOCABULARY),
             "metadata": Table("files", "", ()),
         },
         num_shards,

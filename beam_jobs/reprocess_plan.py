@@ -16,10 +16,10 @@ from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
-from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.images import source_of
-from transforms.tabular import column_mapping
+from transforms.images.places import Places
+from transforms.images.read import source_of
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.rows.tabular import column_mapping
 
 
 @dataclasses.dataclass(frozen=True)

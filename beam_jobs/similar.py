@@ -31,8 +31,8 @@ from schemas.console import heartbeat
 from schemas.datasets import integrity
 from schemas.datasets.manifest import Dataset
 from schemas.tables.mined import arrow_to_vectors
-from transforms.clean_image import ImageError, ImageLimits
-from transforms.image_process import clean_safely
+from transforms.images.clean import ImageError, ImageLimits
+from transforms.images.process import clean_safely
 
 BATCH_ROWS = 1 << 15
 

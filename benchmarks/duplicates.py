@@ -32,11 +32,11 @@ from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
-from transforms import duplicates
-from transforms.clean_image import ImageLimits, clean_image
-from transforms.images import CLEAN_IMAGES
-from transforms.mined_images import SplitShares, split_of
-from transforms.signatures import signature
+from transforms.duplicates import find as duplicates
+from transforms.duplicates.compare import signature
+from transforms.images.clean import ImageLimits, clean_image
+from transforms.images.read import CLEAN_IMAGES
+from transforms.mining.images import SplitShares, split_of
 
 Copy = Callable[[Image.Image, random.Random], Image.Image]
 

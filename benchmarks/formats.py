@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
 from schemas.base.flags import flag
-from transforms.events import LOG_FIELDS, LogRules, parse_events
-from transforms.formats import FORMATS, plan_log, read_log
-from transforms.sniffing import format_of
-from transforms.tabular import BadRows, read_part
+from transforms.files.sniffing import format_of
+from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
+from transforms.rows.logs import FORMATS, plan_log, read_log
+from transforms.rows.tabular import BadRows, read_part
 
 UNIT_BYTES = 16 << 10  # small, so that samples have several units
 STAGE = types.SimpleNamespace(name="bench", run_id="formats")

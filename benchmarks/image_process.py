@@ -14,8 +14,8 @@ from PIL import Image
 
 from schemas.base import flags as flags_lib
 from schemas.base.flags import flag
-from transforms.clean_image import ImageLimits, clean_image
-from transforms.image_process import ImageProcess
+from transforms.images.clean import ImageLimits, clean_image
+from transforms.images.process import ImageProcess
 
 
 @dataclasses.dataclass(frozen=True)

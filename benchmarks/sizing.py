@@ -155,10 +155,10 @@ def shuffled(*flags: str) -> int:
       PhraseLensError: it failed.
     """
     from beam_jobs import mine_pairs
-    from transforms import datasets
+    from transforms.shards import blocks
 
     total = 0
-    serialise = datasets.serialise
+    serialise = blocks.serialise
 
     def counting(table):
         nonlocal total
@@ -166,7 +166,7 @@ def shuffled(*flags: str) -> int:
         total += block.size
         return block
 
-    with mock.patch.object(datasets, "serialise", counting):
+    with mock.patch.object(blocks, "serialise", counting):
         if mine_pairs.run([*flags, "--min_users=1", "--one_person_pairs", "--max_dead_fraction=1"]):
             raise PhraseLensError("mine_pairs", "to succeed", "See what it said above.")
     return total

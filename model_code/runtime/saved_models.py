@@ -4,8 +4,8 @@ A graph can open files and talk to the network. Ours compute, so a graph is load
 its operations is known to compute and do nothing else: in its functions as in the graph itself,
 called or not. What loading needs beside that is bound to the model's own folder: its variables,
 which TensorFlow reads by itself, and its vocabularies, which a graph may name but not choose.
-(What is left is C++ of TensorFlow that was given a stranger's graph; transforms/models.py
-therefore loads only what a manifest names, by its checksum.)
+(What is left is C++ of TensorFlow that was given a stranger's graph; workers therefore load only
+what a manifest names, by its checksum: transforms/inference/folders.py.)
 """
 
 import dataclasses

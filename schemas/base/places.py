@@ -1,7 +1,7 @@
 """What a path on a command line means: a place on this machine, or in Cloud Storage.
 
 What exists wins over what a path would mean otherwise: over commas that separate paths, over `~`,
-and over the pattern that brackets make (transforms/files.py).
+and over the pattern that brackets make (transforms/files/matching.py).
 """
 
 import glob

@@ -28,7 +28,7 @@ from schemas.runs import folders as run_folders
 from schemas.runs import snapshots
 from schemas.tables.mined import arrow_to_vectors
 from tests import work_folder
-from transforms import images
+from transforms.images import read as images
 
 pytestmark = pytest.mark.slow
 MADE = ("mined", "phrases", "features", "model", "predictions")

@@ -14,9 +14,9 @@ from schemas.datasets import manifest
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.unit.test_image_units import read, write_parquet, write_tar
-from transforms.labels import LABEL_FIELDS
-from transforms.rows import texts_of
-from transforms.tabular import read_table
+from transforms.mining.labels import LABEL_FIELDS
+from transforms.rows.checked import texts_of
+from transforms.rows.tabular import read_table
 
 PHOTOS = {f"p{n}": encode(photo(n), "PNG") for n in range(6)}
 

@@ -16,8 +16,8 @@ from schemas.runs.stage import Stage
 from tests import forked
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work
-from transforms.files import match
-from transforms.tfrecords import RecordWriter
+from transforms.files.matching import match
+from transforms.shards.tfrecords import RecordWriter
 
 ROUNDS = 24
 

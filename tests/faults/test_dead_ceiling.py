@@ -5,7 +5,7 @@ import pytest
 from beam_jobs import mine_pairs
 from schemas.datasets import manifest
 from tests.image_files import encode, photo
-from transforms import key_match
+from transforms.mining import key_match
 
 ROWS = 300
 

@@ -35,8 +35,8 @@ from tests.image_files import (
     png16,
     rotated_jpeg,
 )
-from transforms.clean_image import ImageError, ImageLimits
-from transforms.image_process import clean_safely
+from transforms.images.clean import ImageError, ImageLimits
+from transforms.images.process import clean_safely
 
 LIMITS = ImageLimits(max_pixels=1 << 20, max_side=64, max_bytes=1 << 20)
 REFUSED = Path("work/damaged")

@@ -21,14 +21,14 @@ from schemas.base.errors import PhraseLensError
 from schemas.runs.stage import Stage
 from schemas.tables.dead_letters import REASONS
 from tests import icc_profiles, image_files, log_files
-from transforms.clean_image import ImageError, ImageLimits, clean_image
-from transforms.deletions import DELETION_FIELDS, read_deletions
-from transforms.events import LOG_FIELDS, LogRules, parse_events
-from transforms.formats import LogUnit, plan_log, read_log
-from transforms.image_formats import FORMATS, register
-from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
-from transforms.labels import LABEL_FIELDS, parse_labels
-from transforms.tabular import BadRows, column_mapping, columns_of, read_table
+from transforms.images.clean import ImageError, ImageLimits, clean_image
+from transforms.images.formats import FORMATS, register
+from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
+from transforms.mining.deletions import DELETION_FIELDS, read_deletions
+from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
+from transforms.mining.labels import LABEL_FIELDS, parse_labels
+from transforms.rows.logs import LogUnit, plan_log, read_log
+from transforms.rows.tabular import BadRows, column_mapping, columns_of, read_table
 
 STAGE = Stage("fuzz", "", "0" * 64, {}, "", {}, {}, "", False)
 LIMITS = ImageLimits(max_pixels=1 << 20, max_side=64, max_bytes=1 << 20)

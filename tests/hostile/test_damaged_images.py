@@ -9,8 +9,8 @@ from PIL import Image
 
 from tests.fuzz.damaged_images import LIMITS, SEEDS, damaged, outcome, try_files
 from tests.image_files import chunk, encode, interlaced_png, photo
-from transforms.clean_image import ImageError, ImageLimits, clean_image
-from transforms.image_bytes import damage, only_pixels
+from transforms.images.clean import ImageError, ImageLimits, clean_image
+from transforms.images.only_pixels import damage, only_pixels
 
 
 def test_damaged_images_that_mining_keeps_are_read_by_training():

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.base.errors import PhraseLensError
-from transforms import coco, compression
-from transforms.file_heads import read_head
-from transforms.image_units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
-from transforms.tabular import BadRows, columns_of, read_table
+from transforms.files import compression
+from transforms.files.file_heads import read_head
+from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
+from transforms.rows import coco
+from transforms.rows.tabular import BadRows, columns_of, read_table
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 LOG = {"query": "query", "image": "image"}

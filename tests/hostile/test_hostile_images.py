@@ -19,9 +19,9 @@ from PIL import GifImagePlugin, Image
 
 from schemas.tables.dead_letters import REASONS
 from tests.image_files import HEIC, chunk, encode, jpeg_of_scans, photo, png, rotated_jpeg
-from transforms.clean_image import ImageError, ImageLimits, clean_image
-from transforms.image_bytes import only_pixels
-from transforms.image_process import ImageProcess, clean_safely
+from transforms.images.clean import ImageError, ImageLimits, clean_image
+from transforms.images.only_pixels import only_pixels
+from transforms.images.process import ImageProcess, clean_safely
 
 SMALL = ImageLimits(max_pixels=1 << 20, max_side=64, max_bytes=8 << 20, max_seconds=20)
 SCRIPT = b"<script>document.title='owned'</script>"

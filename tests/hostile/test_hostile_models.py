@@ -23,8 +23,9 @@ from schemas.datasets import integrity
 from schemas.datasets.manifest import Dataset
 from schemas.runs.stage import Stage
 from schemas.tables.arrays import load_array
-from transforms import features, models
-from transforms.models import ModelFolder
+from transforms.inference import embed_images as features
+from transforms.inference import folders as models
+from transforms.inference.folders import ModelFolder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PRODUCT = ("beam_jobs", "transforms", "model_code", "schemas", "samples")

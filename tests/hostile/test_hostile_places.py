@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.image_files import encode, photo
-from transforms import http_fetch
-from transforms.clean_image import ImageError
-from transforms.http_fetch import FetchLimits, fetch, is_public
-from transforms.image_places import Places
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.tabular import BadRows
+from transforms.images import fetch as http_fetch
+from transforms.images.clean import ImageError
+from transforms.images.fetch import FetchLimits, fetch, is_public
+from transforms.images.places import Places
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.rows.tabular import BadRows
 
 PNG = encode(photo(), "PNG")
 MAPPING = {field: field for field in IMAGE_FIELDS}

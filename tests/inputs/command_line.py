@@ -13,7 +13,7 @@ from schemas.base import flags as flags_lib
 from schemas.maintenance import gc
 from tests import work_folder
 from tests.inputs.case import Case, command, error_of
-from transforms.files import match
+from transforms.files.matching import match
 
 
 def _log(folder: Path, *names: str) -> list[Path]:

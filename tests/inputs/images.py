@@ -14,10 +14,10 @@ from schemas.base.errors import PhraseLensError
 from tests import icc_profiles
 from tests.image_files import HEIC, animation, encode, photo, png16, rotated_jpeg
 from tests.inputs.case import Case
-from transforms import image_formats
-from transforms.clean_image import ImageError, ImageLimits, clean_image
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.tabular import BadRows
+from transforms.images import formats as image_formats
+from transforms.images.clean import ImageError, ImageLimits, clean_image
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 PHOTO = encode(photo(), "PNG")

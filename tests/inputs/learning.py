@@ -18,8 +18,10 @@ from schemas.tables import mined as tables
 from tests.inputs.case import Case
 from tests.mined_dataset import jpeg, write_colours, write_mined
 from tests.poisoned import NEW_QUERY, poison
-from transforms import examples, prototypes, training_pairs
-from transforms.training_pairs import Limits
+from transforms.phrases import prototypes
+from transforms.training_data import examples
+from transforms.training_data import pairs as training_pairs
+from transforms.training_data.pairs import Limits
 
 LEARNING, SAMPLED, CLAIMS = (
     "learning from the test split",

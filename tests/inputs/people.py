@@ -10,14 +10,14 @@ import pyarrow as pa
 from beam_jobs import mine_pairs
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
-from transforms import evidence, key_match, pairs
-from transforms.ceilings import Ceilings, check_counters
-from transforms.events import DAY_MS, EVENTS, LogRules, parse_events
-from transforms.evidence import DayRules
-from transforms.examination import Log
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.labels import parse_labels
-from transforms.mined_images import EARLIER_KEYS, IMAGE_KEYS, join_labels
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.mining import evidence, key_match, pairs
+from transforms.mining.events import DAY_MS, EVENTS, LogRules, parse_events
+from transforms.mining.evidence import DayRules
+from transforms.mining.examination import Log
+from transforms.mining.images import EARLIER_KEYS, IMAGE_KEYS, join_labels
+from transforms.mining.labels import parse_labels
+from transforms.shards.ceilings import Ceilings, check_counters
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 DECOMPOSED, COMPOSED = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))

@@ -23,12 +23,12 @@ import zstandard
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case
-from transforms import moments
-from transforms.deletions import read_deletions
-from transforms.events import LOG_FIELDS, LogRules, parse_events
-from transforms.formats import check_times, plan_log, read_log
-from transforms.rows import id_texts
-from transforms.tabular import BadRows, column_mapping
+from transforms.mining.deletions import read_deletions
+from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
+from transforms.rows import moments
+from transforms.rows.checked import id_texts
+from transforms.rows.logs import check_times, plan_log, read_log
+from transforms.rows.tabular import BadRows, column_mapping
 
 STAGE: Any = types.SimpleNamespace(name="mine_log", run_id="run")
 

@@ -20,7 +20,7 @@ from schemas.datasets import manifest
 from schemas.runs import stage as stage_lib
 from schemas.tables import mined as tables
 from tests.phrase_vectors import draw, images, phrases, scan
-from transforms.phrase_index import BuildIndex, choose_probes
+from transforms.phrases.index import BuildIndex, choose_probes
 
 ROWS = 3000
 

@@ -20,7 +20,9 @@ from schemas.runs import stage
 from schemas.tables.mined import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
 from tests.poisoned import checksums, poison
-from transforms import calibration, models, phrases
+from transforms.inference import folders as models
+from transforms.phrases import build as phrases
+from transforms.phrases import calibration
 
 WIDTH, TAU, HEAD, QUERIES, IMAGES = 6, 0.1, 12, 30, 600
 LANGUAGES = ("en", "de", "ja")

@@ -8,7 +8,7 @@ import pytest
 from beam_jobs import mine_log, mine_pairs
 from schemas.datasets import manifest
 from schemas.tables import mined as tables
-from transforms.examination import EXAMINED_UNIT
+from transforms.mining.examination import EXAMINED_UNIT
 
 FIELDS = ("query", "image", "clicks", "position", "user", "timestamp")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import duplicates as bench
 from samples import scenes
-from transforms.clean_image import clean_image
+from transforms.images.clean import clean_image
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from beam_jobs import mine_pairs
 from schemas.datasets import manifest
 from tests import image_files
 from tests.image_files import encode, photo
-from transforms.rows import HARMLESS
+from transforms.rows.checked import HARMLESS
 
 GOOD_IMAGES = {
     "good": encode(photo(0), "PNG"),

@@ -14,7 +14,7 @@ from schemas.runs import snapshots
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
 from tests.unit.test_snapshots import commit
-from transforms.images import source_of
+from transforms.images.read import source_of
 
 SETTINGS = ("num_shards=2", "max_dead_fraction=1", "min_users=1", "one_person_pairs=true")
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import mined as tables
-from transforms import associations
-from transforms.associations import EDGES, WEIGHTED_EDGES
-from transforms.days import STEPS
-from transforms.queries import VARIANTS
+from transforms.mining import associations
+from transforms.mining.associations import EDGES, WEIGHTED_EDGES
+from transforms.mining.days import STEPS
+from transforms.mining.queries import VARIANTS
 
 
 def pairs_of(rows):

@@ -15,7 +15,7 @@ from beam_jobs import (
 )
 from schemas.base import flags as flags_lib
 from schemas.base.errors import AccountingError, DeadShareError
-from transforms.ceilings import Ceilings, check_counters
+from transforms.shards.ceilings import Ceilings, check_counters
 
 
 def counters(dead, harmless=0, rows=1000, kind="rows", reason="bad_row"):

@@ -21,6 +21,7 @@ MODULES = {
     **{step.name: (step.module,) for step in pipeline.STEPS},
 }
 EMBED = "beam_jobs.embed_images"
+FEATURES = "transforms/inference/embed_images.py"
 numbers = itertools.count()
 
 
@@ -151,10 +152,10 @@ EDITS = {
         "export_model",
         "classify_images",
     },
-    "transforms.training_pairs": {"prepare_pairs"},
-    "transforms.spelling": {"mine_pairs"},
-    "transforms.phrases": {"embed_phrases"},
-    "transforms.features": {"embed_images"},
+    "transforms.training_data.pairs": {"prepare_pairs"},
+    "transforms.mining.spelling": {"mine_pairs"},
+    "transforms.phrases.build": {"embed_phrases"},
+    "transforms.inference.embed_images": {"embed_images"},
     "model_code.models.fusion.preprocessing": {
         "prepare_examples",
         "export_model",
@@ -199,8 +200,13 @@ def test_an_edit_of_the_real_tree_is_seen(tmp_path):
     before = _digest(tmp_path)
     edits = [
         ("schemas/console/progress.py", "import ", "import  ", False),
-        ("transforms/features.py", '"""', '"""Some more. ', False),
-        ("transforms/features.py", "CHOSEN_AT_ONCE = 256", "CHOSEN_AT_ONCE = 128", True),
+        ("transforms/inference/embed_images.py", '"""', '"""Some more. ', False),
+        (
+            "transforms/inference/embed_images.py",
+            "CHOSEN_AT_ONCE = 256",
+            "CHOSEN_AT_ONCE = 128",
+            True,
+        ),
     ]
     for path, old, new, differs in edits:
         text = (tmp_path / path).read_text()

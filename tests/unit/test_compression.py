@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from transforms.compression import open_stream, split_name
+from transforms.files.compression import open_stream, split_name
 
 TEXT = b"query\timage\n" + b"red shoe\ta\n" * 40
 # As python-snappy 0.7.3 writes it: StreamCompressor and HadoopStreamCompressor.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base import fingerprint
-from transforms.datasets import (
+from transforms.shards.blocks import (
     COUNTS,
     DEAD,
     Output,

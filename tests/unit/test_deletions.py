@@ -8,10 +8,10 @@ import pytest
 
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
-from transforms.deletions import Deletions, read_deletions
-from transforms.events import LogRules, parse_events
-from transforms.labels import parse_labels
-from transforms.tabular import read_table
+from transforms.mining.deletions import Deletions, read_deletions
+from transforms.mining.events import LogRules, parse_events
+from transforms.mining.labels import parse_labels
+from transforms.rows.tabular import read_table
 
 KEY = b"a key of 16 bytes or more"
 

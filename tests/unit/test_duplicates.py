@@ -11,8 +11,17 @@ from PIL import Image, ImageDraw
 
 from benchmarks import duplicates as bench
 from schemas.base import fingerprint
-from transforms import bands, duplicates, signatures
-from transforms.signatures import COPY, MARKED, NONE, SIDE, SIGNATURE_BYTES, Limits
+from transforms.duplicates import bands
+from transforms.duplicates import compare as signatures
+from transforms.duplicates import find as duplicates
+from transforms.duplicates.compare import (
+    COPY,
+    MARKED,
+    NONE,
+    SIDE,
+    SIGNATURE_BYTES,
+    Limits,
+)
 
 
 def picture(seed, side=160):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.base import fingerprint
 from schemas.datasets.manifest import Manifest, Shard, Table
-from transforms import earlier
-from transforms.earlier import Earlier
+from transforms.shards import reuse as earlier
+from transforms.shards.reuse import Earlier
 
 
 def write(path, rows, row_group_size=3):

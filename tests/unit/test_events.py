@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from schemas.base.fingerprint import hash64
 from schemas.tables import dead_letters
-from transforms import events
-from transforms.events import LogRules
-from transforms.rows import HARMLESS
+from transforms.mining import events
+from transforms.mining.events import LogRules
+from transforms.rows.checked import HARMLESS
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 GOOD = {"query": b"red", "image": b"a"}

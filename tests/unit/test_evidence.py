@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from transforms import days, evidence
-from transforms.datasets import from_blocks, split_by_hash
-from transforms.events import DAY_MS, EVENTS
-from transforms.evidence import DayRules
+from transforms.mining import days, evidence
+from transforms.mining.events import DAY_MS, EVENTS
+from transforms.mining.evidence import DayRules
+from transforms.shards.blocks import from_blocks, split_by_hash
 
 FIELDS = EVENTS.names
 ROWS = st.lists(

@@ -22,15 +22,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from transforms import text_blocks
-from transforms.compression import compression_of, open_stream
-from transforms.deletions import read_deletions
-from transforms.encodings import open_text
-from transforms.events import LOG_FIELDS
-from transforms.file_heads import read_head, table_kind
-from transforms.formats import plan_log, read_log
-from transforms.json_blocks import json_rows, object_blocks
-from transforms.tabular import BadRows, check_columns, column_mapping, read_table
+from transforms.files.compression import compression_of, open_stream
+from transforms.files.encodings import open_text
+from transforms.files.file_heads import read_head, table_kind
+from transforms.mining.deletions import read_deletions
+from transforms.mining.events import LOG_FIELDS
+from transforms.rows import text_blocks
+from transforms.rows.json_blocks import json_rows, object_blocks
+from transforms.rows.logs import plan_log, read_log
+from transforms.rows.tabular import BadRows, check_columns, column_mapping, read_table
 
 ROWS = [("red shoe", "a", 1), ('6" "pan"', "b", 2), ("赤い; 靴, | x", "c", 3)]
 NAMES = ("query", "image", "clicks")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from transforms.files import base_of, files_of, match
+from transforms.files.matching import base_of, files_of, match
 
 NAMES = (
     "a.csv",

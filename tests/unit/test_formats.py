@@ -26,8 +26,8 @@ from tests.log_files import (
     WIT,
     parquet,
 )
-from transforms.formats import FORMATS, check_times, plan_log, read_log
-from transforms.tabular import BadRows
+from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
+from transforms.rows.tabular import BadRows
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "session", "user", "timestamp")
 MAPPING = {field: field for field in (*FIELDS, "language")}

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
 from tests.image_files import encode, photo
-from transforms import webdataset
-from transforms.image_choice import choose, format_of
-from transforms.image_suffixes import IMAGE_SUFFIXES
-from transforms.image_units import IMAGE_FIELDS, count_images, plan_images, read_unit
-from transforms.litter import is_litter, is_mark
-from transforms.tabular import BadRows
+from transforms.files import webdataset
+from transforms.files.image_choice import choose, format_of
+from transforms.files.image_suffixes import IMAGE_SUFFIXES
+from transforms.files.litter import is_litter, is_mark
+from transforms.images.units import IMAGE_FIELDS, count_images, plan_images, read_unit
+from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 LITTER = [

@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 from tests import icc_profiles
 from tests.icc_profiles import ADOBE, ADOBE_RGB, D50, D65, P3, PROPHOTO, SRGB, shown
 from tests.image_files import HEIC, encode, photo
-from transforms.clean_image import CleanImage, ImageLimits, clean_image
-from transforms.image_colours import conversion
+from transforms.images.clean import CleanImage, ImageLimits, clean_image
+from transforms.images.colours import conversion
 
 SPACES = {
     "Adobe RGB": (ADOBE, 563 / 256, D65),

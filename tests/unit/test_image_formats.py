@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.image_files import HEIC, HTML, animation, encode, photo
-from transforms import image_formats
-from transforms.clean_image import ImageError, ImageLimits, clean_image
-from transforms.image_bytes import jxl_size
-from transforms.image_process import ImageProcess
+from transforms.images import formats as image_formats
+from transforms.images.clean import ImageError, ImageLimits, clean_image
+from transforms.images.only_pixels import jxl_size
+from transforms.images.process import ImageProcess
 
 image_formats.register()
 LIMITS = ImageLimits(max_pixels=1 << 20)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.base.errors import PhraseLensError
-from transforms import image_units
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.tabular import BadRows
+from transforms.images import units as image_units
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 

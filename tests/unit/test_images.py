@@ -10,8 +10,10 @@ from PIL import Image, ImageOps
 
 from tests import image_files
 from tests.image_files import chunk, encode, photo, png, png16
-from transforms import image_choice, image_units, images
-from transforms.clean_image import ImageError, ImageLimits, clean_image
+from transforms.files import image_choice
+from transforms.images import read as images
+from transforms.images import units as image_units
+from transforms.images.clean import ImageError, ImageLimits, clean_image
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 MAX_PIXELS = 100_000_000

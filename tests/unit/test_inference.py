@@ -14,7 +14,7 @@ from model_code.images.embedder import ImageEmbedder
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets.manifest import Dataset
 from tests.mined_dataset import COLOURS, jpeg
-from transforms.inference import embed_ahead, full_batches, pixel_bytes
+from transforms.inference.batches import embed_ahead, full_batches, pixel_bytes
 
 FILES = [jpeg(colour, seed, 24 + seed) for seed in range(7) for colour in COLOURS.values()]
 

@@ -13,12 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from schemas.base.fingerprint import hash64
-from transforms import key_match
-from transforms.deletions import Deletions, read_deletions
-from transforms.events import LogRules, parse_events, without
-from transforms.image_units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.labels import parse_labels
-from transforms.rows import one_form
+from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.mining import key_match
+from transforms.mining.deletions import Deletions, read_deletions
+from transforms.mining.events import LogRules, parse_events, without
+from transforms.mining.labels import parse_labels
+from transforms.rows.checked import one_form
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 MAPPING = {field: field for field in IMAGE_FIELDS}

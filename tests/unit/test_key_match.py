@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from transforms import key_match
+from transforms.mining import key_match
 
 KEYS = st.sampled_from("abcdefgh")
 

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from schemas.tables import mined as tables
-from transforms import images, known_images, mined_images
-from transforms.clean_image import ImageLimits, clean_image
-from transforms.duplicates import DUPLICATES
-from transforms.image_units import RAW_IMAGES
+from transforms.duplicates.find import DUPLICATES
+from transforms.images import changed as known_images
+from transforms.images import read as images
+from transforms.images.clean import ImageLimits, clean_image
+from transforms.images.units import RAW_IMAGES
+from transforms.mining import images as mined_images
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 LIMITS = ImageLimits(10**6, 24)

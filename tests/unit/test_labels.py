@@ -2,7 +2,7 @@ import types
 
 import pyarrow as pa
 
-from transforms.labels import parse_labels
+from transforms.mining.labels import parse_labels
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 

@@ -17,7 +17,7 @@ from schemas.tables.mined import SPLITS
 from tests import mined_dataset
 from tests.unit.test_snapshots import commit
 from tests.work_folder import ROOT
-from transforms.examples import LABELLED, select
+from transforms.training_data.examples import LABELLED, select
 
 ALL = [step.name for step in pipeline.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]

@@ -4,11 +4,11 @@ import pyarrow as pa
 import pytest
 
 from schemas.base.fingerprint import hash64
-from transforms import mined_images
-from transforms.duplicates import DUPLICATES
-from transforms.images import CLEAN_IMAGES
-from transforms.labels import LABELS
-from transforms.mined_images import SplitShares
+from transforms.duplicates.find import DUPLICATES
+from transforms.images.read import CLEAN_IMAGES
+from transforms.mining import images as mined_images
+from transforms.mining.images import SplitShares
+from transforms.mining.labels import LABELS
 
 SHARES = SplitShares(0.1, 0.2)
 ID = "0" * 32

@@ -11,8 +11,8 @@ from dateutil import parser as dateutil_parser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from transforms import moments
-from transforms.events import LogRules, parse_events
+from transforms.mining.events import LogRules, parse_events
+from transforms.rows import moments
 
 UTC = datetime.UTC
 MOMENT = datetime.datetime(2023, 11, 4, 2, 13, 20, 123456, UTC)

@@ -7,13 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from transforms import pairs
-from transforms.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
-from transforms.events import MAX_POSITION, QUERY_TEXTS
-from transforms.examination import EXAMINED_UNIT, Log, Z, wilson_lower_bound, write_examination
-from transforms.mined_images import EARLIER_KEYS, IMAGE_KEYS, SPLIT_OF_IMAGES
-from transforms.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
-from transforms.queries import VARIANTS
+from transforms.mining import pairs
+from transforms.mining.days import PAIR_EVIDENCE, QUERY_USERS, SEVERAL
+from transforms.mining.events import MAX_POSITION, QUERY_TEXTS
+from transforms.mining.examination import (
+    EXAMINED_UNIT,
+    Log,
+    Z,
+    wilson_lower_bound,
+    write_examination,
+)
+from transforms.mining.images import EARLIER_KEYS, IMAGE_KEYS, SPLIT_OF_IMAGES
+from transforms.mining.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
+from transforms.mining.queries import VARIANTS
 
 FLAT = np.full(101, EXAMINED_UNIT, np.int64)
 COUNTS, RATES = Log(False, False, FLAT), Log(True, True, FLAT)

@@ -7,9 +7,10 @@ import pytest
 from model_code.phrases.query_vectors import Calibration
 from schemas.tables import mined as tables
 from tests.unit.test_prototypes import WIDTH, image_embs, pairs_table
-from transforms import phrases, prototypes
-from transforms.calibration import Calibrated, HeadWeights
-from transforms.phrase_ranks import rank_phrases
+from transforms.phrases import build as phrases
+from transforms.phrases import prototypes
+from transforms.phrases.calibration import Calibrated, HeadWeights
+from transforms.phrases.ranks import rank_phrases
 
 UNIT = np.eye(WIDTH, dtype=np.float32)
 

@@ -14,12 +14,12 @@ from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import DeadShareError
 from schemas.console.progress import Progress
 from tests.image_files import encode, photo
-from transforms.ceilings import Ceilings, check_counters
-from transforms.clean_image import ImageLimits
-from transforms.datasets import Output
-from transforms.image_units import IMAGE_FIELDS, plan_images
-from transforms.images import source_of
-from transforms.predictions import ClassifyImages, Networks
+from transforms.images.clean import ImageLimits
+from transforms.images.read import source_of
+from transforms.images.units import IMAGE_FIELDS, plan_images
+from transforms.inference.classify import ClassifyImages, Networks
+from transforms.shards.blocks import Output
+from transforms.shards.ceilings import Ceilings, check_counters
 
 
 def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import mined as tables
-from transforms import prototypes
-from transforms.datasets import from_blocks, to_block
+from transforms.phrases import prototypes
+from transforms.shards.blocks import from_blocks, to_block
 
 WIDTH = 4
 IDS = [f"image{i}" for i in range(20)]

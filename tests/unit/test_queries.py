@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import mined as tables
-from transforms import queries
-from transforms.days import QUERY_DAYS, QUERY_USERS
-from transforms.events import QUERY_TEXTS
+from transforms.mining import queries
+from transforms.mining.days import QUERY_DAYS, QUERY_USERS
+from transforms.mining.events import QUERY_TEXTS
 
 
 def table(schema, rows):

@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transforms import rows
-from transforms.datasets import Output
-from transforms.tabular import BadRows
+from transforms.rows import checked as rows
+from transforms.rows.tabular import BadRows
+from transforms.shards.blocks import Output
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 

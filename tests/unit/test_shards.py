@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from schemas.base.flags import flag
 from schemas.datasets import manifest
 from schemas.runs import stage as stage_lib
-from transforms import datasets
-from transforms.bisect import run_or_bisect
-from transforms.ceilings import Ceilings
-from transforms.shards import MapShards
+from transforms.inference.bisect import run_or_bisect
+from transforms.shards import blocks
+from transforms.shards.ceilings import Ceilings
+from transforms.shards.map_shards import MapShards
 
 SCHEMA = pa.schema([("id", pa.int64())])
 
@@ -59,7 +59,7 @@ class _Worker:
         with open(self.log, "a") as f:
             f.write(f"{task}\n")
         table = pa.table({"id": list(range(task * 10, task * 10 + 10))}, SCHEMA)
-        return datasets.Output({"rows": table}, (), {"rows.in": 10, "rows.out": 10})
+        return blocks.Output({"rows": table}, (), {"rows.in": 10, "rows.out": 10})
 
 
 def _run(root, log, dies_at=None, worker=_Worker, flags=()):
@@ -71,8 +71,8 @@ def _run(root, log, dies_at=None, worker=_Worker, flags=()):
             | beam.Create(list(enumerate(range(4))))
             | MapShards(stage, worker(str(log), dies_at), {"rows": ["id"]}, 4)
         )
-        {name: done[name] for name in (datasets.SHARDS, datasets.COUNTS)} | datasets.CommitManifest(
-            stage, {"rows": datasets.parquet(SCHEMA)}, 4, Ceilings(0.05, rows=0)
+        {name: done[name] for name in (blocks.SHARDS, blocks.COUNTS)} | blocks.CommitManifest(
+            stage, {"rows": blocks.parquet(SCHEMA)}, 4, Ceilings(0.05, rows=0)
         )
 
 

@@ -21,7 +21,7 @@ from schemas.datasets import manifest
 from schemas.runs import stage
 from schemas.tables import mined as tables
 from tests import icc_profiles, image_files, mined_dataset
-from transforms.clean_image import ImageLimits, clean_image
+from transforms.images.clean import ImageLimits, clean_image
 
 IMAGES, SHARDS, WIDTH = 60, 3, 5
 LIMITS = similar.limits_of({})

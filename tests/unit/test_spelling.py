@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.spelling import VARIANTS, look_alike, variants, within_edit_distance
+from transforms.mining.spelling import VARIANTS, look_alike, variants, within_edit_distance
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from transforms import file_heads, tabular, text_blocks
-from transforms.tabular import (
+from transforms.files import file_heads
+from transforms.rows import tabular, text_blocks
+from transforms.rows.tabular import (
     BadRows,
     check_columns,
     column_mapping,

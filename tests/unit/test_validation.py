@@ -7,8 +7,8 @@ import pytest
 from model_code.models.fusion.preprocessing import raw_schema
 from schemas.runs import stage as stage_lib
 from schemas.tables import mined as tables
-from transforms.examples import LABELLED, Selection, select, select_rows
-from transforms.validation import anomalies, validate
+from transforms.training_data.examples import LABELLED, Selection, select, select_rows
+from transforms.training_data.validation import anomalies, validate
 
 STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
 
