@@ -275,8 +275,8 @@ case $command in
     setup "$@" # not before &&, which would go on after an error inside it
     echo "$venv is ready"
     ;;
-  quickstart) module beam_jobs.pipeline --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
-  all) module beam_jobs.pipeline "$@" ;;
+  quickstart) module beam_jobs.runs.all_stages --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
+  all) module beam_jobs.runs.all_stages "$@" ;;
   test) run_tests "$@" ;;
   mine_log | mine_pairs | forget) module "beam_jobs.mining.$command" "$@" ;;
   prepare_pairs | embed_phrases | embed_images | prepare_examples | classify_images)
@@ -292,7 +292,7 @@ case $command in
     ! is_help "${1:-}" || usage_of submit $jobs forget
     [[ " $jobs forget " == *" ${1:-} "* ]] ||
       fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
-    module beam_jobs.submit --job="$1" "${@:2}"
+    module beam_jobs.dataflow.submit --job="$1" "${@:2}"
     ;;
   template) module deploy.templates "$@" ;;
   flink) module deploy.flink "$@" ;;
@@ -300,12 +300,12 @@ case $command in
   report) module model_code.report.pages "$@" ;;
   samples) module samples.make_samples "$@" ;;
   verify) module schemas.maintenance.verify "$@" ;;
-  reprocess) module beam_jobs.reprocess "$@" ;;
+  reprocess) module beam_jobs.runs.reprocess "$@" ;;
   status) module schemas.maintenance.status "$@" ;;
   gc) module schemas.maintenance.gc "$@" ;;
   promote | rollback | hold) module schemas.maintenance.promote "$command" "$@" ;;
   index-eval) module model_code.phrases.evaluate_index "$@" ;;
-  similar) module beam_jobs.similar "$@" ;;
+  similar) module beam_jobs.models.similar "$@" ;;
   gate) module model_code.gate.command "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.

@@ -18,7 +18,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from beam_jobs.submit import JOBS
+from beam_jobs.dataflow.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError, tell

@@ -17,7 +17,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from beam_jobs import dataflow, submit
+from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import submit
 from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell

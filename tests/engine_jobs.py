@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from beam_jobs import submit
-from beam_jobs.pipeline import sample_inputs
+from beam_jobs.dataflow import submit
+from beam_jobs.runs.all_stages import sample_inputs
 from tests import work_folder
 from tests.work_folder import STEPS, TinyRun
 

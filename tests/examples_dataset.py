@@ -1,4 +1,4 @@
-"""Tiny examples datasets for tests, as beam_jobs.prepare_examples writes them."""
+"""Tiny examples datasets for tests, as beam_jobs.models.prepare_examples writes them."""
 
 import dataclasses
 import json

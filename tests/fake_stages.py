@@ -4,13 +4,14 @@ import contextlib
 
 import pytest
 
-from beam_jobs import pipeline, reprocess, reprocess_steps
-from beam_jobs.reprocess import Done, StageError
+from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs.reprocess import Done, StageError
 from schemas.base.errors import Exit
 from schemas.runs import snapshots
 from tests.unit.test_snapshots import commit
 
-OUTPUTS = [step.output for step in pipeline.STEPS]
+OUTPUTS = [step.output for step in all_stages.STEPS]
 USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
 OWN = ("new_predictions", "of_my_own/2026-01-01")
 
@@ -45,7 +46,7 @@ def fake_stages(fake_work, monkeypatch):
     monkeypatch.setattr(reprocess, "miner_of", lambda _: contextlib.nullcontext())
     # Nothing was run that leaves graphs and networks, and to look for them takes seconds.
     monkeypatch.setattr(reprocess.gc, "collect", lambda: 0)
-    monkeypatch.setattr(pipeline, "check_mined", lambda *_: None)
+    monkeypatch.setattr(all_stages, "check_mined", lambda *_: None)
     return ran, failing
 
 

@@ -20,8 +20,8 @@ PRELOADED = [
     "faiss",
     "tensorflow_transform.beam",
     "apache_beam.runners.portability.fn_api_runner.fn_runner",
-    "beam_jobs.pipeline",
-    "beam_jobs.mine_pairs",
+    "beam_jobs.runs.all_stages",
+    "beam_jobs.mining.mine_pairs",
 ]
 
 

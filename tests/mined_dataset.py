@@ -47,7 +47,7 @@ def write_mined(
 ) -> manifest.Dataset:
     """Writes and commits a mined dataset; rows are mappings by column of `schemas.tables.mined`.
 
-    Images and pairs are partitioned by image_id and sorted, as beam_jobs.mine_pairs does.
+    Images and pairs are partitioned by image_id and sorted, as beam_jobs.mining.mine_pairs does.
     """
     contents = {
         "images": (tables.IMAGES, images, "image_id"),
@@ -86,7 +86,7 @@ def write_mined(
 
 def prepare(mined: str, output: str, *flags: str) -> str:
     """Prepares the training pairs of a mined dataset for a tiny network; returns `output`."""
-    from beam_jobs import prepare_pairs
+    from beam_jobs.models import prepare_pairs
 
     argv = [f"--mined={mined}", f"--output={output}", "--backbone=small_resnet", *flags]
     assert prepare_pairs.run(argv) == 0

@@ -19,7 +19,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_jobs import classify_images, mine_log, reprocess, reprocess_steps
+from beam_jobs.mining import mine_log
+from beam_jobs.models import classify_images
+from beam_jobs.runs import reprocess
+from beam_jobs.runs import steps as reprocess_steps
 from model_code.gate import command as gate
 from samples import scenes
 from schemas.base import storage
@@ -169,7 +172,7 @@ class Month:
 
     def start(self, date: str, *more: str):
         """The same in a process of its own."""
-        command = ["python", "-m", "beam_jobs.reprocess", *self.flags(date), *more]
+        command = ["python", "-m", "beam_jobs.runs.reprocess", *self.flags(date), *more]
         return forked.start(command, str(self.folder / "forked.log"))
 
     def content(self) -> Content:

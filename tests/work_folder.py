@@ -16,7 +16,7 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 
-from beam_jobs import pipeline
+from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.console import launch
 from schemas.datasets.manifest import GRAPH_FILES, Dataset
@@ -73,10 +73,10 @@ SETTINGS: dict[str, dict[str, str]] = {
         "min_steps": "4",
     },
 }
-STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
+STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
 
 
-def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) -> pipeline.Config:
+def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) -> all_stages.Config:
     """The driver's config of the tiny run, with `more` settings over its own."""
     settings = {name: dict(flags) for name, flags in SETTINGS.items()}
     for name, flags in (more or {}).items():
@@ -86,7 +86,7 @@ def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) ->
         for stage, flags in settings.items()
         for name, value in flags.items()
     )
-    return pipeline.Config(workdir=workdir, samples=True, set=text)
+    return all_stages.Config(workdir=workdir, samples=True, set=text)
 
 
 def environment() -> dict[str, str]:
@@ -94,14 +94,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def drive(of: pipeline.Config, *flags: str) -> subprocess.CompletedProcess[str]:
+def drive(of: all_stages.Config, *flags: str) -> subprocess.CompletedProcess[str]:
     """Runs the driver as people do; its output is text."""
-    command = [sys.executable, "-m", "beam_jobs.pipeline", "--samples"]
+    command = [sys.executable, "-m", "beam_jobs.runs.all_stages", "--samples"]
     command += [f"--workdir={of.workdir}", f"--set={of.set}", *flags]
     return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
 
-def drive_forks(of: pipeline.Config, folder: Path) -> subprocess.CompletedProcess[str]:
+def drive_forks(of: all_stages.Config, folder: Path) -> subprocess.CompletedProcess[str]:
     """What `drive` does, with stages that are forks: they need not load the libraries.
 
     Args:
@@ -124,14 +124,14 @@ def drive_forks(of: pipeline.Config, folder: Path) -> subprocess.CompletedProces
         contextlib.redirect_stderr(to_err),
         mock.patch.object(launch, "call", call),
     ):
-        status = pipeline.run(argv)
+        status = all_stages.run(argv)
     return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
 
 
-def command_into(name: str, of: pipeline.Config, output: str, *more: str) -> list[str]:
+def command_into(name: str, of: all_stages.Config, output: str, *more: str) -> list[str]:
     """The command of one stage on the inputs of a work folder, but with another output."""
     elsewhere = dataclasses.replace(STEPS[name], output=os.path.relpath(output, of.workdir))
-    return [*pipeline.command_of(elsewhere, of), *more]
+    return [*all_stages.command_of(elsewhere, of), *more]
 
 
 def run(command: Sequence[str], cwd: str | Path | None = None) -> str:
@@ -152,7 +152,7 @@ class TinyRun:
       seconds: how long it took.
     """
 
-    config: pipeline.Config
+    config: all_stages.Config
     printed: str
     told: str
     seconds: float

@@ -27,7 +27,7 @@ from schemas.runs.snapshots import (
     verdict,
 )
 
-# What a person gave; days are cleaned by beam_jobs/forget.py.
+# What a person gave; days are cleaned by beam_jobs/mining/forget.py.
 _GIVEN = ("make_samples", "mine_log")
 _RUN_ID = re.compile(r"[0-9a-f]{16}(-.*)?")  # of a run, or of an attempt at it
 _OF_RUNS = (manifest.RUNS, run_folders.SPILL, run_folders.SCRATCH)

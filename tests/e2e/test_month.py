@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from beam_jobs import reprocess
+from beam_jobs.runs import reprocess
 from schemas.base import storage
 from schemas.maintenance import metrics, status, summaries
 from tests.month import EVENTS, Month

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_jobs import pipeline
+from beam_jobs.runs import all_stages
 from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset
 from schemas.maintenance import verify
@@ -127,7 +127,7 @@ def test_every_label_is_trained_on_or_counted(datasets, counters):
     for row in labels:
         assert row in unknown or row["label"] in by_key[row["key"]]["labels"]
 
-    evaluation = pipeline.read_evaluation(datasets["train_fusion"])
+    evaluation = all_stages.read_evaluation(datasets["train_fusion"])
     for split in SPLITS:
         labelled = sum(row["split"] == split and bool(row["labels"]) for row in mined)
         shards = datasets["prepare_examples"].shards("examples", split)
@@ -188,7 +188,7 @@ def test_every_line_is_one_of_ours(tiny_run, started):
 def test_flags_are_shown_where_they_are_not_the_defaults(tiny_run):
     """Of every stage those that it was given, and no other setting."""
     shown = re.findall(r"^  ('?--\w+=.*)$", tiny_run.printed, re.MULTILINE)
-    given = [pipeline.flags_of(step, tiny_run.config) for step in STEPS.values()]
+    given = [all_stages.flags_of(step, tiny_run.config) for step in STEPS.values()]
     for line, flags in zip(shown, given, strict=True):
         words = dict(word[2:].split("=", 1) for word in shlex.split(line))
         assert set(words) <= set(flags)
@@ -248,11 +248,11 @@ def test_running_again_does_nothing(tiny_run, started, tmp_path):
 def test_dry_run_prints_every_command_and_makes_nothing(tmp_path, capsys):
     config = work_folder.config(str(tmp_path / "work"))
     flags = ["--samples", f"--workdir={config.workdir}", f"--set={config.set}", "--dry_run"]
-    assert pipeline.run(flags) == 0
+    assert all_stages.run(flags) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [command[2] for command in commands] == [step.module for step in STEPS.values()]
     for command, step in zip(commands, STEPS.values(), strict=True):
-        assert command[1:] == pipeline.command_of(step, config)[1:]
+        assert command[1:] == all_stages.command_of(step, config)[1:]
     assert not list(tmp_path.iterdir())
 
 

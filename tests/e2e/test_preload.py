@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import embed_images, pipeline, reprocess, reprocess_steps
-from beam_jobs.beside import Beside
-from beam_jobs.pipeline import Step
-from beam_jobs.preload import preload
+from beam_jobs.frame.beside import Beside
+from beam_jobs.models import embed_images
+from beam_jobs.models.preload import preload
+from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs.all_stages import Step
 from model_code.images import embedder as image_embedder
 from schemas.base import flags as flags_lib
 from schemas.base.errors import Exit
@@ -66,13 +68,13 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     work = str(tmp_path / "work")
     shutil.copytree(tiny_run.config.workdir, work)
     again = {"mine_pairs": {"num_shards": "4", "max_dead_fraction": "0.2"}}
-    inputs = pipeline.sample_inputs(tiny_run.dataset("make_samples"))
+    inputs = all_stages.sample_inputs(tiny_run.dataset("make_samples"))
     argv = [f"--{name}={path}" for name, path in inputs.items()]
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]
     config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
     LOADED.cache_clear()
-    with contextlib.closing(Beside("beam_jobs.mine_pairs")) as miner:
+    with contextlib.closing(Beside("beam_jobs.mining.mine_pairs")) as miner:
         done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config, miner)]
     mined, loaded = done[0]
     assert (mined.stage, mined.skipped, loaded) == ("mine_pairs", False, 2)
@@ -111,9 +113,9 @@ def test_a_process_that_is_killed_is_named(beside, capsys):
 
 A_RUN = """
 import contextlib, os
-from beam_jobs import reprocess
-from beam_jobs.beside import Beside
-from beam_jobs.pipeline import Step
+from beam_jobs.runs import reprocess
+from beam_jobs.frame.beside import Beside
+from beam_jobs.runs.all_stages import Step
 
 def meanwhile():
     with contextlib.suppress(Exception, SystemExit):
@@ -149,7 +151,7 @@ def test_a_run_that_is_told_to_end_takes_the_stage_beside_it_along(tmp_path, sta
 def test_a_process_that_is_never_told_anything_ends_with_its_starter(tmp_path):
     (tmp_path / "a_stage.py").write_text("def run(argv): raise AssertionError")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
-    lines = "import os; from beam_jobs.beside import Beside; Beside('a_stage'); os._exit(7)"
+    lines = "import os; from beam_jobs.frame.beside import Beside; Beside('a_stage'); os._exit(7)"
     command = [sys.executable, "-c", lines]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=30)
     assert (run.returncode, run.stderr) == (7, b"")

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import reprocess, reprocess_plan, reprocess_steps
+from beam_jobs.runs import plan as reprocess_plan
+from beam_jobs.runs import reprocess
+from beam_jobs.runs import steps as reprocess_steps
 from model_code.images.embedder import ImageEmbedder
 from model_code.models.fusion.classifier import Classifier
 from samples import scenes

@@ -2,7 +2,7 @@
 
 import json
 
-from beam_jobs import similar
+from beam_jobs.models import similar
 from schemas.datasets.manifest import Dataset
 
 FLAGS = {

@@ -11,8 +11,12 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from beam_jobs import dataflow as dataflow_lib
-from beam_jobs import dataflow_plan, job, mine_log, pipeline, submit
+from beam_jobs.dataflow import checks as dataflow_lib
+from beam_jobs.dataflow import plan as dataflow_plan
+from beam_jobs.dataflow import submit
+from beam_jobs.frame import job
+from beam_jobs.mining import mine_log
+from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
@@ -28,7 +32,7 @@ ON_GPU = {
     "embed_images": ["EmbedImages"],
     "classify_images": ["ClassifyImages"],
 }
-ALWAYS = {"pipeline.pb", "submission_environment_dependencies.txt"}
+ALWAYS = {"all_stages.pb", "submission_environment_dependencies.txt"}
 TABLE: dict[str, str] = {}
 # What must be in no graph: a key, and what a deletion list names.
 KEY = b"5ec3e7a91bd0c4f85ec3e7a91bd0c4f8"
@@ -59,7 +63,7 @@ def work(bucket, tiny_run, secrets, tmp_path_factory) -> str:
         if name.output not in ("fusion", "report", "predictions"):
             local = storage.join(tiny_run.config.workdir, name.output)
             storage.upload_dir(local, f"{bucket}/mine/{name.output}")
-    log = pipeline.sample_inputs(tiny_run.dataset("make_samples"))["log"]
+    log = all_stages.sample_inputs(tiny_run.dataset("make_samples"))["log"]
     day = str(tmp_path_factory.mktemp("days") / "day")
     assert (
         submit.job_module("mine_log").run(
@@ -83,12 +87,12 @@ def flags_of(job: str, work: str, secrets: dict[str, str]) -> list[str]:
     """The job's own flags: inputs of the work folder, all files of secrets, another output."""
     config = work_folder.config(work)
     if job == "mine_log":
-        flags = {"log": pipeline.sample_inputs(f"{work}/samples")["log"]}
+        flags = {"log": all_stages.sample_inputs(f"{work}/samples")["log"]}
     elif job == "forget":
         key, listed = secrets.values()
         return [f"--list={listed}", f"--person_key={key}", f"--days={work}/days"]
     else:
-        flags = pipeline.flags_of(work_folder.STEPS[job], config)
+        flags = all_stages.flags_of(work_folder.STEPS[job], config)
     flags |= secrets if job in ("mine_log", "mine_pairs") else {}
     flags |= {"output": f"{work}/sent/{job}"}
     return [f"--{name}={value}" for name, value in flags.items()]
@@ -118,9 +122,9 @@ def read_job(job: dict) -> dataflow_plan.Plan:
     environment = job["environment"]
     staging = environment["sdkPipelineOptions"]["options"]["staging_location"]
     staged = {name: storage.size(f"{staging}/{name}") for name in storage.list_files(staging)}
-    graph = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"{staging}/pipeline.pb"))
+    graph = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"{staging}/all_stages.pb"))
     (pool,) = environment["workerPools"]
-    assert {package["name"] for package in pool["packages"]} == set(staged) - {"pipeline.pb"}
+    assert {package["name"] for package in pool["packages"]} == set(staged) - {"all_stages.pb"}
     return dataflow_plan.plan_of(job["name"], environment, graph, staged)
 
 
@@ -166,7 +170,7 @@ def test_a_job_arrives(job, work, secrets, dataflow, capsys):
 def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> None:
     """That no secret is in what a job leaves behind: its graph, the posted job, what it printed."""
     staging = posted["environment"]["sdkPipelineOptions"]["options"]["staging_location"]
-    graph = storage.read_bytes(f"{staging}/pipeline.pb")
+    graph = storage.read_bytes(f"{staging}/all_stages.pb")
     # The search sees what is in the functions, and in what they hold.
     assert shown(graph, [f"{work}/days".encode() if job == "forget" else f"sent/{job}".encode()])
     everything = [graph, json.dumps(posted).encode(), printed.encode()]
@@ -182,7 +186,8 @@ def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> N
 
 def test_mining_days_shows_no_secret(work, secrets, dataflow, capsys):
     """The other way to mine: days that were read before."""
-    images = pipeline.flags_of(work_folder.STEPS["mine_pairs"], work_folder.config(work))["images"]
+    step, config = work_folder.STEPS["mine_pairs"], work_folder.config(work)
+    images = all_stages.flags_of(step, config)["images"]
     flags = {
         "days": f"{work}/days",
         "images": images,
@@ -307,7 +312,7 @@ def test_a_dry_run_needs_no_network(tmp_path, capsys, monkeypatch, tiny_run):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     config = work_folder.config(tiny_run.config.workdir)
-    flags = pipeline.flags_of(work_folder.STEPS["embed_images"], config)
+    flags = all_stages.flags_of(work_folder.STEPS["embed_images"], config)
     flags |= {"output": str(tmp_path / "features"), "temp_location": "gs://bucket/temp"}
     flags |= {"project": PROJECT, "region": REGION, "image": IMAGE, "gpu": "nvidia-l4"}
     words = [f"--{name}={value}" for name, value in flags.items()]

@@ -18,7 +18,11 @@ from apache_beam.options.pipeline_options import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import classify_images, code_check, dataflow, embed_images, mine_pairs, submit
+from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import submit
+from beam_jobs.frame import code_check
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import classify_images, embed_images
 from schemas.base import code_fingerprint
 from schemas.base.errors import Exit, PhraseLensError
 from schemas.base.flags import flag
@@ -144,10 +148,10 @@ def test_memory_is_a_matter_of_dataflow_and_can_be_given():
 
 
 def test_workers_with_other_code_fail_the_job():
-    module = "beam_jobs.forget"
+    module = "beam_jobs.mining.forget"
     code_check.check_code(module, code_fingerprint.of_code([module]))
     with pytest.raises(PhraseLensError, match="Build the workers' image anew"):
-        code_check.check_code(module, code_fingerprint.of_code(["beam_jobs.mine_pairs"]))
+        code_check.check_code(module, code_fingerprint.of_code(["beam_jobs.mining.mine_pairs"]))
 
 
 def test_local_paths_are_refused_unless_the_image_holds_them():
@@ -220,6 +224,6 @@ def test_run_sh_adds_nothing_to_what_is_submitted(tmp_path):
         capture_output=True,
         text=True,
     )
-    expected = ["-m", "schemas.console.launch", "beam_jobs.submit"]
+    expected = ["-m", "schemas.console.launch", "beam_jobs.dataflow.submit"]
     expected += ["--job=embed_images", "--image=i:1", "--output=a b"]
     assert sent.stdout.splitlines() == expected, sent.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.submit import JOBS
+from beam_jobs.dataflow.submit import JOBS
 from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster

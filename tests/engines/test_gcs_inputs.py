@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from beam_jobs import forget, mine_log, mine_pairs
+from beam_jobs.mining import forget, mine_log, mine_pairs
 from schemas.base import storage
 from schemas.datasets import manifest
 from tests import work_folder

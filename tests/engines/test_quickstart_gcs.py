@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from beam_jobs import pipeline, submit
+from beam_jobs.dataflow import submit
+from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.datasets import manifest
 from tests import work_folder
@@ -39,7 +40,7 @@ def upload(tiny_run, bucket: str, *stages: str) -> None:
 )
 def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     upload(tiny_run, bucket, *inputs)
-    flags = pipeline.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
+    flags = all_stages.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
     assert manifest.verify(flags["output"]) == []
@@ -62,7 +63,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     assert "problem" not in work_folder.run([*python, "schemas.maintenance.verify", root])
     ids = manifest.Dataset(f"{root}/mined").table("images", ["image_id"])["image_id"].to_pylist()
     flags = [f"--features={root}/features", f"--mined={root}/mined", "--count=3", "--json"]
-    found = json.loads(work_folder.run([*python, "beam_jobs.similar", ids[0], *flags]))
+    found = json.loads(work_folder.run([*python, "beam_jobs.models.similar", ids[0], *flags]))
     assert len(found[0]["similar"]) == 3
     flags = [f"--phrases={root}/phrases", f"--output={root}/figures.json", "--kinds=flat"]
     flags.append(f"--features={root}/features")

@@ -7,7 +7,7 @@ import urllib.parse
 
 import pytest
 
-from beam_jobs import classify_images, similar
+from beam_jobs.models import classify_images, similar
 from model_code.models.fusion import export as export_model
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError, RivalCommitError

@@ -16,7 +16,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.cloud import dataflow_v1beta3
 
-from beam_jobs import dataflow, submit
+from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import submit
 from deploy import templates
 from schemas.base import flags as flags_lib
 from schemas.base import storage
@@ -222,7 +223,7 @@ def test_the_launcher_starts_a_file_that_is_installed():
     (setting,) = [w for w in words_of("ENV") if w.startswith("FLEX_TEMPLATE_PYTHON_PY_FILE=")]
     module = setting.rpartition("site-packages/")[2]
     assert (ROOT / module).exists()
-    assert module == "beam_jobs/submit.py"
+    assert module == "beam_jobs/dataflow/submit.py"
 
 
 @pytest.fixture(params=["cpu", "gpu"])

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from beam_jobs import pipeline
+from beam_jobs.runs import all_stages
 from schemas.base import code_fingerprint
 from tests import wheel, work_folder
 
@@ -30,7 +30,7 @@ def test_it_holds_every_module_and_template(built):
 
 def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
     """Launcher, workers and checkout agree, or nothing would ever be found done."""
-    modules = [[step.module] for step in pipeline.STEPS]
+    modules = [[step.module] for step in all_stages.STEPS]
     script = (
         f"from schemas.base.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
     )
@@ -53,7 +53,7 @@ def test_every_stage_runs_where_nothing_but_the_wheel_is(built, tmp_path):
     with zipfile.ZipFile(built) as opened:
         opened.extractall(installed)
     config = work_folder.config(str(work))
-    command = [sys.executable, "-m", "beam_jobs.pipeline", "--samples"]
+    command = [sys.executable, "-m", "beam_jobs.runs.all_stages", "--samples"]
     command += [f"--workdir={work}", f"--set={config.set}"]
     done = subprocess.run(
         command,
@@ -63,5 +63,5 @@ def test_every_stage_runs_where_nothing_but_the_wheel_is(built, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for step in pipeline.STEPS:
+    for step in all_stages.STEPS:
         assert (work / step.output / "manifest.json").exists(), step.name

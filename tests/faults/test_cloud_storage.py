@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError
 from schemas.datasets import manifest

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from beam_jobs import embed_images
+from beam_jobs.models import embed_images
 from model_code.models.fusion import train as train_fusion
 from model_code.models.text_generator import train as train_text_generator
 from schemas.base import storage

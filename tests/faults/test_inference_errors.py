@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_jobs import embed_images
+from beam_jobs.models import embed_images
 from model_code.images.embedder import ImageEmbedder
 from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset

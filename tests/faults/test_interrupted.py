@@ -41,7 +41,7 @@ def all_stages(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", LINES, ids=["Ctrl-C", "SIGTERM"])
 def test_a_run_of_all_stages_ends_in_one_line_and_ends_its_stage(tmp_path, number):
-    process = start("beam_jobs.pipeline", *all_stages(tmp_path))
+    process = start("beam_jobs.runs.all_stages", *all_stages(tmp_path))
     wait_for(process, "make_samples: run")
     time.sleep(1)
     if number == signal.SIGINT:
@@ -58,7 +58,9 @@ def test_a_run_of_all_stages_ends_in_one_line_and_ends_its_stage(tmp_path, numbe
 def test_a_job_ends_in_one_line_while_it_works(tmp_path):
     rows = (f"q{n % 977},p{n % 89},u{n},2026-11-20T10:00:00Z" for n in range(600_000))
     (tmp_path / "log.csv").write_text("query,image,user,timestamp\n" + "\n".join(rows), "utf-8")
-    process = start("beam_jobs.mine_log", f"--log={tmp_path}/log.csv", f"--output={tmp_path}/day")
+    process = start(
+        "beam_jobs.mining.mine_log", f"--log={tmp_path}/log.csv", f"--output={tmp_path}/day"
+    )
     wait_for(process, "mine_log: run")
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
@@ -71,7 +73,7 @@ def test_a_job_ends_in_one_line_while_it_works(tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.4, 0.8])
 def test_a_command_ends_in_one_line_while_it_loads(seconds):
-    process = start("beam_jobs.embed_images", "--help")
+    process = start("beam_jobs.models.embed_images", "--help")
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest

@@ -6,7 +6,8 @@ import http.server
 import pytest
 import tensorflow as tf
 
-from beam_jobs import embed_images, mine_pairs
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import embed_images
 from model_code.images.embedder import ImageEmbedder
 from schemas.base import storage
 from schemas.base.errors import Exit

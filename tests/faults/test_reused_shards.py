@@ -5,7 +5,9 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import classify_images, embed_images, embed_phrases, mine_pairs, reprocess_steps
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import classify_images, embed_images, embed_phrases
+from beam_jobs.runs import steps as reprocess_steps
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest

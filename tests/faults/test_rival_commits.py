@@ -140,7 +140,7 @@ def on_machine(local: str, environment: Mapping[str, str], argv: list[str], log:
     with open(log, "a") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
-    sys.exit(importlib.import_module("beam_jobs.mine_pairs").run(argv))
+    sys.exit(importlib.import_module("beam_jobs.mining.mine_pairs").run(argv))
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from beam_jobs import mine_log, mine_pairs
+from beam_jobs.mining import mine_log, mine_pairs
 from schemas.base.fingerprint import hash64
 from schemas.datasets import manifest
 

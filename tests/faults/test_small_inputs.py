@@ -2,7 +2,7 @@
 
 import pytest
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.datasets import manifest
 from schemas.datasets.manifest import Dataset
 from tests import forked, work_folder

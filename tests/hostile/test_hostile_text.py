@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import similar
+from beam_jobs.models import similar
 from model_code.report import pages as report
 from schemas.base.errors import PhraseLensError
 from schemas.base.printable import printable

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from beam_jobs import classify_images, forget, job, mine_log, mine_pairs, pipeline
+from beam_jobs.frame import job
+from beam_jobs.mining import forget, mine_log, mine_pairs
+from beam_jobs.models import classify_images
+from beam_jobs.runs import all_stages
 from model_code.models.fusion import train as train_fusion
 from samples import make_samples
 from schemas.base import code_fingerprint
@@ -51,9 +54,9 @@ def _output(of, typed: str):
     """What a command without other flags makes of an output."""
 
     def run(folder: Path) -> str:
-        with_output = "workdir" if of in (pipeline, gc) else "output"
+        with_output = "workdir" if of in (all_stages, gc) else "output"
         needed = {
-            pipeline: ["--samples"],
+            all_stages: ["--samples"],
             gc: ["--keep=1"],
             train_fusion: ["--examples=e"],
             mine_log: ["--log=l"],
@@ -143,7 +146,7 @@ CASES = [
         "empty output",
         "`./run.sh all --samples --workdir ''`",
         f"refused: --workdir '': expected the path of what is written. {_NOT_SET}",
-        _output(pipeline, ""),
+        _output(all_stages, ""),
     ),
     Case(
         "empty output",
@@ -225,7 +228,7 @@ CASES = [
         "`./run.sh all --lgo l --outptu o …`",
         "refused: --lgo l --outptu o: expected only known flags. Did you mean --log for --lgo? "
         "See --help. Missing too: --workdir.",
-        _refused(pipeline, "--lgo", "l", "--outptu", "o"),
+        _refused(all_stages, "--lgo", "l", "--outptu", "o"),
     ),
     Case(
         "command line",

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs import mined_check, pipeline
+from beam_jobs.mining import check as mined_check
+from beam_jobs.runs import all_stages
 from model_code.metrics import evaluation
 from schemas.base.errors import PhraseLensError
 from tests import mined_dataset
 from tests.inputs.case import Case, command, error_of
 
-ALL: list[str] = [step.name for step in pipeline.STEPS]
+ALL: list[str] = [step.name for step in all_stages.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]
 # Five images of each of two classes: three train, one is for validation and one for testing.
 SPLITS = ("train", "train", "train", "validation", "test")
@@ -21,7 +22,7 @@ GOOD: Images = [(split, [label]) for split in SPLITS for label in ("cat", "dog")
 def _flags(*flags: str) -> Callable[[Path], str]:
     """What `all` says of flags before its first stage."""
     own = ("--log=log.csv", "--images=images", "--labels=labels.csv", "--workdir=work")
-    return lambda folder: error_of(command(pipeline.run, folder, *own, *flags))
+    return lambda folder: error_of(command(all_stages.run, folder, *own, *flags))
 
 
 def _mined(images: Images, *, queries: int = 2, **settings: str) -> Callable[[Path], str]:

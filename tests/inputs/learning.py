@@ -149,7 +149,8 @@ def commands(_: Path) -> str:
     found = re.findall(r"\./run\.sh bench (\w+)([^`\n]*)", pages)
     assert len(found) > 10
     for name, flags in found:
-        config = importlib.import_module(f"benchmarks.{name}").Config
+        (path,) = (DOCS.parent / "benchmarks").rglob(f"{name}.py")
+        config = importlib.import_module(f"benchmarks.{path.parent.name}.{name}").Config
         known = {field.name for field in dataclasses.fields(config)}
         asked = set(re.findall(r"--(\w+)", flags))
         assert asked <= known, f"{name}: no {asked - known}"

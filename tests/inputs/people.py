@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
 from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit

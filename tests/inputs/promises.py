@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import mine_log
+from beam_jobs.mining import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.runs import stage

@@ -10,7 +10,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import forget, mine_log, mine_pairs, pipeline
+from beam_jobs.mining import forget, mine_log, mine_pairs
+from beam_jobs.runs import all_stages
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import launch
@@ -191,13 +192,13 @@ def test_one_command_forgets_everywhere(tmp_path, five_days, monkeypatch):
     work = str(tmp_path / "work")
     command = ["--days", days, "--images", images, "--labels", str(labels)]
     command += ["--workdir", work, "--until", "mine_pairs", "--set", "mine_pairs.min_users=2"]
-    assert pipeline.run(command) == 0
+    assert all_stages.run(command) == 0
     assert "label of p1" in _plain_text(work)
     # A later stage made this of it, and is not run again.
     shutil.copytree(f"{work}/mined", f"{work}/features")
     deletions = tmp_path / "deletions.csv"
     deletions.write_text("image,user\np1,\n,user-0\n")
-    assert pipeline.run([*command, "--forget", str(deletions)]) == 0
+    assert all_stages.run([*command, "--forget", str(deletions)]) == 0
     for folder in (work, days):
         text = _plain_text(folder)
         assert "label of p1" not in text

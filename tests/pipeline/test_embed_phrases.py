@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_jobs import embed_phrases
+from beam_jobs.models import embed_phrases
 from model_code.images.embedder import ImageEmbeddings
 from model_code.phrases.calibration import MIN_IMAGES
 from model_code.phrases.index import PhraseIndex

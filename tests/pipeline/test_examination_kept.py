@@ -5,7 +5,7 @@ import csv
 
 import pytest
 
-from beam_jobs import mine_log, mine_pairs
+from beam_jobs.mining import mine_log, mine_pairs
 from schemas.datasets import manifest
 from schemas.tables import mined as tables
 from transforms.mining.examination import EXAMINED_UNIT

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from benchmarks import duplicates as bench
+from benchmarks.logs import duplicates as bench
 from samples import scenes
 from transforms.images.clean import clean_image
 

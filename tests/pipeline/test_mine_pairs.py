@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.datasets import manifest
 from tests.image_files import encode, photo
 

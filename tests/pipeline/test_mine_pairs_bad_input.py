@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.datasets import manifest
 from tests import image_files
 from tests.image_files import encode, photo

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beam_jobs import mine_pairs
+from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.datasets import manifest
 from tests.image_files import encode, photo

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, assume, given, settings
 
-from beam_jobs import mine_log, mine_pairs
+from beam_jobs.mining import mine_log, mine_pairs
 from schemas.datasets.manifest import Dataset, verify
 from tests import messy_logs
 from tests.image_files import encode, photo

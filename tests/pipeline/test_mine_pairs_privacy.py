@@ -7,7 +7,7 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import mine_log, mine_pairs
+from beam_jobs.mining import mine_log, mine_pairs
 from model_code.text.normalise import normalize_query
 from schemas.base import storage
 from schemas.datasets import manifest

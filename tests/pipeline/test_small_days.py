@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from beam_jobs import mine_log
-from beam_jobs.mined_days import find_days
+from beam_jobs.mining import mine_log
+from beam_jobs.mining.days import find_days
 from schemas.base.errors import Exit, PhraseLensError
 from schemas.datasets import manifest
 

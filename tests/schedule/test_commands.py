@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import (
-    classify_images,
-    dataflow,
-    job,
-    mine_log,
-    pipeline,
-    reprocess_steps,
-    submit,
-)
+from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import submit
+from beam_jobs.frame import job
+from beam_jobs.mining import mine_log
+from beam_jobs.models import classify_images
+from beam_jobs.runs import all_stages
+from beam_jobs.runs import steps as reprocess_steps
 from model_code.gate import command as gate
 from schemas.base import flags as flags_lib
 from schemas.maintenance import gc, promote
@@ -80,7 +78,7 @@ def flags_of_beam(where):
     """What --beam is in the settings for Composer or in the help of `./run.sh all`."""
     if where == "composer":
         return json.loads((FOLDER / "phraselens.composer.json").read_text())["reprocess"]["beam"]
-    (found,) = re.findall(r'--beam "([^"]*)"', pipeline.__doc__)
+    (found,) = re.findall(r'--beam "([^"]*)"', all_stages.__doc__)
     return found.replace("\\\n", "")
 
 
@@ -201,8 +199,8 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
     "module",
     [
         *submit.JOBS.values(),
-        "beam_jobs.pipeline",
-        "beam_jobs.reprocess",
+        "beam_jobs.runs.all_stages",
+        "beam_jobs.runs.reprocess",
         *(
             "deploy.flink",
             "deploy.templates",
@@ -214,7 +212,7 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
             "model_code.report.pages",
             "model_code.models.fusion.export",
             "model_code.gate.command",
-            "beam_jobs.similar",
+            "beam_jobs.models.similar",
         ),
         *(
             "model_code.models.fusion.train",

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import incremental
+from benchmarks.runs import incremental
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import mining_log, mining_peers
+from benchmarks.logs import mining_log, mining_peers
 from model_code.text.normalise import normalize_query
 from tests.mining_sql import Settings, mine
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from benchmarks import embed, scale
+from benchmarks.runs import embed, scale
 from schemas.datasets.manifest import Dataset
 from schemas.tables.mined import arrow_to_vectors
 

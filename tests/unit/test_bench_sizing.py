@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import sizing
+from benchmarks.runs import sizing
 from schemas.base.errors import PhraseLensError
 
 NUMBERS = st.floats(1e5, 1e11)

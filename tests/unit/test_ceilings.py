@@ -4,12 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import (
+from beam_jobs.mining import mine_log, mine_pairs
+from beam_jobs.models import (
     classify_images,
     embed_images,
     embed_phrases,
-    mine_log,
-    mine_pairs,
     prepare_examples,
     prepare_pairs,
 )

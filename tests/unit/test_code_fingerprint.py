@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import pipeline
+from beam_jobs.runs import all_stages
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from tests import work_folder
 from tests.work_folder import ROOT
 
 MODULES = {
-    "mine_log": ("beam_jobs.mine_log",),
-    **{step.name: (step.module,) for step in pipeline.STEPS},
+    "mine_log": ("beam_jobs.mining.mine_log",),
+    **{step.name: (step.module,) for step in all_stages.STEPS},
 }
-EMBED = "beam_jobs.embed_images"
+EMBED = "beam_jobs.models.embed_images"
 FEATURES = "transforms/inference/embed_images.py"
 numbers = itertools.count()
 
@@ -138,9 +138,9 @@ def test_help_decides_nothing_and_defaults_do(edited):
 EDITS = {
     "schemas.console.progress": set(),
     "schemas.base.flags": set(),
-    "beam_jobs.job": set(),
-    "beam_jobs.dataflow_plan": set(),
-    "beam_jobs.pipeline": set(),
+    "beam_jobs.frame.job": set(),
+    "beam_jobs.dataflow.plan": set(),
+    "beam_jobs.runs.all_stages": set(),
     "model_code.models.fusion.classifier": {"export_model", "classify_images"},
     "model_code.models.fusion.fit": {"train_fusion"},
     "model_code.models.text_generator.trainer": {"train_text_generator"},
@@ -216,9 +216,7 @@ def test_an_edit_of_the_real_tree_is_seen(tmp_path):
 
 
 def _digest(root: Path) -> bytes:
-    lines = (
-        "from schemas.base.code_fingerprint import *; print(of_code(['beam_jobs.embed_images']))"
-    )
+    lines = f"from schemas.base.code_fingerprint import *; print(of_code([{EMBED!r}]))"
     environment = work_folder.environment() | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", lines]
     return subprocess.run(command, env=environment, capture_output=True, check=True).stdout

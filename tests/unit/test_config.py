@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import classify_images, job, mine_pairs
+from beam_jobs.frame import job
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import classify_images
 from schemas.base import flags as flags_lib
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
 from schemas.base.flags import flag

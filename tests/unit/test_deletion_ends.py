@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import reprocess
+from beam_jobs.runs import reprocess
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
@@ -79,7 +79,7 @@ def test_a_plan_ends_nothing(fake_work, fake_stages, monkeypatch):
     fake_stages[1].add("mine_pairs")
     run(fake_work, FORGOTTEN, "--forget=list.csv")
     fake_stages[0].clear()
-    monkeypatch.setattr("beam_jobs.reprocess_plan.plan", lambda config: [])
+    monkeypatch.setattr("beam_jobs.runs.plan.plan", lambda config: [])
     assert run(fake_work, NEXT, "--dry_run") == Exit.DONE
     assert fake_stages[0] == []
     assert pending.read(str(fake_work)) is not None

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_jobs import embed_images
+from beam_jobs.models import embed_images
 from model_code.phrases import diversity
 from model_code.phrases import index as phrase_index
 from model_code.phrases.chooser import PhraseChooser

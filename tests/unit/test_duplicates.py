@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from benchmarks import duplicates as bench
+from benchmarks.logs import duplicates as bench
 from schemas.base import fingerprint
 from transforms.duplicates import bands
 from transforms.duplicates import compare as signatures

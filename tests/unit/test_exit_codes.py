@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import reprocess
+from beam_jobs.runs import reprocess
 from deploy.airflow import phraselens_commands
 from model_code.gate import command as gate
 from schemas.base.errors import Exit

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import phrase_search
-from benchmarks import phrases as bench
+from benchmarks.models import phrase_search
+from benchmarks.models import phrases as bench
 from model_code.phrases import evaluate_index as index_eval
 from model_code.phrases import index as phrase_index
 from model_code.phrases.evaluate_index import Measured

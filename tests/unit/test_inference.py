@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.embed import write_networks
+from benchmarks.runs.embed import write_networks
 from model_code.images.embedder import ImageEmbedder
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets.manifest import Dataset

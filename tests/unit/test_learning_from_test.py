@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from beam_jobs import prepare_examples
+from beam_jobs.models import prepare_examples
 from model_code.models.fusion import train as train_fusion
 from model_code.models.pixel_embedder import train as train_pixel_embedder
 from model_code.models.text_embedder import train as train_text_embedder

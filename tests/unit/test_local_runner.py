@@ -7,8 +7,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import local_runner
-from beam_jobs.local_runner import LocalRunner
+from beam_jobs.frame import local_runner
+from beam_jobs.frame.local_runner import LocalRunner
 
 reached, go_on = threading.Event(), threading.Event()
 

@@ -110,7 +110,7 @@ def python(code: str, env: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_the_fingerprint_of_the_code_is_the_same_in_every_locale(locale):
-    modules = ["beam_jobs.mine_pairs", "model_code.report.pages"]
+    modules = ["beam_jobs.mining.mine_pairs", "model_code.report.pages"]
     code = f"from schemas.base import code_fingerprint; print(code_fingerprint.of_code({modules}))"
     assert python(code, LOCALES[locale]).strip() == code_fingerprint.of_code(modules)
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import mined_check, pipeline, reprocess, reprocess_steps
-from beam_jobs.mined_check import Needs
+from beam_jobs.mining import check as mined_check
+from beam_jobs.mining.check import Needs
+from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import steps as reprocess_steps
 from model_code.metrics import labelling
 from model_code.models.pixel_embedder import train as train_pixel_embedder
 from schemas.base.errors import PhraseLensError
@@ -19,7 +21,7 @@ from tests.unit.test_snapshots import commit
 from tests.work_folder import ROOT
 from transforms.training_data.examples import LABELLED, select
 
-ALL = [step.name for step in pipeline.STEPS]
+ALL = [step.name for step in all_stages.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]
 GOOD: Images = [("train", ["a"])] * 3 + [("train", ["b"]), ("validation", ["a"]), ("test", ["b"])]
 
@@ -150,7 +152,7 @@ def test_a_stray_image_of_several_labels_is_left_out(tmp_path, capsys):
 
 
 def test_the_settings_that_are_assumed_are_the_stages_own():
-    from beam_jobs import prepare_examples, prepare_pairs
+    from beam_jobs.models import prepare_examples, prepare_pairs
 
     configs = [prepare_examples.Config] * 3 + [prepare_pairs.Config, train_pixel_embedder.Config]
     for field, config in zip(dataclasses.fields(Needs), configs, strict=True):
@@ -207,15 +209,15 @@ def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     steps = [
-        pipeline.Step(name, "noted", "notes", output, {})
+        all_stages.Step(name, "noted", "notes", output, {})
         for name, output in (("mine_pairs", "mined"), ("train_fusion", "fusion"))
     ]
-    config = pipeline.Config(workdir=str(tmp_path), log="l", images="i", labels="l")
+    config = all_stages.Config(workdir=str(tmp_path), log="l", images="i", labels="l")
     write(f"{tmp_path}/mined", ONE_CLASS)
     with pytest.raises(PhraseLensError, match="found 1 \\(a\\)"):
-        pipeline.run_steps(config, steps)
+        all_stages.run_steps(config, steps)
     assert len(ran.read_text().split()) == 1
-    assert pipeline.run_steps(config, steps[:1]) == 0
+    assert all_stages.run_steps(config, steps[:1]) == 0
     assert "6 of 6 images labelled" in capsys.readouterr().out
 
 
@@ -230,10 +232,10 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     steps = (
-        pipeline.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
-        pipeline.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
+        all_stages.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
+        all_stages.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
     )
-    monkeypatch.setattr(pipeline, "STEPS", steps)
+    monkeypatch.setattr(all_stages, "STEPS", steps)
     write(f"{work}/mined", [(split, []) for split, _ in GOOD])
     argv = [f"--workdir={work}", "--date=2026-01-31", "--log=l", "--images=i", "--labels=l"]
     argv += ["--retrain=fusion"]

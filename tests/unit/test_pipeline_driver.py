@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import pipeline, reprocess, stage_flags
+from beam_jobs.runs import all_stages, reprocess, stage_flags
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
 from tests import report_work, work_folder
 
-STEPS = {step.name: step for step in (pipeline.SAMPLES, *pipeline.STEPS)}
+STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
 
 
@@ -44,23 +44,23 @@ def test_every_flag_that_is_passed_exists(name, samples):
     step = STEPS[name]
     own = {"log": "l", "images": "i", "labels": "l", "columns": "query=q"}
     own |= {"image_columns": "key=k", "label_columns": "key=k"}
-    config = pipeline.Config(
+    config = all_stages.Config(
         workdir="w", preset="quickstart", samples=samples, **({} if samples else own)
     )
-    assert set(pipeline.flags_of(step, config)) <= fields_of(step.module)
+    assert set(all_stages.flags_of(step, config)) <= fields_of(step.module)
 
 
 def test_days_are_made_to_forget_before_anything_is_read_of_them():
     flags = {"days": "days", "images": "i", "labels": "l", "forget": "list.csv"}
-    config = pipeline.Config(workdir="w", **flags)
-    pipeline.check(config)
-    steps = pipeline.steps_of(config)
-    assert [step.name for step in steps] == ["forget", *[s.name for s in pipeline.STEPS]]
-    assert pipeline.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
-    mined = pipeline.flags_of(steps[1], config)
+    config = all_stages.Config(workdir="w", **flags)
+    all_stages.check(config)
+    steps = all_stages.steps_of(config)
+    assert [step.name for step in steps] == ["forget", *[s.name for s in all_stages.STEPS]]
+    assert all_stages.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
+    mined = all_stages.flags_of(steps[1], config)
     assert (mined["days"], mined["forget"]) == ("days", "list.csv")
     assert "log" not in mined
-    assert set(pipeline.flags_of(steps[0], config)) <= fields_of("beam_jobs.forget")
+    assert set(all_stages.flags_of(steps[0], config)) <= fields_of("beam_jobs.mining.forget")
 
 
 def test_every_stage_reads_what_an_earlier_one_wrote():
@@ -79,14 +79,14 @@ values = st.from_regex(r"[a-zA-Z0-9_=,/*-]{1,12}", fullmatch=True).filter(
 @given(st.dictionaries(st.tuples(st.sampled_from(sorted(STEPS)), words), values))
 def test_overrides_are_read_back(settings):
     text = ",".join(f"{stage}.{name}={value}" for (stage, name), value in settings.items())
-    found = pipeline.parse_overrides(text, list(STEPS))
+    found = all_stages.parse_overrides(text, list(STEPS))
     assert {(s, n): v for s, flags in found.items() for n, v in flags.items()} == settings
 
 
 @pytest.mark.parametrize("text", ["epochs=3", "train_fusoin.epochs=3", "train_fusion.epochs"])
 def test_override_that_cannot_be_read_is_named(text):
     with pytest.raises(PhraseLensError, match=text):
-        pipeline.parse_overrides(text, list(STEPS))
+        all_stages.parse_overrides(text, list(STEPS))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_override_that_cannot_be_read_is_named(text):
     ],
 )
 def test_a_setting_that_a_stage_would_refuse_is_refused_at_once(text, says, capsys):
-    assert pipeline.run([*OWN, f"--set={text}"]) == 2
+    assert all_stages.run([*OWN, f"--set={text}"]) == 2
     printed = capsys.readouterr()
     assert says in printed.err
     assert len(printed.err.splitlines()) == 1
@@ -148,7 +148,7 @@ def test_a_setting_that_a_stage_would_refuse_is_refused_at_once(text, says, caps
     ],
 )
 def test_pipeline_options_that_beam_would_refuse_are_refused_at_once(text, says, capsys):
-    assert pipeline.run([*OWN, f"--beam={text}"]) == 2
+    assert all_stages.run([*OWN, f"--beam={text}"]) == 2
     printed = capsys.readouterr()
     assert says in printed.err
     assert len(printed.err.splitlines()) == 1
@@ -162,15 +162,15 @@ def test_reprocess_refuses_the_same_settings(capsys):
     assert "Did you mean --num_workers?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", pipeline.PRESETS)
+@pytest.mark.parametrize("preset", all_stages.PRESETS)
 def test_every_stage_takes_the_settings_of_every_preset(preset):
-    config = pipeline.Config(workdir="w", preset=preset, samples=True)
+    config = all_stages.Config(workdir="w", preset=preset, samples=True)
     for step in STEPS.values():
-        stage_flags.check(step.name, step.module, pipeline.command_of(step, config)[3:])
+        stage_flags.check(step.name, step.module, all_stages.command_of(step, config)[3:])
 
 
 def test_a_stage_to_stop_after_that_is_none_is_named_with_the_nearest(capsys):
-    assert pipeline.run([*OWN, "--until=train_fusio"]) == 2
+    assert all_stages.run([*OWN, "--until=train_fusio"]) == 2
     assert "Did you mean train_fusion?" in capsys.readouterr().err
 
 
@@ -180,9 +180,9 @@ def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
         "--set=train_text_generator.epochs=2",
         "--beam=--runner=DirectRunner --direct_num_workers=2",
     ]
-    assert pipeline.run([*OWN, *flags, "--dry_run"]) == 0
+    assert all_stages.run([*OWN, *flags, "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(pipeline.STEPS)
+    assert len(lines) == len(all_stages.STEPS)
     for line in lines:
         beam = "--runner=DirectRunner --direct_num_workers=2"
         assert (beam in line) == ("-m beam_jobs." in line)
@@ -200,14 +200,14 @@ def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
     ],
 )
 def test_wrong_flags_are_refused_before_any_work(argv, says, capsys):
-    assert pipeline.run(argv) == 2
+    assert all_stages.run(argv) == 2
     assert says in capsys.readouterr().err
 
 
 def test_samples_are_found_through_their_manifest(tmp_path):
     root = report_work.write(str(tmp_path))
     run_id = manifest.Dataset(f"{root}/fusion").manifest.run_id
-    found = pipeline.sample_inputs(f"{root}/fusion")
+    found = all_stages.sample_inputs(f"{root}/fusion")
     assert found["images"] == f"{root}/fusion/runs/{run_id}/images/*.parquet"
 
 
@@ -220,12 +220,12 @@ def stages(tmp_path, monkeypatch):
         f"import sys; {note}('second '); sys.exit(int(open({str(tmp_path / 'status')!r}).read()))"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
-    return [pipeline.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
+    return [all_stages.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
 
 
 def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):
     (tmp_path / "status").write_text("0")
-    assert pipeline.run_steps(pipeline.Config(workdir="w"), stages) == 0
+    assert all_stages.run_steps(all_stages.Config(workdir="w"), stages) == 0
     assert (tmp_path / "ran").read_text() == "first second first "
     out = capfd.readouterr().out
     assert [f"stage {n} of 3: " in out for n in (1, 2, 3)] == [True] * 3
@@ -233,7 +233,7 @@ def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):
 
 def test_first_failure_stops_and_names_the_command(stages, tmp_path, capfd):
     (tmp_path / "status").write_text("7")
-    assert pipeline.run_steps(pipeline.Config(workdir="w"), stages) == 7
+    assert all_stages.run_steps(all_stages.Config(workdir="w"), stages) == 7
     assert (tmp_path / "ran").read_text() == "first second "
     err = capfd.readouterr().err
     assert "second failed" in err
@@ -248,7 +248,7 @@ def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
 
     assert report.run(["--work", root, "--output", f"{root}/report"]) == 0
     test = report_data.read_evaluation(manifest.Dataset(f"{root}/fusion"))["test"]
-    text = pipeline.results(pipeline.Config(workdir=root, samples=True))
+    text = all_stages.results(all_stages.Config(workdir=root, samples=True))
     for name, title in report_data.ABLATIONS.items():
         (line,) = [line for line in text.splitlines() if line.startswith(title)]
         shown = [float(value) for value in line.split()[1:]]
@@ -258,7 +258,7 @@ def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
 
 
 def test_driver_starts_without_beam_and_tensorflow():
-    code = "import sys, beam_jobs.pipeline; print({'apache_beam', 'tensorflow'} & set(sys.modules))"
+    code = "import sys, beam_jobs.runs.all_stages; print({'apache_beam', 'tensorflow'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -259,7 +259,7 @@ def parsers(source: str) -> int:
 
 
 # It reads --job alone, and hands all else to the job; its other one is Beam's.
-HANDS_ON = {"beam_jobs/submit.py", "beam_jobs/job.py", "deploy/flink_worker.py"}
+HANDS_ON = {"beam_jobs/dataflow/submit.py", "beam_jobs/frame/job.py", "deploy/flink_worker.py"}
 
 
 @pytest.mark.parametrize("path", ENTRIES, ids=str)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs import pipeline
+from beam_jobs.runs import all_stages
 from model_code.gate import checks as gate_checks
 from model_code.gate import evaluation as gate_evaluation
 from model_code.metrics import evaluation
@@ -108,7 +108,7 @@ def test_no_text_shows_what_is_no_number(made):
     _, root = made
     shown = list(texts_of(root).values())
     found = report_data.read_evaluation(Dataset(f"{root}/fusion"))
-    shown += [pipeline.ablation_table(found), "\n".join(train_fusion.report_lines(found))]
+    shown += [all_stages.ablation_table(found), "\n".join(train_fusion.report_lines(found))]
     for text in shown:
         body = re.sub(r"(?s)<script>.*?</script>", "", text).replace(">None.</p>", "")
         assert not re.search(r"\b(nan|NaN|None)\b", body)
@@ -127,7 +127,7 @@ def test_what_has_no_figure_is_told_with_its_cause(made):
         "several labels": "1 of 3 labels have no test image",
     }.get(kind, "")
     texts = [texts_of(root)["report.html"], texts_of(root)["model_card.md"]]
-    texts += [pipeline.ablation_table(found), "\n".join(train_fusion.report_lines(found))]
+    texts += [all_stages.ablation_table(found), "\n".join(train_fusion.report_lines(found))]
     for text in texts:
         assert told in text
     assert "labels of the collection are unknown to the classifiers" in texts[0]
@@ -174,7 +174,7 @@ def test_any_split_has_a_table_and_only_figures_that_exist(seed, rows, classes, 
     stored = json.dumps(evaluation.without_nan(found), allow_nan=False)
     read = evaluation.with_nan(json.loads(stored))
     np.testing.assert_equal(read, found)
-    for text in (pipeline.ablation_table(read), "\n".join(train_fusion.report_lines(read))):
+    for text in (all_stages.ablation_table(read), "\n".join(train_fusion.report_lines(read))):
         assert "nan" not in text
         assert ("no test image," in text) == (not truth.any(axis=0).all())
         assert ("that a training image has" in text) == (not truth.any(axis=1).all())

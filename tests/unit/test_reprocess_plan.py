@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.reprocess_plan import Sources, compared
+from beam_jobs.runs.plan import Sources, compared
 
 IDS = st.sampled_from("abcdefgh")
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from beam_jobs import reprocess, reprocess_steps
-from beam_jobs.reprocess_steps import Config
+from beam_jobs.runs import reprocess
+from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs.steps import Config
 from schemas.base.errors import PhraseLensError
 from schemas.runs import snapshots
 from tests.unit.test_snapshots import commit

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_jobs import mine_pairs, similar
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import similar
 from schemas.base import fingerprint
 from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError

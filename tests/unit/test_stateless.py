@@ -6,7 +6,7 @@ from apache_beam.coders import VarIntCoder
 from apache_beam.transforms import userstate
 from apache_beam.transforms.timeutil import TimeDomain
 
-from beam_jobs import stateless
+from beam_jobs.frame import stateless
 
 COUNT = userstate.CombiningValueStateSpec("count", VarIntCoder(), sum)
 COUNTED = beam.DoFn.StateParam(COUNT)

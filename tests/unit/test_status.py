@@ -51,7 +51,7 @@ def test_a_bug_is_in_the_summary_too(fake_work, fake_stages, monkeypatch):
     def run_step(*_):
         raise KeyError("nobody thought of it")
 
-    monkeypatch.setattr("beam_jobs.reprocess.run_step", run_step)
+    monkeypatch.setattr("beam_jobs.runs.reprocess.run_step", run_step)
     with pytest.raises(KeyError):
         run(fake_work, NEXT)
     found = summary(fake_work, NEXT)

@@ -3,7 +3,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeClassifierCV
 
-from benchmarks.text_embedder import ridge_probe
+from benchmarks.models.text_embedder import ridge_probe
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.data import Neighbours
 from model_code.models.text_embedder.held_out import make_bags

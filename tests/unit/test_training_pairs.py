@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from beam_jobs import prepare_pairs
+from beam_jobs.models import prepare_pairs
 from model_code.images import ops as image_ops
 from model_code.models.text_generator.examples import PairEncoder
 from schemas.datasets import manifest

@@ -7,7 +7,9 @@ import os
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 
-from beam_jobs import classify_images, embed_images, embed_phrases, job, mine_pairs, worker_options
+from beam_jobs.frame import job, worker_options
+from beam_jobs.mining import mine_pairs
+from beam_jobs.models import classify_images, embed_images, embed_phrases
 
 INPUTS = {
     embed_images: ("mined", "generator", "pixel_embedder", "phrases", "output"),

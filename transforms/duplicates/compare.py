@@ -181,7 +181,7 @@ NONE, COPY, MARKED = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What two copies of one picture may differ by; chosen with benchmarks/duplicates.py.
+    """What two copies of one picture may differ by; chosen with benchmarks/logs/duplicates.py.
 
     Differences are counted in units of what resampling does to a pixel: a noise in grey
     levels plus a share of the range of the pixel's neighbourhood.

@@ -17,7 +17,7 @@ EXAMPLES = 3  # that an error names
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """How many rows of a kind may die; see beam_jobs/ceiling_flags.py.
+    """How many rows of a kind may die; see beam_jobs/frame/ceiling_flags.py.
 
     Attributes:
       share: of the rows of a kind; at 0 none may die.

@@ -33,7 +33,7 @@ MODULES = ("model_code.models.fusion.export", "model_code.models.fusion.classifi
 class Config:
     generator: str = flag("Text generator (train_text_generator).", role="input")
     pixel_embedder: str = flag("Pixel embedder (train_pixel_embedder).", role="input")
-    phrases: str = flag("Phrases (beam_jobs.embed_phrases).", role="input")
+    phrases: str = flag("Phrases (beam_jobs.models.embed_phrases).", role="input")
     fusion: str = flag("Classifier (train_fusion).", role="input")
     output: str = flag("Dataset to write.", role="output")
     top_labels: int = flag("Labels returned, most probable first.", default=5, minimum=1)

@@ -48,7 +48,7 @@ MODULES = ("model_code.models.fusion.train",)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    examples: str = flag("Dataset of beam_jobs.prepare_examples.", role="input")
+    examples: str = flag("Dataset of beam_jobs.models.prepare_examples.", role="input")
     output: str = flag("Dataset to write.", role="output")
     heads: tuple[str, ...] = flag(
         "Heads to try: widths of hidden layers joined by '-', or linear.",

@@ -45,7 +45,7 @@ _UNSEEN = 1e-3  # counts for an n-gram of no query
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    mined: str = flag("Mined dataset (beam_jobs.mine_pairs).", role="input")
+    mined: str = flag("Mined dataset (beam_jobs.mining.mine_pairs).", role="input")
     output: str = flag("Dataset to write.", role="output")
     width: int = flag("Width of the embedding.", default=200, minimum=1)
     buckets: int = flag(

@@ -1,0 +1,231 @@
+"""Gives every query its vector and its text embedding, and builds the phrase index.
+
+Reads a mined dataset, a text generator and a text embedder. Head queries keep their
+softmax weight w_c, or get their prototype φ_c, the mean embedding of the training images that
+people chose for it, or a mix of both: whichever is best on validation images. Every other query
+gets its prototype, on the scale on which it compares with the head's vectors, so that the
+vocabulary outgrows the training.
+
+Writes one dataset with the tables image_embs (clicked images in query space), phrases,
+calibration (the scale, and the retrieval of validation images' queries among all phrases),
+index (Faiss, its id table and vectors) and dead_letters.
+
+  ./run.sh embed_phrases --mined work/mined --generator work/text_generator \\
+      --text_embedder work/text_embedder --output work/phrases
+"""
+
+import dataclasses
+import sys
+
+import apache_beam as beam
+
+from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.frame import job, reuse
+from beam_jobs.frame.ceiling_flags import CeilingConfig
+from beam_jobs.frame.reuse import ReuseConfig, Reused, WaitForCheck
+from model_code.index.choice import KINDS, IndexSettings
+from model_code.phrases.calibration import HEADS
+from model_code.runtime import settings as inference_settings
+from model_code.runtime.settings import EmbeddingSettings
+from schemas.base.flags import flag
+from schemas.datasets.manifest import Dataset, Manifest, Table
+from schemas.tables import mined as tables
+from transforms.inference.folders import ModelFolder
+from transforms.phrases import build as phrases
+from transforms.phrases import calibration, prototypes
+from transforms.phrases import index as phrase_index
+from transforms.phrases import ranks as phrase_ranks
+from transforms.phrases.prototypes import EVIDENCE
+from transforms.shards import blocks
+from transforms.shards.blocks import COUNTS, SHARDS
+from transforms.shards.map_shards import MapShards
+from transforms.shards.reuse import shards_by_index
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
+    mined: str = flag("Dataset of mine_pairs.", role="input")
+    generator: str = flag("Text generator.", role="input")
+    text_embedder: str = flag("Text embedder.", role="input")
+    output: str = flag("Dataset to write.", role="output")
+    min_prototype_images: int = flag(
+        "Fewest training images that make a prototype.", default=2, minimum=1
+    )
+    prototype_weights: str = flag(
+        "What an image counts in a prototype: more with more clicks, or all the same.",
+        default="clicks",
+        choices=EVIDENCE,
+    )
+    head_vectors: str = flag(
+        "What stands for a head query: weight, prototype, a mix, or the best of them on "
+        "validation images.",
+        default="auto",
+        choices=HEADS,
+    )
+    calibration_images: int = flag(
+        "Validation images that calibrate prototypes and rank phrases, at most.",
+        default=10_000,
+        minimum=0,
+    )
+    max_dead_fraction: float = flag(
+        "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
+    )
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    index_kind: str = flag("Kind of the phrase index.", default="auto", choices=("auto", *KINDS))
+    index_recall: float = flag(
+        "Share of the 3 nearest phrases that search finds.", default=0.99, above=0, maximum=1
+    )
+    index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0, minimum=0)
+    previous_phrases: str = flag(
+        "Dataset of embed_phrases whose index is updated.", default="", role="input"
+    )
+    max_index_drift: float = flag(
+        "Share of phrases added, removed or moved that makes it anew.",
+        default=0.2,
+        minimum=0,
+        maximum=1,
+    )
+
+
+def _datasets(config: Config) -> dict[str, str]:
+    return {
+        "mined": config.mined,
+        "generator": config.generator,
+        "text_embedder": config.text_embedder,
+    } | ({"previous_phrases": config.previous_phrases} if config.previous_phrases else {})
+
+
+def preflight(config: Config) -> job.Inputs:
+    mined = Dataset(config.mined)
+    mined.shards("pairs")
+    generator, _ = (ModelFolder.of(path) for path in (config.generator, config.text_embedder))
+    rows = {name: mined.manifest.tables[name].rows for name in ("images", "queries")}
+    return job.Inputs(
+        _datasets(config),
+        facts=(
+            f"{rows['images']:,} images, {rows['queries']:,} queries",
+            *reuse.facts(config, lambda: _reused(config, generator)),
+        ),
+    )
+
+
+def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+    mined = Dataset(config.mined)
+    num_shards = mined.manifest.num_shards
+    generator, text_embedder = (
+        ModelFolder.of(path) for path in (config.generator, config.text_embedder)
+    )
+    query_width, text_width = generator.config()["width"], text_embedder.config()["width"]
+    paths = {
+        name: {shard.index: mined.path(shard) for shard in mined.shards(name)}
+        for name in ("images", "pairs", "queries")
+    }
+
+    rows = mined.manifest.tables["images"].rows
+    embed = phrases.EmbedClickedImages(
+        stage, generator, query_width, inference_settings.of_config(config), rows
+    )
+    quotas = phrases.share_out(config.calibration_images, num_shards)
+    reused = _reused(config, generator)
+    earlier = shards_by_index(reused.dataset, "image_embs", num_shards) if reused.dataset else {}
+    tasks = [
+        (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i], earlier.get(i, ())))
+        for i, path in paths["images"].items()
+    ]
+    hints = dataflow.inference_hints(pipeline, generator.bytes)
+    embedded = (
+        pipeline
+        | "ImageShards" >> beam.Create(tasks)
+        | WaitForCheck(reused)
+        | "EmbedClickedImages"
+        >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
+    )
+    made = (
+        embedded[SHARDS]
+        | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
+        | "AddPairs"
+        >> beam.Map(lambda named: (stage.absolute(named[1].path), paths["pairs"][named[1].index]))
+        | prototypes.Prototypes(query_width, num_shards, config.prototype_weights)
+    )
+    calibrated = made | calibration.Calibrate(
+        generator,
+        query_width,
+        config.min_prototype_images,
+        config.head_vectors,
+    )
+    queries = pipeline | "QueryShards" >> beam.Create(list(paths["queries"].items()))
+    shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
+    built = (shards, calibrated) | phrases.BuildPhrases(
+        stage,
+        generator,
+        text_embedder,
+        (query_width, text_width),
+        num_shards,
+        config.min_prototype_images,
+    )
+    report = (calibrated, built[phrases.RANKED]) | phrase_ranks.WriteCalibration(stage)
+    index = (
+        (embedded[SHARDS], built[SHARDS])
+        | "ImagesAndPhrases" >> beam.Flatten()
+        | "BuildIndex"
+        >> phrase_index.BuildIndex(
+            stage,
+            generator.config()["temperature"],
+            IndexSettings(
+                config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
+            ),
+            config.previous_phrases,
+            # Vectors, their texts' embeddings and the index lie in the memory of one worker.
+            dataflow.memory_hint(
+                pipeline,
+                mined.manifest.tables["queries"].rows * 4 * (2 * query_width + text_width),
+            ),
+        )
+    )
+    {
+        SHARDS: (embedded[SHARDS], built[SHARDS], report, index) | "Shards" >> beam.Flatten(),
+        COUNTS: (embedded[COUNTS], built[COUNTS]) | "Counts" >> beam.Flatten(),
+    } | blocks.CommitManifest(
+        stage,
+        {
+            "image_embs": blocks.parquet(prototypes.image_embs_schema(query_width)),
+            "phrases": blocks.parquet(tables.phrases(query_width, text_width)),
+            "calibration": Table("files", "", ()),
+            "index": Table("files", "", ()),
+        },
+        num_shards,
+        config.ceilings(),
+    )
+
+
+def _reused(config: Config, generator: ModelFolder) -> Reused:
+    """What the same generator made of images in an earlier run."""
+
+    def made_alike(earlier: Manifest) -> bool:
+        same = earlier.models.get("generator") == generator.fingerprint
+        return same and inference_settings.same_precision(earlier.config, config)
+
+    return Reused.of(config, "image_embs", made_alike=made_alike)
+
+
+JOB = job.Job(
+    name="embed_phrases",
+    module="beam_jobs.models.embed_phrases",
+    doc=__doc__,
+    config=Config,
+    build=build,
+    preflight=preflight,
+    next_command=lambda c: (
+        f"./run.sh embed_images --mined {c.mined} --generator {c.generator} "
+        f"--pixel_embedder … --phrases {c.output} --output …"
+    ),
+    runs_networks=True,
+)
+
+
+def run(argv: list[str] | None = None) -> int:
+    return job.run(JOB, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,142 @@
+"""What a reprocess is made of: its flags, its stages, and the runs that they read and reuse."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+
+from beam_jobs.runs import all_stages
+from beam_jobs.runs.all_stages import Step
+from schemas.base import storage
+from schemas.base.errors import PhraseLensError
+from schemas.base.flags import flag
+from schemas.console import quiet
+from schemas.datasets import manifest
+from schemas.datasets.manifest import Dataset
+from schemas.runs import snapshots
+
+MODELS = ("text_generator", "text_embedder", "pixel_embedder", "fusion")
+# What only training reads is made when something is trained; see `steps_of`.
+TRAINING_DATA = {"prepare_pairs": "text_generator", "prepare_examples": "fusion"}
+REUSING = ("mine_pairs", "embed_phrases", "embed_images", "classify_images")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(all_stages.RunConfig):
+    date: str = flag("The snapshot's name, such as 2026-01-31.", role="runtime")
+    retrain: tuple[str, ...] = flag(
+        f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
+    )
+    summary: str = flag(
+        "Another file for what each stage did, with times, as JSON, beside the one in "
+        "<workdir>/summaries.",
+        default="",
+        role="output",
+    )
+    detailed_exit_code: bool = flag(
+        "End with status 10 where there was nothing to do.", default=False, role="runtime"
+    )
+    dry_run: bool = flag("Print the plan and run nothing.", default=False, role="runtime")
+
+
+def retrained(config: Config) -> tuple[str, ...]:
+    """The models that are trained: those asked for, and the classifier that is made of them.
+
+    Raises:
+      PhraseLensError: `--retrain` names no model, or would keep what must be forgotten.
+    """
+    asked = tuple(name for name in config.retrain if name != "none")
+    unknown = [name for name in asked if name not in MODELS]
+    if unknown:
+        raise PhraseLensError(
+            f"--retrain {','.join(unknown)}", f"some of {', '.join(MODELS)}, or none", "Correct it."
+        )
+    if asked and config.forget:
+        raise PhraseLensError(
+            "--retrain with --forget",
+            "one of them: what is forgotten cannot wait for the new model to pass its checks",
+            "Forget first, then train again under another --date.",
+        )
+    # A classifier knows only the embeddings that it was trained on.
+    return tuple(name for name in MODELS if name in asked or (asked and name == "fusion"))
+
+
+def steps_of(config: Config) -> tuple[Step, ...]:
+    """The stages to run, in order."""
+    trained = retrained(config)
+
+    def runs(step: Step) -> bool:
+        if step.name.startswith("train_"):
+            return step.output in trained
+        committed = manifest.read(storage.join(config.workdir, step.output)) is not None
+        if step.name in TRAINING_DATA:
+            return TRAINING_DATA[step.name] in trained or bool(config.forget and committed)
+        return step.name != "report" or bool(config.forget and committed)
+
+    first = (all_stages.FORGET,) if config.days and config.forget else ()
+    return (*first, *(step for step in all_stages.STEPS if runs(step)))
+
+
+def models_in_use(config: Config) -> dict[str, str]:
+    """Model → folder of the run that is in use.
+
+    Raises:
+      PhraseLensError: one of them was never trained.
+    """
+    current = snapshots.current(config.workdir)
+    if current:
+        return {name: current.path(name) for name in MODELS}
+    return {name: Dataset(storage.join(config.workdir, name)).run_folder for name in MODELS}
+
+
+def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
+    """Dataset → folder of the run from which rows are taken over.
+
+    Of the last runs, the snapshot in use and older ones: the first in which the same networks
+    embedded images; after a model that was tried and refused these are not the last runs.
+    """
+    work = config.workdir
+    outputs = [step.output for step in all_stages.STEPS if step.name in REUSING]
+    last = {
+        name: Dataset(storage.join(work, name)).run_folder
+        for name in outputs
+        if manifest.read(storage.join(work, name)) is not None
+    }
+    wanted = {
+        flag_name: Dataset(models[name]).manifest.content_hash
+        for flag_name, name in (
+            ("generator", "text_generator"),
+            ("pixel_embedder", "pixel_embedder"),
+        )
+    }
+    current = snapshots.current(work)
+    older = [current] if current else []
+    older += [snapshots.read(work, date) for date in reversed(snapshots.dates(work))]
+    found = [last, *({n: s.path(n) for n in outputs if n in s.datasets} for s in older)]
+    for runs in found:
+        made_by = Dataset(runs["features"]).manifest.models if "features" in runs else {}
+        if all(made_by.get(name) == model for name, model in wanted.items()):
+            return runs | ({"mined": last["mined"]} if "mined" in last else {})
+    return last
+
+
+def flags_of(
+    step: Step, config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
+) -> dict[str, str]:
+    """A stage's flags.
+
+    Args:
+      step: the stage.
+      config: of the run.
+      where: dataset → folder of the run to read.
+      earlier: see `earlier_runs`.
+    """
+    flags = all_stages.flags_of(step, config)
+    flags |= {name: where[path] for name, path in step.inputs.items() if path in where}
+    if step.name in REUSING and step.output in earlier:
+        flags.setdefault("reuse", earlier[step.output])
+    return flags
+
+
+def command_of(step: Step, flags: Mapping[str, str], config: Config) -> list[str]:
+    beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
+    return [*(f"--{name}={value}" for name, value in flags.items()), *quiet.flags(), *beam]
