@@ -258,7 +258,7 @@ def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
 
 
 def test_driver_starts_without_beam_and_tensorflow():
-    code = "import sys, beam_jobs.runs.all_stages; print({'apache_beam', 'tensorflow'} & {*sys.modules})"
+    code = "import sys, beam_jobs.runs.all_stages\nprint({'apache_beam', 'tensorflow'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
