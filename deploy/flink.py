@@ -20,9 +20,10 @@ from collections.abc import Sequence
 
 from beam_jobs.dataflow.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError, tell
-from schemas.base.flags import flag
+from schemas.console import flags as flags_lib
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     place = argv.index("submit") + 1 if "submit" in argv else len(argv)
     try:
         args = parser.read(argv[:place])
-        config = flags_lib.from_args(Config, args)
+        config = command_line.from_args(Config, args)
         cluster = Cluster(cache_folder(), config.port)
         if args.command == "submit":
             submit(cluster, argv[place:])

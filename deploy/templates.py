@@ -19,10 +19,10 @@ from typing import Any
 
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import submit
-from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
-from schemas.base.flags import value_type
+from schemas.console import flags as flags_lib
+from schemas.console.flags import value_type
 
 # What a value must look like, by its type. Lists are values with commas between them.
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"

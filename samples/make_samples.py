@@ -24,10 +24,11 @@ import pyarrow as pa
 
 from samples import click_log, scenes
 from schemas.base import storage
-from schemas.base.flags import flag
 from schemas.console import launch
+from schemas.console.flags import flag
 from schemas.console.progress import Progress
-from schemas.datasets import manifest
+from schemas.datasets import commit, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.datasets.records import Record
 from schemas.runs import command
 from schemas.runs.stage import Stage
@@ -137,7 +138,7 @@ def write_shard(config: Config, stage: Stage, shard: int) -> Record:
     written = []
     for name, table in tables.items():
         relative = stage.shard_path(name, shard, shards, "parquet")
-        made = manifest.write_parquet(stage.output, relative, shard, table)
+        made = shards_lib.write_parquet(stage.output, relative, shard, table)
         written.append({"table": name, **dataclasses.asdict(made)})
     record = Record(written, dict(counts))
     record.write(path)
@@ -169,10 +170,10 @@ def work(config: Config, stage: Stage) -> int:
         progress.add(record.counts["images.out"])
     progress.close()
     tables = {
-        name: manifest.Table("parquet", manifest.schema_fingerprint(schema), tuple(shards[name]))
+        name: manifest.Table("parquet", shards_lib.schema_fingerprint(schema), tuple(shards[name]))
         for name, schema in TABLES.items()
     }
-    manifest.commit(stage.output, stage.manifest(tables, counts, num_shards(config)), stage.seen)
+    commit.commit(stage.output, stage.manifest(tables, counts, num_shards(config)), stage.seen)
     for name in TABLES:
         print(f"{name}: {counts[f'{name}.out']:,} rows in {stage.absolute(stage.folder(name))}")
     for name in sorted(counts):

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from schemas.base import fingerprint, storage
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import commit, dataset, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 
 NUM_SHARDS = 2
@@ -55,7 +56,7 @@ def _example(split: str, index: int, rows: Rows) -> bytes:
 
 def write_examples(
     root: str, splits: Mapping[str, Rows], labels: Sequence[str], task: str = "single"
-) -> manifest.Dataset:
+) -> dataset.Dataset:
     """Writes and commits an examples dataset without a transform_fn."""
     raw = {
         split: fingerprint.of_arrays([list(map(list, rows.label_ids))], [rows.text_emb])
@@ -72,7 +73,7 @@ def write_examples(
                 for place in places:
                     writer.write(_example(split, place, rows))
             data = storage.read_bytes(planned.absolute(name))
-            shards.append(manifest.write_shard(root, name, index, len(places), data, split))
+            shards.append(shards_lib.write_shard(root, name, index, len(places), data, split))
     any_rows = next(iter(splits.values()))
     config = {
         "task": task,
@@ -82,10 +83,10 @@ def write_examples(
     files = {"labels.txt": "".join(f"{v}\n" for v in labels), "config.json": json.dumps(config)}
     for name, text in files.items():
         storage.write_bytes(planned.absolute(f"{planned.folder('metadata')}/{name}"), text.encode())
-    described = manifest.describe_files(root, planned.folder("metadata"), list(files))
+    described = shards_lib.describe_files(root, planned.folder("metadata"), list(files))
     tables = {
         "examples": manifest.Table("tfrecord", "", tuple(shards)),
         "metadata": manifest.Table("files", "", tuple(described)),
     }
-    manifest.commit(root, planned.manifest(tables, {}, NUM_SHARDS), planned.seen)
-    return manifest.Dataset(root)
+    commit.commit(root, planned.manifest(tables, {}, NUM_SHARDS), planned.seen)
+    return dataset.Dataset(root)

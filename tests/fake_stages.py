@@ -8,7 +8,7 @@ from beam_jobs.runs import all_stages, reprocess
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.reprocess import Done, StageError
 from schemas.base.errors import Exit
-from schemas.runs import snapshots
+from schemas.runs import changes
 from tests.unit.test_snapshots import commit
 
 OUTPUTS = [step.output for step in all_stages.STEPS]
@@ -22,8 +22,8 @@ def fake_work(tmp_path):
     work = tmp_path / "work"
     models = reprocess_steps.MODELS
     runs = {n: commit(str(work), n, n if n in models else f"secret {n}") for n in OUTPUTS}
-    snapshots.write(str(work), USED, runs)
-    snapshots.promote(str(work), USED)
+    changes.write(str(work), USED, runs)
+    changes.promote(str(work), USED)
     # What people make of a snapshot, and keep in the same folder.
     for name in OWN:
         commit(str(work), name, "secret predictions")

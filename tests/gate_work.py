@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from model_code.metrics import classification as metrics
 from schemas.base import fingerprint
-from schemas.base.flags import flag
-from schemas.datasets import manifest
-from schemas.runs import snapshots, stage
+from schemas.console.flags import flag
+from schemas.datasets import commit, dataset, manifest, shards
+from schemas.runs import changes, snapshots, stage
 from schemas.tables import mined as tables
 from tests import mined_dataset
 
@@ -81,11 +81,11 @@ def write(work: str, date: str, day: Day | None = None) -> snapshots.Snapshot:
     for name in ("text_generator", "text_embedder", "pixel_embedder"):
         planned = _plan(f"{work}/{name}", Day(model=day.model))
         done = planned.manifest({}, {}, model_fingerprint=f"{name} {day.model}")
-        manifest.commit(planned.output, done, planned.seen)
+        commit.commit(planned.output, done, planned.seen)
     runs = {
-        n: manifest.Dataset(f"{work}/{n}").manifest.run_id for n in snapshots.dataset_names(work)
+        n: dataset.Dataset(f"{work}/{n}").manifest.run_id for n in snapshots.dataset_names(work)
     }
-    return snapshots.write(work, date, runs)
+    return changes.write(work, date, runs)
 
 
 def _plan(root: str, day: Day) -> stage.Stage:
@@ -152,11 +152,11 @@ def _write(root: str, day: Day, contents: Mapping[str, tuple], counters: dict[st
     planned = _plan(root, day)
     written = {}
     for name, (schema, rows) in contents.items():
-        shard = manifest.write_parquet(
+        shard = shards.write_parquet(
             root, planned.shard_path(name, 0, 1, "parquet"), 0, pa.Table.from_pylist(rows, schema)
         )
-        written[name] = manifest.Table("parquet", manifest.schema_fingerprint(schema), (shard,))
-    manifest.commit(root, planned.manifest(written, counters, 1), planned.seen)
+        written[name] = manifest.Table("parquet", shards.schema_fingerprint(schema), (shard,))
+    commit.commit(root, planned.manifest(written, counters, 1), planned.seen)
 
 
 def _best_labels(day: Day, labels: np.ndarray, rng) -> tuple[list, list]:

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from schemas.base import fingerprint
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import commit, dataset, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import mined as tables
 
@@ -44,7 +45,7 @@ def write_mined(
     pairs: Sequence[Mapping],
     queries: Sequence[Mapping],
     query_pairs: Sequence[Mapping],
-) -> manifest.Dataset:
+) -> dataset.Dataset:
     """Writes and commits a mined dataset; rows are mappings by column of `schemas.tables.mined`.
 
     Images and pairs are partitioned by image_id and sorted, as beam_jobs.mining.mine_pairs does.
@@ -68,7 +69,7 @@ def write_mined(
         )
         shard_of = pa.array(fingerprint.shard_of(table[key], NUM_SHARDS))
         shards = [
-            manifest.write_parquet(
+            shards_lib.write_parquet(
                 root,
                 planned.shard_path(name, index, NUM_SHARDS, "parquet"),
                 index,
@@ -77,11 +78,11 @@ def write_mined(
             for index in range(NUM_SHARDS)
         ]
         written[name] = manifest.Table(
-            "parquet", manifest.schema_fingerprint(schema), tuple(shards)
+            "parquet", shards_lib.schema_fingerprint(schema), tuple(shards)
         )
     counters = {"images.in": len(images), "images.out": len(images)}
-    manifest.commit(root, planned.manifest(written, counters, NUM_SHARDS), planned.seen)
-    return manifest.Dataset(root)
+    commit.commit(root, planned.manifest(written, counters, NUM_SHARDS), planned.seen)
+    return dataset.Dataset(root)
 
 
 def prepare(mined: str, output: str, *flags: str) -> str:
@@ -93,7 +94,7 @@ def prepare(mined: str, output: str, *flags: str) -> str:
     return output
 
 
-def write_colours(root: str, per_colour: int = 20, size: int = 32) -> manifest.Dataset:
+def write_colours(root: str, per_colour: int = 20, size: int = 32) -> dataset.Dataset:
     """A mined dataset of red, green and blue squares, labelled so, with queries in 3 languages.
 
     Of every 10 images of a colour 7 are train, 1 is validation and 2 are test. Each is

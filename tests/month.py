@@ -28,8 +28,9 @@ from samples import scenes
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance import gc, pending, promote, status, verify
+from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
 from tests import forked, work_folder
 
@@ -197,7 +198,7 @@ class Month:
         argv = ["promote", f"--workdir={self.work}", f"--date={date}"]
         assert promote.run(argv) == judged, "what the gate refused is not put in use"
         if judged == Exit.REFUSED:
-            assert snapshots.read_pointer(self.work).date == self.in_use
+            assert pointer_lib.read_pointer(self.work).date == self.in_use
             assert promote.run([*argv, "--despite=we looked"]) == Exit.DONE
         if self.in_use:
             self.before.append(self.in_use)
@@ -208,7 +209,7 @@ class Month:
 
     def check(self) -> None:
         """Compares all that is there with the model."""
-        pointer = snapshots.read_pointer(self.work)
+        pointer = pointer_lib.read_pointer(self.work)
         assert (pointer.date, list(pointer.history)) == (self.in_use, self.before)
         assert dict(pointer.holds) == self.holds
         assert snapshots.dates(self.work) == sorted(self.contents)
@@ -362,7 +363,7 @@ class Month:
         """A disk changes a byte of what is in use; verify finds it, and mends."""
         self.usual(date)
         name = self.rng.choice(sorted(MADE))
-        dataset = snapshots.current(self.work).dataset(name)
+        dataset = pointer_lib.current(self.work).dataset(name)
         path = dataset.path(self.rng.choice(dataset.shards(MADE[name])))
         data = bytearray(storage.read_bytes(path))
         data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_code.metrics import classification as metrics
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import commit, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import dead_letters
 from schemas.tables import mined as tables
@@ -84,10 +85,10 @@ def _write_features(root: str) -> None:
     dead = dead_letters.dead_letters(
         "embed_images", planned.run_id, "not_an_image", [HOSTILE, "b.jpg"], ["HTML"] * 2, [b""] * 2
     )
-    shard = manifest.write_parquet(
+    shard = shards_lib.write_parquet(
         root, planned.shard_path("dead_letters", 0, 1, "parquet"), 0, dead
     )
-    schema = manifest.schema_fingerprint(tables.DEAD_LETTERS)
+    schema = shards_lib.schema_fingerprint(tables.DEAD_LETTERS)
     counters = {
         "images.in": 62,
         "images.out": 60,
@@ -95,7 +96,7 @@ def _write_features(root: str) -> None:
         "images.seen": 9,
     }
     done = planned.manifest({"dead_letters": manifest.Table("parquet", schema, (shard,))}, counters)
-    manifest.commit(root, done, planned.seen)
+    commit.commit(root, done, planned.seen)
 
 
 def write_fusion(root: str, image_ids: list[str], labels: np.ndarray) -> None:
@@ -126,14 +127,14 @@ def write_fusion(root: str, image_ids: list[str], labels: np.ndarray) -> None:
     with open(f"{folder}/evaluation.json", "w") as f:
         json.dump(evaluation, f)
     pq.write_table(pa.table(columns), f"{folder}/predictions.parquet")
-    shards = manifest.describe_files(
+    shards = shards_lib.describe_files(
         root, planned.folder("evaluation"), ["evaluation.json", "predictions.parquet"]
     )
     tables_ = {"evaluation": manifest.Table("files", "", tuple(shards))}
     done = planned.manifest(
         tables_, {"images.in": 60, "images.out": 60}, model_fingerprint="a" * 64
     )
-    manifest.commit(root, done, planned.seen)
+    commit.commit(root, done, planned.seen)
 
 
 def effect(label: int, phrase: int) -> float:
@@ -155,11 +156,11 @@ def write_predictions(root: str, image_ids: list[str], labels: np.ndarray) -> No
     ]
     table = pa.Table.from_pylist(rows, tables.PREDICTIONS)
     path = planned.shard_path("predictions", 0, 1, "parquet")
-    shard = manifest.write_parquet(planned.output, path, 0, table)
-    schema = manifest.schema_fingerprint(tables.PREDICTIONS)
+    shard = shards_lib.write_parquet(planned.output, path, 0, table)
+    schema = shards_lib.schema_fingerprint(tables.PREDICTIONS)
     written = {"predictions": manifest.Table("parquet", schema, (shard,))}
     counters = {"images.in": len(rows), "images.out": len(rows)}
-    manifest.commit(planned.output, planned.manifest(written, counters), planned.seen)
+    commit.commit(planned.output, planned.manifest(written, counters), planned.seen)
 
 
 def _evaluate(scores: np.ndarray, truth: np.ndarray) -> dict:

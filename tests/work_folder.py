@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.console import launch
-from schemas.datasets.manifest import GRAPH_FILES, Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import GRAPH_FILES
 from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent

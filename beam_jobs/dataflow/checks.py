@@ -21,10 +21,10 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, status_of_service
-from schemas.base.flags import flag
+from schemas.console import flags as flags_lib
+from schemas.console.flags import flag
 
 GPUS = (
     "nvidia-l4",

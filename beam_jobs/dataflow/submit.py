@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from schemas.base.errors import PhraseLensError, tell
-from schemas.base.flags import unknown_flags
+from schemas.console.flags import unknown_flags
 
 # Each Beam job and its module.
 JOBS = {

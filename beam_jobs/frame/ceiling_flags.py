@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from transforms.shards.ceilings import Ceilings
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 
 # What an image has to pass; an earlier run with others may have taken others.
 LIMITS = ("max_image_pixels", "max_image_side", "max_image_bytes")

@@ -18,12 +18,13 @@ from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import plan as dataflow_plan
 from beam_jobs.frame import code_check, stateless, worker_options
 from beam_jobs.frame.local_runner import LocalRunner
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, known, say, tell
+from schemas.console import flags as flags_lib
 from schemas.console import heartbeat
 from schemas.console.heartbeat import duration
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest
+from schemas.runs import command_line
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 
@@ -102,7 +103,7 @@ def parse(
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")
-    parsed, pipeline_options = flags_lib.from_args(config, args), _Options(rest)
+    parsed, pipeline_options = command_line.from_args(config, args), _Options(rest)
     _check_runner(pipeline_options)
     dataflow.prepare(pipeline_options, runs_networks)
     if dataflow.is_dataflow(pipeline_options) and not parsed.dry_run:
@@ -205,7 +206,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
                 stage.restore()
             print(f"{job.name}: already done: {config.output}")
             return 0
-        manifest.check_inputs(inputs.datasets.values())
+        checks.check_inputs(inputs.datasets.values())
     except PhraseLensError as error:
         return tell(error)
     runner = options.get_all_options()["runner"]
@@ -234,7 +235,7 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     try:
         return execute(job.name, draw, config, options, finish, clean, stage.alone())
     except Exception as error:
-        return manifest.tell_of_inputs(error, inputs.datasets.values())
+        return checks.tell_of_inputs(error, inputs.datasets.values())
     finally:
         shutil.rmtree(stage.temp, ignore_errors=True)
 

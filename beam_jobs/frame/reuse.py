@@ -6,9 +6,10 @@ from collections.abc import Callable
 import apache_beam as beam
 
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import shard_files
-from schemas.datasets.manifest import Dataset, Manifest, Shard
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Manifest, Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from model_code.metrics.evaluation import shortened
 from model_code.metrics.labelling import Mined, count, task_of
 from schemas.base.errors import PhraseLensError
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 FOR = {"train": "for training", "validation": "for validation", "test": "for testing"}
 _STAGE_OF_NEEDS = (*["prepare_examples"] * 3, "prepare_pairs", "train_pixel_embedder")

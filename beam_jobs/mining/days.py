@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from beam_jobs.mining import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.datasets.manifest import FILE_NAME, Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import FILE_NAME
 from transforms.mining import evidence
 from transforms.mining.deletions import Deletions
 from transforms.shards.ceilings import EXAMPLES

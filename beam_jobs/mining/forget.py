@@ -26,10 +26,11 @@ from beam_jobs.mining import mine_log
 from beam_jobs.mining.days import find_days, query_parts_of, read_deletions_of
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError, tell
-from schemas.base.flags import flag
 from schemas.console import heartbeat
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset, Manifest
+from schemas.console.flags import flag
+from schemas.datasets import commit, manifest, shards
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Manifest
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs import folders as run_folders
 from transforms.files.secret_files import FromFiles
@@ -60,7 +61,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     Raises:
       RivalCommitError: another job has replaced the day meanwhile.
     """
-    seen = manifest.token(root)
+    seen = commit.token(root)
     if manifest.read(root) is None:  # its only runs died, and may have left it there
         run_folders.purge(root)
         return 0
@@ -90,7 +91,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     }
     counters = old.counters | {f"forgotten.{what}": gone for what in ("in", "dropped_forgotten")}
     new = dataclasses.replace(new, tables=tables, counters=counters)
-    manifest.commit(root, new, seen)
+    commit.commit(root, new, seen)
     run_folders.purge(root)
     return gone
 
@@ -110,7 +111,7 @@ def _rewrite(
         else:
             table = _forget(table, deletions)
         path = shard.path.replace(day.manifest.run_id, new.run_id)
-        yield manifest.write_parquet(root, path, shard.index, table)
+        yield shards.write_parquet(root, path, shard.index, table)
 
 
 def preflight(config: Config) -> job.Inputs:

@@ -28,7 +28,7 @@ from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.text.normalise import NORMALIZATION_VERSION, normalize_query
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import manifest
 from transforms.files.compression import SUFFIXES
 from transforms.files.matching import content_hash, match

@@ -39,9 +39,9 @@ from beam_jobs.frame.reuse import ReuseConfig, Reused, WaitForCheck
 from beam_jobs.mining import mine_log
 from beam_jobs.mining.days import check_robots_of, find_days, query_parts_of, read_deletions_of
 from schemas.base.errors import CorruptError, PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables

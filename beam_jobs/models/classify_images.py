@@ -24,7 +24,7 @@ from beam_jobs.frame.reuse import ReuseConfig, Reused, WaitForCheck
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
 from schemas.tables import mined as tables
 from transforms.files.matching import content_hash

@@ -23,8 +23,9 @@ from model_code.phrases import settings as phrase_settings
 from model_code.phrases.settings import PhraseSettings
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset, Manifest
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Manifest
 from transforms.inference.embed_images import EmbedImages, Widths
 from transforms.inference.folders import ModelFolder
 from transforms.shards import blocks

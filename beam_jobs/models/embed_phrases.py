@@ -27,8 +27,9 @@ from model_code.index.choice import KINDS, IndexSettings
 from model_code.phrases.calibration import HEADS
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset, Manifest, Table
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Manifest, Table
 from schemas.tables import mined as tables
 from transforms.inference.folders import ModelFolder
 from transforms.phrases import build as phrases

@@ -23,8 +23,9 @@ from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset, Table
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Table
 from schemas.tables import mined as tables
 from transforms.shards import blocks
 from transforms.shards.blocks import COUNTS, DEAD, SHARDS

@@ -21,8 +21,9 @@ from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.runtime.settings import BACKBONES
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset, Table
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Table
 from transforms.shards import blocks
 from transforms.shards.blocks import COUNTS, SHARDS
 from transforms.shards.map_shards import MapShards

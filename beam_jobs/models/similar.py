@@ -22,14 +22,15 @@ import pyarrow as pa
 from beam_jobs.frame.image_flags import ImageConfig
 from model_code.images.rows import read_rows
 from model_code.phrases.settings import PhraseSettings
-from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
-from schemas.base.flags import flag
 from schemas.base.printable import printable
+from schemas.console import flags as flags_lib
 from schemas.console import heartbeat
+from schemas.console.flags import flag
 from schemas.datasets import integrity
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 from schemas.tables.mined import arrow_to_vectors
 from transforms.images.clean import ImageError, ImageLimits
 from transforms.images.process import clean_safely
@@ -266,7 +267,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or an image_id")
     try:
         args = parser.read(argv)
-        config = flags_lib.from_args(Config, args)
+        config = command_line.from_args(Config, args)
         with heartbeat.doing("similar"):
             found = find(config, [places.place_of("image", name) for name in args.images])
     except PhraseLensError as error:

@@ -27,14 +27,14 @@ from beam_jobs.mining import check as mined_check
 from beam_jobs.runs import stage_flags
 from model_code.metrics.evaluation import decimals, unmeasured
 from model_code.report.data import ABLATIONS, METRICS, read_evaluation
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.base.flags import flag
 from schemas.console import launch, quiet
+from schemas.console.flags import flag
 from schemas.console.progress import duration
-from schemas.datasets import manifest
+from schemas.datasets import dataset, manifest
 from schemas.maintenance import forgetting
+from schemas.runs import command_line
 
 # Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
 # small enough for the sample data on two cores.
@@ -313,8 +313,8 @@ def ablation_table(evaluation: Mapping) -> str:
 
 def results(config: Config) -> str:
     """What people want to see at the end: the ablation table, the report, the next command."""
-    evaluation = read_evaluation(manifest.Dataset(storage.join(config.workdir, "fusion")))
-    report = manifest.Dataset(storage.join(config.workdir, "report")).folder("report")
+    evaluation = read_evaluation(dataset.Dataset(storage.join(config.workdir, "fusion")))
+    report = dataset.Dataset(storage.join(config.workdir, "report")).folder("report")
     if config.samples:
         following = "now your own data:\n  ./run.sh all --log 'LOG/*.parquet' --images 'IMAGES/**'"
         following += " --labels LABELS.csv --workdir work/mine"
@@ -425,7 +425,7 @@ def delete_the_rest(work: str, date: str = "", done: Sequence[Step] = STEPS) -> 
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = flags_lib.parse(Config, "./run.sh all", __doc__ or "", argv)
+        config = command_line.parse(Config, "./run.sh all", __doc__ or "", argv)
         check(config)
         steps = steps_of(config)
         if config.dry_run:

@@ -13,9 +13,9 @@ from beam_jobs.mining import mine_log
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.all_stages import Step
 from beam_jobs.runs.steps import Config
-from schemas.base import flags as flags_lib
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from transforms.images.places import Places
@@ -136,7 +136,7 @@ def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
         inputs = module.JOB.preflight(config)
         modules = [step.module]
         return config, stage_lib.plan(step.name, config, modules, inputs.datasets, inputs.raw)
-    config = flags_lib.parse(module.Config, step.name, "", argv)
+    config = command_line.parse(module.Config, step.name, "", argv)
     datasets = {name: getattr(config, name) for name in step.inputs}
     return config, stage_lib.plan(step.name, config, module.MODULES, datasets)
 

@@ -30,7 +30,6 @@ from beam_jobs.runs import all_stages
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.all_stages import Step
 from beam_jobs.runs.steps import Config
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import (
     Exit,
@@ -42,10 +41,11 @@ from schemas.base.errors import (
 )
 from schemas.console.progress import duration
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance import metrics, pending, summaries
+from schemas.runs import changes, command_line, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
+from schemas.runs import pointer as pointer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +199,13 @@ def reprocess(config: Config, miner: Beside | None = None) -> Iterator[Done]:
             later = {s.name: all_stages.flags_of(s, config) for s in others[n:]}
             all_stages.check_mined(config, later)
         yield done
-    snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
+    changes.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
     if config.forget:
         all_stages.delete_the_rest(config.workdir, config.date)
         pending.end(config.workdir)
     for step in reports:
         yield run(step)
-        snapshots.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
+        changes.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
 
 
 def table(done: Sequence[Done]) -> str:
@@ -266,7 +266,7 @@ def finish_deletion(config: Config) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config = flags_lib.parse(Config, "./run.sh reprocess", __doc__, argv)
+        config = command_line.parse(Config, "./run.sh reprocess", __doc__, argv)
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []
@@ -308,7 +308,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
     all_stages.check(config)
     if status := finish_deletion(config):
         return status
-    pointer = snapshots.read_pointer(config.workdir)
+    pointer = pointer_lib.read_pointer(config.workdir)
     if config.date in pointer.holds:
         raise RefusedError(
             f"snapshot {config.date}",

@@ -10,9 +10,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.runs import command
+from schemas.runs import command, command_line
 
 # Of each stage the run decides where it writes, and whether it runs.
 OF_THE_RUN = ("output", "dry_run")
@@ -48,7 +47,7 @@ def check(stage: str, module: str, argv: Sequence[str]) -> None:
 
 def _parse(module: Any, stage: str, argv: Sequence[str]) -> Any:
     if not module.__name__.startswith("beam_jobs."):
-        return flags_lib.parse(module.Config, stage, "", argv)
+        return command_line.parse(module.Config, stage, "", argv)
     from beam_jobs.frame import job
 
     runs_networks = hasattr(module, "JOB") and module.JOB.runs_networks

@@ -8,11 +8,11 @@ from beam_jobs.runs import all_stages
 from beam_jobs.runs.all_stages import Step
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import quiet
+from schemas.console.flags import flag
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
-from schemas.runs import snapshots
+from schemas.datasets.dataset import Dataset
+from schemas.runs import pointer, snapshots
 
 MODELS = ("text_generator", "text_embedder", "pixel_embedder", "fusion")
 # What only training reads is made when something is trained; see `steps_of`.
@@ -82,7 +82,7 @@ def models_in_use(config: Config) -> dict[str, str]:
     Raises:
       PhraseLensError: one of them was never trained.
     """
-    current = snapshots.current(config.workdir)
+    current = pointer.current(config.workdir)
     if current:
         return {name: current.path(name) for name in MODELS}
     return {name: Dataset(storage.join(config.workdir, name)).run_folder for name in MODELS}
@@ -108,7 +108,7 @@ def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
             ("pixel_embedder", "pixel_embedder"),
         )
     }
-    current = snapshots.current(work)
+    current = pointer.current(work)
     older = [current] if current else []
     older += [snapshots.read(work, date) for date in reversed(snapshots.dates(work))]
     found = [last, *({n: s.path(n) for n in outputs if n in s.datasets} for s in older)]

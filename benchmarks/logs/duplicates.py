@@ -28,10 +28,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image, ImageDraw, ImageFont
 
 from samples import scenes
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 from transforms.duplicates import find as duplicates
 from transforms.duplicates.compare import signature
 from transforms.images.clean import ImageLimits, clean_image
@@ -343,7 +343,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
 
 
 if __name__ == "__main__":

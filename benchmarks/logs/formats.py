@@ -28,9 +28,9 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 from transforms.files.sniffing import format_of
 from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
 from transforms.rows.logs import FORMATS, plan_log, read_log
@@ -386,7 +386,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench formats", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench formats", __doc__, argv, work)
 
 
 if __name__ == "__main__":

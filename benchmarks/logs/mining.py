@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.logs import mining_log
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import launch
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 ENGINES = {
@@ -199,7 +199,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench mining", __doc__, argv, bench)
+    return command_line.main(Config, "./run.sh bench mining", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.base import flags as flags_lib
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 FILE_ROWS = 1_000_000
 FIRST_MS = 1_795_132_800_000  # 2026-11-20
@@ -214,7 +214,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench mining_log", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench mining_log", __doc__, argv, work)
 
 
 if __name__ == "__main__":

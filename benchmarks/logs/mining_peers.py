@@ -17,10 +17,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
 from schemas.base.fingerprint import hash64
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 ENGINES = ("duckdb", "spark")
 CORES = 2
@@ -199,7 +199,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import numpy as np
 from beam_jobs.runs import all_stages
 from model_code.metrics.classification import mean_and_error
 from model_code.metrics.evaluation import decimals
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 ABLATIONS = ("pixel", "text", "fused")
 SEEDED = (
@@ -81,7 +81,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench ablation", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench ablation", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.models import phrase_search
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 PARTS = ("steps", "search")
 SHORT = {name.split()[0]: name for name in phrase_search.ENGINES}
@@ -98,7 +98,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
+    return command_line.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from beam_jobs.runs import all_stages
 from model_code.metrics.classification import mean_and_error
 from model_code.models.fusion.ablations import TITLES
 from schemas.base import fingerprint, storage
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import launch
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 FEW = 10
 LABELS = (1, 2, 3, 5, FEW, 0)
@@ -342,7 +342,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench quality", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench quality", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 BATCH, WIDTH, FEATURES, CANDIDATES, PAIRS = 256, 64, 64, 8192, 512
 WARM_UP = 3
@@ -265,7 +265,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench softmax_steps", __doc__, argv, bench)
+    return command_line.main(Config, "./run.sh bench softmax_steps", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ from model_code.metrics.classification import mean_and_error
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.data import Neighbours, load_associations
 from model_code.text.normalise import normalize_query
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import launch
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 # The first is the default; each other one differs from it in what its name says.
 VARIANTS: dict[str, dict[str, dict[str, str]]] = {
@@ -290,7 +290,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ import numpy as np
 
 from beam_jobs.models import prepare_pairs
 from beam_jobs.runs import all_stages
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 NETWORKS = {"small_resnet": 64, "mobilenet": 224}
 ENCODINGS = ("raw", "png", "jpeg")
@@ -139,7 +139,7 @@ def measure_one(config: Config, root: str, network: str, encoding: str) -> list[
     from model_code.models.text_generator.data import open_pairs
     from model_code.runtime import training
     from model_code.runtime.ahead import Ahead
-    from schemas.datasets.manifest import Dataset
+    from schemas.datasets.dataset import Dataset
 
     dataset, size, batch_size = Dataset(root), NETWORKS[network], config.batch_size
     shards = dataset.shards("train")
@@ -207,7 +207,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench training_input", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench training_input", __doc__, argv, work)
 
 
 if __name__ == "__main__":

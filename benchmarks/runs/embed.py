@@ -30,11 +30,12 @@ from PIL import Image
 
 from beam_jobs.models import embed_images
 from schemas.base import fingerprint, storage
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets import commit, manifest
+from schemas.datasets import shards as shards_lib
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
@@ -103,11 +104,11 @@ def write_images(
         ]
         path = stage.shard_path("images", index, num_shards, "parquet")
         table = pa.table(columns, tables.IMAGES)
-        shards.append(manifest.write_parquet(root, path, index, table))
-    schema = manifest.schema_fingerprint(tables.IMAGES)
+        shards.append(shards_lib.write_parquet(root, path, index, table))
+    schema = shards_lib.schema_fingerprint(tables.IMAGES)
     written = {"images": manifest.Table("parquet", schema, tuple(shards))}
     counters = {"images.in": count, "images.out": count}
-    manifest.commit(root, stage.manifest(written, counters, num_shards), stage.seen)
+    commit.commit(root, stage.manifest(written, counters, num_shards), stage.seen)
     return root
 
 
@@ -369,7 +370,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench embed", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench embed", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,12 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
 from model_code.gate import command as gate
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import launch
+from schemas.console.flags import flag
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
-from schemas.runs import snapshots
+from schemas.datasets.dataset import Dataset
+from schemas.runs import changes, command_line, pointer, snapshots
 
 FIRST = "2026-01-01"
 Tables = dict[str, pa.Table]
@@ -176,10 +175,10 @@ def bench(config: Config) -> None:
     work = config.workdir
     if FIRST not in snapshots.dates(work):
         runs = {n: Dataset(f"{work}/{n}").manifest.run_id for n in snapshots.dataset_names(work)}
-        snapshots.write(work, FIRST, runs)
+        changes.write(work, FIRST, runs)
     # Limits are those of the defaults: what is in use is what all cases are compared with.
-    if snapshots.current(work) is None:
-        snapshots.promote(work, FIRST)
+    if pointer.current(work) is None:
+        changes.promote(work, FIRST)
     tables = read_samples(
         manifest.run_folder(f"{work}/samples", snapshots.read(work, FIRST).datasets["samples"])
     )
@@ -192,4 +191,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(flags_lib.main(Config, "./run.sh bench gate", __doc__, None, bench))
+    sys.exit(command_line.main(Config, "./run.sh bench gate", __doc__, None, bench))

@@ -15,8 +15,8 @@ from model_code.gate import evaluation as gate_evaluation
 from model_code.gate.checks import Limits
 from model_code.gate.evaluation import Drop
 from model_code.report.data import Case
-from schemas.base import flags as flags_lib
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 LABELS = tuple(f"label {i}" for i in range(20))
 ERROR_RATE = 0.2
@@ -68,4 +68,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(flags_lib.main(Config, "./run.sh bench gate_power", __doc__, None, bench))
+    sys.exit(command_line.main(Config, "./run.sh bench gate_power", __doc__, None, bench))

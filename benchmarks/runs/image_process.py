@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from schemas.base import flags as flags_lib
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 from transforms.images.clean import ImageLimits, clean_image
 from transforms.images.process import ImageProcess
 
@@ -60,4 +60,4 @@ def work(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(flags_lib.main(Config, "./run.sh bench image_process", __doc__, None, work))
+    sys.exit(command_line.main(Config, "./run.sh bench image_process", __doc__, None, work))

@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs.runs.steps import MODELS
-from schemas.base import flags as flags_lib
 from schemas.base import storage
-from schemas.base.flags import flag
 from schemas.console import launch
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 TRAINING_IMAGES = 600
 
@@ -191,7 +191,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench incremental", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench incremental", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ import psutil
 
 from benchmarks.logs.mining import resident
 from benchmarks.runs import embed
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
 from schemas.console import launch
+from schemas.console.flags import flag
 from schemas.console.progress import duration
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 
 SIDE = 16
 SAMPLE_SECONDS = 1.0
@@ -182,7 +182,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench scale", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench scale", __doc__, argv, work)
 
 
 if __name__ == "__main__":

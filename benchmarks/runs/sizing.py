@@ -17,10 +17,10 @@ from unittest import mock
 
 from benchmarks.logs import mining_log
 from benchmarks.runs import embed
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 GB, TB = 1e9, 1e12
 
@@ -225,7 +225,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh bench sizing", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh bench sizing", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from model_code.gate.evaluation import MIN_LABELS, Drop
 from model_code.gate.summary import Embedding, Summary
 from model_code.metrics.classification import mean_and_error
 from model_code.report.data import Case
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 
 MIN_VECTORS = 20
 # A row for each query and day: a young work folder may triple it in a day.

@@ -25,14 +25,15 @@ from model_code.gate import summary as gate_summary
 from model_code.gate.checks import Check
 from model_code.metrics.evaluation import shortened, without_nan
 from model_code.report.data import Case, read_cases
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import Exit, tell
-from schemas.base.flags import flag
 from schemas.base.printable import printable
+from schemas.console import flags as flags_lib
 from schemas.console import heartbeat
-from schemas.datasets.manifest import Dataset
-from schemas.runs import snapshots
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line, snapshots
+from schemas.runs import pointer as pointer_lib
 from schemas.runs.snapshots import Snapshot
 
 
@@ -151,11 +152,11 @@ def gate(config: Config) -> bool:
 
 def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
     """What becomes the file, which is printed for people too."""
-    pointer = snapshots.read_pointer(config.workdir)
+    pointer = pointer_lib.read_pointer(config.workdir)
     old = (
         snapshots.read(config.workdir, config.against)
         if config.against
-        else snapshots.current(config.workdir)
+        else pointer_lib.current(config.workdir)
     )
     found = Found()
     if old and new.date == old.date and not config.against:
@@ -201,7 +202,7 @@ def _json(result: Mapping[str, Any]) -> bytes:
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = flags_lib.parse(Config, "./run.sh gate", __doc__ or "", argv)
+        config = command_line.parse(Config, "./run.sh gate", __doc__ or "", argv)
         with heartbeat.doing("gate"):
             return Exit.DONE if gate(config) else Exit.REFUSED
     except Exception as error:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from model_code.metrics import classification as metrics
 from model_code.report.data import Case
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 MIN_SHARED = 30
 MIN_LABELS = 10

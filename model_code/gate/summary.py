@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from model_code.gate import drift as gate_drift
 from model_code.report.data import row_counts
 from schemas.base import fingerprint
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
 
 # Vector columns of the features, each with the dataset of the network it comes from.

@@ -13,7 +13,7 @@ from model_code.images import ops as image_ops
 from model_code.runtime.training import epoch_order
 from schemas.base.errors import PhraseLensError
 from schemas.console.progress import Progress
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet
 from schemas.tables.arrays import load_array
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import SPLITS
 
 # A label file of one label an image has mistakes, and copies of one image that were labelled

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from schemas.base import fingerprint, storage
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import integrity
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.runs import command_line
 from schemas.tables.arrays import load_array
 from schemas.tables.mined import arrow_to_vectors
 
@@ -299,7 +299,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh index-eval", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh index-eval", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from model_code.images.rows import read_rows
 from model_code.metrics.classification import mean_and_error
 from model_code.metrics.evaluation import with_nan
 from schemas.base import fingerprint, storage
-from schemas.datasets.manifest import Dataset, Manifest
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Manifest
 from schemas.datasets.shard_files import read_parquet
 from schemas.tables.dead_letters import REASONS
 from schemas.tables.mined import SPLITS

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.report.data import Case
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 COLUMNS = ["image_id", "labels", "phrases", "phrase_effects"]
 

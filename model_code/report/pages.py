@@ -22,10 +22,10 @@ from model_code.report import charts as report_charts
 from model_code.report import data as report_data
 from model_code.report import effects as report_effects
 from schemas.base import storage
-from schemas.base.flags import flag
 from schemas.base.printable import printable
+from schemas.console.flags import flag
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 TRAINING_DEVICES = ("auto", "cpu", "gpu")

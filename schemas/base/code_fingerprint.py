@@ -33,13 +33,16 @@ FRAME = frozenset(
         "schemas.runs.command",
         "schemas.console.progress",
         "schemas.base.code_fingerprint",
-        "schemas.base.flags",
+        "schemas.console.flags",
         "schemas.base.errors",
         "schemas.console.heartbeat",
         "schemas.console.launch",
         "schemas.console.log_lines",
         "schemas.base.printable",
         "schemas.console.quiet",
+        "schemas.runs.command_line",
+        "schemas.runs.inputs",
+        "schemas.runs.pointer",
         "schemas.runs.snapshots",
     }
 )

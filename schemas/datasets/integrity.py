@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from schemas.base import storage
 from schemas.base.errors import CorruptError
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 # Files of numbers and texts, gigabytes that processes map, are safe to open whatever they hold.
 _DATA = (".npy", ".arrow", ".parquet", ".txt")

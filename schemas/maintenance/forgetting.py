@@ -15,17 +15,8 @@ from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
 from schemas.maintenance import summaries
 from schemas.runs import folders as run_folders
-from schemas.runs.snapshots import (
-    GATES,
-    Pointer,
-    change_pointer,
-    dates,
-    moment,
-    read,
-    read_pointer,
-    remove,
-    verdict,
-)
+from schemas.runs.pointer import Pointer, change_pointer, read_pointer
+from schemas.runs.snapshots import GATES, dates, moment, read, remove, verdict
 
 # What a person gave; days are cleaned by beam_jobs/mining/forget.py.
 _GIVEN = ("make_samples", "mine_log")

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import manifest
-from schemas.runs import snapshots
+from schemas.maintenance import garbage as garbage_lib
+from schemas.runs import command_line, snapshots
+from schemas.runs import pointer as pointer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +48,17 @@ def _collect(config: Config) -> None:
             f"--workdir {config.workdir}", "a folder that holds datasets", "Check the path."
         )
     for date in config.delete:
-        snapshots.check_deletable(config.workdir, date)
+        garbage_lib.check_deletable(config.workdir, date)
     for date in config.delete:
         if not config.dry_run:
-            snapshots.delete(config.workdir, date)
+            garbage_lib.delete(config.workdir, date)
         print(f"snapshot {date}")
     args = config.keep, time.time() - 3600 * config.in_progress_hours
     if config.dry_run:
-        pointer = snapshots.read_pointer(config.workdir)
-        garbage = snapshots.find_garbage(config.workdir, pointer, *args)
+        pointer = pointer_lib.read_pointer(config.workdir)
+        garbage = garbage_lib.find_garbage(config.workdir, pointer, *args)
     else:
-        garbage = snapshots.collect(config.workdir, *args)
+        garbage = garbage_lib.collect(config.workdir, *args)
     runs = [run for run in garbage.runs if run.folder == manifest.RUNS]
     left = [run for run in garbage.runs if run.folder != manifest.RUNS]
     for run in runs:
@@ -76,7 +77,7 @@ def _collect(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return flags_lib.main(Config, "./run.sh gc", __doc__, argv, _collect)
+    return command_line.main(Config, "./run.sh gc", __doc__, argv, _collect)
 
 
 if __name__ == "__main__":

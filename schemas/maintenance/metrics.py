@@ -10,8 +10,9 @@ from typing import Any
 
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.datasets import manifest
+from schemas.datasets import dataset, manifest
 from schemas.maintenance import pending
+from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
 from schemas.tables.dead_letters import REASONS
 
@@ -72,7 +73,7 @@ def of(work: str, summary: Mapping[str, Any]) -> str:
       work: the work folder.
       summary: what the run has written of itself.
     """
-    pointer = snapshots.read_pointer(work)
+    pointer = pointer_lib.read_pointer(work)
     found: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in HELP}
     found["run_exit_status"].append(({}, summary["exit"]))
     found["run_seconds"].append(({}, summary["seconds"]))
@@ -83,7 +84,7 @@ def of(work: str, summary: Mapping[str, Any]) -> str:
         found["stage_images"].append((labels, row["images"]))
     for name in snapshots.dataset_names(work):
         try:
-            done = manifest.Dataset(storage.join(work, name)).manifest
+            done = dataset.Dataset(storage.join(work, name)).manifest
         except PhraseLensError:
             continue  # damaged, or of another program: whoever reads it says so
         size = sum(shard.bytes for shard in manifest.shards_of(done))

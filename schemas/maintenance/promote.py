@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.maintenance import pending
-from schemas.runs import snapshots
+from schemas.runs import changes, command_line
+from schemas.runs import pointer as pointer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Hold:
     lift: bool = flag("Ends the hold instead.", default=False, role="runtime")
 
 
-def _say(pointer: snapshots.Pointer) -> None:
+def _say(pointer: pointer_lib.Pointer) -> None:
     before = f"; before it: {pointer.history[-1]}" if pointer.history else ""
     print(f"in use: {pointer.date or 'none'}{before}")
     for date, reason in pointer.holds.items():
@@ -58,15 +58,15 @@ def _say(pointer: snapshots.Pointer) -> None:
 
 
 def promote(config: Promote) -> None:
-    """Raises RefusedError: a deletion has not ended, or see `snapshots.promote`."""
+    """Raises RefusedError: a deletion has not ended, or see `changes.promote`."""
     pending.check(config.workdir)
-    _say(snapshots.promote(config.workdir, config.date, config.despite))
+    _say(changes.promote(config.workdir, config.date, config.despite))
 
 
 def rollback(config: Rollback) -> None:
     """Raises RefusedError: a deletion has not ended, and what was in use before may hold it."""
     pending.check(config.workdir)
-    _say(snapshots.rollback(config.workdir, config.hold))
+    _say(changes.rollback(config.workdir, config.hold))
 
 
 def hold(config: Hold) -> None:
@@ -74,9 +74,9 @@ def hold(config: Hold) -> None:
     if config.lift and config.reason:
         raise PhraseLensError("--lift, --reason", "one of them", "A hold that ends has no reason.")
     if config.lift:
-        _say(snapshots.release(config.workdir, config.date))
+        _say(changes.release(config.workdir, config.date))
     else:
-        _say(snapshots.hold(config.workdir, config.date, config.reason))
+        _say(changes.hold(config.workdir, config.date, config.reason))
 
 
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
@@ -89,7 +89,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
 def run(argv: Sequence[str]) -> int:
     """`promote FLAGS`, `rollback FLAGS` or `hold FLAGS`."""
     config, work = COMMANDS[argv[0]]
-    return flags_lib.main(config, f"./run.sh {argv[0]}", __doc__, argv[1:], work)
+    return command_line.main(config, f"./run.sh {argv[0]}", __doc__, argv[1:], work)
 
 
 if __name__ == "__main__":

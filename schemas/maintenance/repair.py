@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from schemas.base import storage
 from schemas.base.errors import BusyError
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets import checks, manifest
+from schemas.datasets.dataset import Dataset
+from schemas.runs import changes, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
+from schemas.runs import pointer as pointer_lib
 
 # What was given is gone: only the stage's own input can bring it back, never an older run.
 _OF_A_DAY = "mine_log"
@@ -58,8 +59,8 @@ def repair(root: str, run_id: str) -> Repaired:
         for date in snapshots.dates(work)
         if snapshots.read(work, date).datasets.get(name) == run_id
     ]
-    was_used = snapshots.read_pointer(work).date
-    pointer = snapshots.drop(work, dates)
+    was_used = pointer_lib.read_pointer(work).date
+    pointer = changes.drop(work, dates)
     last = _without(root, run_id, made.stage if made else "")
     run = run_folders.Run(root, run_id, True, 0, 0.0)
     if not run_folders.remove_run(run):
@@ -82,7 +83,7 @@ def _without(root: str, run_id: str, stage: str) -> str:
         return last.run_id if last else ""
     others = [] if stage == _OF_A_DAY else run_folders.runs(root)
     for run in sorted(others, key=lambda run: -run.changed):
-        if run.committed and run.run_id != run_id and not manifest.verify(run.path):
+        if run.committed and run.run_id != run_id and not checks.verify(run.path):
             found = Dataset(run.path).manifest
             storage.write_bytes(path, found.to_json().encode())
             return run.run_id

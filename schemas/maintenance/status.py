@@ -14,12 +14,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
+from schemas.console import flags as flags_lib
 from schemas.console.heartbeat import duration
-from schemas.datasets import manifest
+from schemas.datasets import dataset, manifest
 from schemas.maintenance import pending, summaries
+from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
 
 _SMALL = 0.5  # a day is small below this share of the median of the days
@@ -50,7 +51,7 @@ def days_of(folder: str) -> dict[str, Any]:
     """The days that mine_log wrote: the newest, and those that are missing, empty or small."""
     events = {}
     for name in snapshots.dataset_names(folder):
-        found = manifest.Dataset(storage.join(folder, name)).manifest
+        found = dataset.Dataset(storage.join(folder, name)).manifest
         if found.stage == "mine_log":
             date = str(found.config.get("partition") or name)
             events[date] = found.counters.get("events.out", 0)
@@ -85,7 +86,7 @@ def status(work: str, days: str = "") -> dict[str, Any]:
     """
     if not snapshots.dataset_names(work):
         raise PhraseLensError(work, "a folder that holds datasets", "Check the path.")
-    pointer, waiting = snapshots.read_pointer(work), pending.read(work)
+    pointer, waiting = pointer_lib.read_pointer(work), pending.read(work)
     found = {}
     for date in snapshots.dates(work):
         snapshot = snapshots.read(work, date)

@@ -22,13 +22,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-from schemas.base import flags as flags_lib
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.console import flags as flags_lib
+from schemas.datasets import checks, manifest
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance.repair import Repaired, remedy, repair
-from schemas.runs import snapshots
+from schemas.runs import inputs, pointer, snapshots
 
 
 def runs_at(path: str) -> list[tuple[str, str]]:
@@ -38,7 +38,7 @@ def runs_at(path: str) -> list[tuple[str, str]]:
       PhraseLensError: there is none.
     """
     if found := re.fullmatch(r"(.+)/current/?", path):
-        snapshot = snapshots.current(found[1])
+        snapshot = pointer.current(found[1])
         if snapshot is None:
             raise PhraseLensError(
                 path, "a snapshot in use", "Put one in use: ./run.sh promote; or name a dataset."
@@ -46,14 +46,14 @@ def runs_at(path: str) -> list[tuple[str, str]]:
         return _runs_of(snapshot)
     if found := re.fullmatch(rf"(.+)/{snapshots.FOLDER}/([^/]+)/?", path):
         return _runs_of(snapshots.read(*found.groups()))
-    path = snapshots.Resolver().resolve(path)
+    path = inputs.Resolver().resolve(path)
     if last := manifest.read(path):
         return [(manifest.root_of(path, last), last.run_id)]
     below = [name.split("/") for name in storage.list_files(path)]
     names = [parts[0] for parts in below if len(parts) == 2 and parts[1] == manifest.FILE_NAME]
     roots = [storage.join(path, name) for name in names]
     runs = [(root, Dataset(root).manifest.run_id) for root in roots]
-    snapshot = snapshots.current(path)
+    snapshot = pointer.current(path)
     runs += _runs_of(snapshot) if snapshot else []
     if not runs:
         raise PhraseLensError(
@@ -71,7 +71,7 @@ def _runs_of(snapshot: snapshots.Snapshot) -> list[tuple[str, str]]:
 def problems_of(root: str, run_id: str) -> list[str]:
     """A line for each thing wrong with a run; also where it is gone."""
     run = manifest.run_folder(root, run_id)
-    return manifest.verify(run) if manifest.read(run) else ["the run is gone"]
+    return checks.verify(run) if manifest.read(run) else ["the run is gone"]
 
 
 def describe(root: str, run_id: str, problems: Sequence[str]) -> str:
@@ -97,10 +97,10 @@ def mend(root: str, run_id: str) -> Repaired | None:
     run = manifest.run_folder(root, run_id)
     if manifest.read(run):
         opened = Dataset(run)
-        for path in manifest.foreign_files(opened):
+        for path in checks.foreign_files(opened):
             storage.remove(storage.join(opened.root, path))
             print(f"deleted {storage.join(opened.root, path)}")
-        if not manifest.verify(run):
+        if not checks.verify(run):
             return None
     done = repair(root, run_id)
     print(f"deleted run {done.run}")

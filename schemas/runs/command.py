@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from schemas.base import fingerprint, storage
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
+from schemas.console import flags as flags_lib
 from schemas.console import heartbeat, quiet
-from schemas.datasets import manifest
-from schemas.runs import stage
+from schemas.datasets import checks
+from schemas.runs import command_line, stage
 from schemas.runs.stage import Stage
 
 
@@ -44,7 +44,7 @@ def main(
     """
     inputs: Mapping[str, str] = {}
     try:
-        config = flags_lib.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
+        config = command_line.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
         raw = raw_inputs(config) if raw_inputs else {}
         inputs = datasets(config)
         planned = stage.plan(name, config, modules, inputs, raw)
@@ -56,13 +56,13 @@ def main(
         print(describe(planned, config), flush=True)
         if config.dry_run:
             return 0
-        manifest.check_inputs(inputs.values())
+        checks.check_inputs(inputs.values())
         # Workers that train together run the same command, each with a TF_CONFIG of its own.
         task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
         with planned.alone(int(task.get("index", 0))), heartbeat.doing(name):
             return work(config, planned)
     except Exception as error:
-        return manifest.tell_of_inputs(error, inputs.values())
+        return checks.tell_of_inputs(error, inputs.values())
 
 
 def describe(planned: Stage, config: Any) -> str:

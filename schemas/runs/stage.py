@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas.base import code_fingerprint, fingerprint, storage
-from schemas.base import flags as flags_lib
 from schemas.base.errors import BusyError, PhraseLensError
-from schemas.datasets import manifest
+from schemas.console import flags as flags_lib
+from schemas.datasets import commit, dataset, manifest, shards
 from schemas.datasets.manifest import Shard
 from schemas.runs import folders as run_folders
 
@@ -120,7 +120,7 @@ class Stage:
         """Makes a run that is done the last one again, where later ones were committed."""
         last, found = manifest.read(self.output), latest(self.output, self.fingerprint)
         if found is not None and (last is None or last.run_id != found.run_id):
-            manifest.commit(self.output, found, self.seen)
+            commit.commit(self.output, found, self.seen)
 
     @property
     def scratch(self) -> str:
@@ -188,7 +188,7 @@ class Stage:
     def publish(self, table: str, local: str) -> list[Shard]:
         """Uploads the files below a local folder as a table of plain files."""
         names = storage.upload_dir(local, self.absolute(self.folder(table)))
-        return manifest.describe_files(self.output, self.folder(table), names)
+        return shards.describe_files(self.output, self.folder(table), names)
 
     def commit_tables(
         self,
@@ -197,15 +197,15 @@ class Stage:
         model_fingerprint: str = "",
     ) -> bool:
         """As `commit_files`, for several tables: name → local folder."""
-        if manifest.token(self.output) != self.seen:
+        if commit.token(self.output) != self.seen:
             # Its files may hold other dates than ours: they must not be written over.
-            return manifest.lose(self.output, self.fingerprint)
+            return commit.lose(self.output, self.fingerprint)
         tables = {
             table: manifest.Table("files", "", tuple(self.publish(table, folder)))
             for table, folder in local.items()
         }
         done = self.manifest(tables, counters, model_fingerprint=model_fingerprint)
-        won = manifest.commit(self.output, done, self.seen)
+        won = commit.commit(self.output, done, self.seen)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return won
 
@@ -224,12 +224,12 @@ def latest(output: str, work: str) -> manifest.Manifest | None:
     """
     last = manifest.read(output)
     # What lost a file is made again; its other shards are found whole.
-    is_whole = last is not None and last.is_of(work) and manifest.is_whole(output, last)
+    is_whole = last is not None and last.is_of(work) and commit.is_whole(output, last)
     found = last if is_whole else None
     identity = work if found is None else _retry_of(work, found.run_id)
     while True:
         run = manifest.read(output, identity[:RUN_ID_DIGITS])
-        if run is not None and run.fingerprint == identity and manifest.is_whole(output, run):
+        if run is not None and run.fingerprint == identity and commit.is_whole(output, run):
             found = run
         elif identity != work:  # The first may have been collected: retries of it stay in use.
             return found
@@ -255,7 +255,7 @@ def plan(
     Raises:
       PhraseLensError: an input dataset is not committed.
     """
-    manifests = {key: manifest.Dataset(path).manifest for key, path in datasets.items()}
+    manifests = {key: dataset.Dataset(path).manifest for key, path in datasets.items()}
     inputs = {key: found.content_hash for key, found in manifests.items()} | dict(raw_inputs or {})
     models = {
         k: found.model_fingerprint for k, found in manifests.items() if found.model_fingerprint
@@ -266,7 +266,7 @@ def plan(
         {"stage": name, "settings": settings, "code": code, "inputs": inputs}
     )
     # Before manifests are read: what a rival commits in between is then not taken for seen.
-    seen = manifest.token(config.output)
+    seen = commit.token(config.output)
     return Stage(
         name=name,
         output=config.output,

@@ -13,7 +13,7 @@ from beam_jobs.models import classify_images, embed_images
 from beam_jobs.runs import all_stages
 from model_code.models.fusion import export as export_model
 from model_code.phrases.settings import PhraseSettings
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
 from tests import image_files, work_folder
 from tests.image_files import encode, photo

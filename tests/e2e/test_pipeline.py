@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from beam_jobs.runs import all_stages
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets import checks, manifest
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
 from schemas.tables.mined import SPLITS
 from tests import work_folder
@@ -58,7 +58,7 @@ def started(tiny_run: TinyRun) -> CompletedProcess[str]:
 @pytest.mark.parametrize("name", STEPS)
 def test_every_stage_is_committed_and_whole(tiny_run, name):
     assert Dataset(tiny_run.dataset(name)).manifest.stage == name
-    assert manifest.verify(tiny_run.dataset(name)) == []
+    assert checks.verify(tiny_run.dataset(name)) == []
 
 
 def test_verify_finds_all_datasets_of_a_work_folder(tiny_run, capsys):

@@ -17,8 +17,8 @@ from beam_jobs.runs import all_stages, reprocess
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.all_stages import Step
 from model_code.images import embedder as image_embedder
-from schemas.base import flags as flags_lib
 from schemas.base.errors import Exit
+from schemas.runs import command_line
 from tests import work_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     argv = [f"--{name}={path}" for name, path in inputs.items()]
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]
-    config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+    config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
     LOADED.cache_clear()
     with contextlib.closing(Beside("beam_jobs.mining.mine_pairs")) as miner:
         done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config, miner)]

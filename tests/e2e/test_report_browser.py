@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model_code.report import pages as report
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from tests import report_work
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 def page(tmp_path_factory) -> Path:
     root = report_work.write(str(tmp_path_factory.mktemp("work")))
     assert report.run(["--work", root, "--output", f"{root}/report"]) == 0
-    return Path(manifest.Dataset(f"{root}/report").folder("report"), "report.html")
+    return Path(dataset.Dataset(f"{root}/report").folder("report"), "report.html")
 
 
 def browse(page: Path, tmp_path: Path) -> tuple[str, set[str]]:

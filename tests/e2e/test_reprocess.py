@@ -21,13 +21,12 @@ from beam_jobs.runs import steps as reprocess_steps
 from model_code.images.embedder import ImageEmbedder
 from model_code.models.fusion.classifier import Classifier
 from samples import scenes
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance import gc
+from schemas.runs import changes, command_line, pointer, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
 from schemas.tables.mined import arrow_to_vectors
 from tests import work_folder
 from transforms.images import read as images
@@ -103,7 +102,7 @@ class Work:
         settings = work_folder.config(self.root, self.more).set
         argv = [f"--workdir={root or self.root}", f"--date={date}", f"--set={settings}"]
         argv += [*self.inputs.write(), *flags]
-        config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -140,7 +139,7 @@ def work(tiny_run, tmp_path_factory):
 def days(work, tmp_path_factory):
     found, inputs = {}, work.inputs
     found["same"] = work.run("2026-01-01")
-    snapshots.promote(work.root, "2026-01-01")
+    changes.promote(work.root, "2026-01-01")
 
     keys = sorted(inputs.images)
     for key in keys[:GONE]:
@@ -270,7 +269,7 @@ def test_the_plan_said_what_would_happen(days, name):
 def test_models_in_use_stay_when_a_retrained_one_is_refused(days, work):
     """The last runs are those of the new text embedder; in use is the first snapshot."""
     models = reprocess_steps.models_in_use(
-        flags_lib.parse(
+        command_line.parse(
             reprocess_steps.Config, "", "", [f"--workdir={work.root}", "--date=2026-01-05"]
         )
     )
@@ -285,11 +284,11 @@ def test_forgotten_images_are_nowhere(days, work, tmp_path):
     (key,) = row["keys"]
     deletions = tmp_path / "deletions.csv"
     deletions.write_text(f"image,user,query\n{key},,\n")
-    snapshots.promote(work.root, "2026-01-04")
+    changes.promote(work.root, "2026-01-04")
     del work.inputs.images[key]
     day = work.run("2026-01-05", f"--forget={deletions}")
     assert snapshots.dates(work.root) == ["2026-01-05"]
-    assert snapshots.current(work.root).date == "2026-01-05"
+    assert pointer.current(work.root).date == "2026-01-05"
     needles = row["image_id"].encode(), row["image"]
     for name in snapshots.dataset_names(work.root):
         # The input; and models that learned from it, which only training again changes.

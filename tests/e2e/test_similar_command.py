@@ -3,7 +3,7 @@
 import json
 
 from beam_jobs.models import similar
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 FLAGS = {
     "features": "embed_images",

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests import work_folder
 from tests.unit.test_query_table import free_ports
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from schemas.datasets.manifest import Dataset, shards_of
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import shards_of
 from tests import forked, work_folder
 from tests.work_folder import STEPS, TinyRun
 

@@ -25,7 +25,7 @@ from beam_jobs.mining import mine_pairs
 from beam_jobs.models import classify_images, embed_images
 from schemas.base import code_fingerprint
 from schemas.base.errors import Exit, PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {

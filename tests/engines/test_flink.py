@@ -17,7 +17,7 @@ from beam_jobs.dataflow.submit import JOBS
 from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest
 from tests import engine_jobs, wheel, work_folder
 
 
@@ -111,7 +111,7 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
     if not recovered:
         work_folder.run(command)
     assert work_folder.rows_of(str(tmp_path / "killed")) == expected
-    assert manifest.verify(str(tmp_path / "killed")) == []
+    assert checks.verify(str(tmp_path / "killed")) == []
     rows = sum(len(hashes) for hashes in expected.values())
     how = "recovered by itself" if recovered else "failed and was submitted again"
     with capsys.disabled():

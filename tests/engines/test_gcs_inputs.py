@@ -10,7 +10,7 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from beam_jobs.mining import forget, mine_log, mine_pairs
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import checks
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.unit.test_image_units import read, write_parquet, write_tar
@@ -109,7 +109,7 @@ def test_days_and_deletions(bucket, tmp_path):
         flags = [f"--days={base}/days", f"--forget={list_}", person, f"--output={base}/mined"]
         flags += [f"--images={base}/in/photos", f"--labels={base}/in/labels.csv"]
         assert mine_pairs.run([*flags, "--num_shards=2", "--min_users=1"]) == 0
-        assert manifest.verify(f"{base}/mined") == []
+        assert checks.verify(f"{base}/mined") == []
         found = work_folder.rows_of(f"{base}/mined")
         assert found["pairs"]
         # A dead letter names its run, which is known by where its input lies.

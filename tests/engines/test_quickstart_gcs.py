@@ -8,7 +8,7 @@ import pytest
 from beam_jobs.dataflow import submit
 from beam_jobs.runs import all_stages
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset
 from tests import work_folder
 
 # The report holds the paths of its datasets.
@@ -20,7 +20,7 @@ def rows_of(root: str) -> dict[str, list[str]]:
     dead letters, and the content hash of datasets that have some."""
     rows = work_folder.rows_of(root)
     rows.pop("dead_letters", None)
-    if not manifest.Dataset(root).manifest.model_fingerprint:
+    if not dataset.Dataset(root).manifest.model_fingerprint:
         rows.pop("content_hash")
     return rows
 
@@ -43,7 +43,7 @@ def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     flags = all_stages.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
-    assert manifest.verify(flags["output"]) == []
+    assert checks.verify(flags["output"]) == []
     assert rows_of(flags["output"]) == rows_of(tiny_run.dataset(stage))
 
 
@@ -61,7 +61,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     root = f"{bucket}/all"
     python = [sys.executable, "-m"]
     assert "problem" not in work_folder.run([*python, "schemas.maintenance.verify", root])
-    ids = manifest.Dataset(f"{root}/mined").table("images", ["image_id"])["image_id"].to_pylist()
+    ids = dataset.Dataset(f"{root}/mined").table("images", ["image_id"])["image_id"].to_pylist()
     flags = [f"--features={root}/features", f"--mined={root}/mined", "--count=3", "--json"]
     found = json.loads(work_folder.run([*python, "beam_jobs.models.similar", ids[0], *flags]))
     assert len(found[0]["similar"]) == 3

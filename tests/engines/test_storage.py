@@ -11,7 +11,8 @@ from beam_jobs.models import classify_images, similar
 from model_code.models.fusion import export as export_model
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError, RivalCommitError
-from schemas.datasets import manifest
+from schemas.datasets import checks, commit, manifest
+from schemas.datasets import dataset as dataset_lib
 from schemas.runs.stage import Stage
 from tests import forked
 from tests.image_files import encode, photo
@@ -31,7 +32,7 @@ def _rival(name, root, emulator, barrier, results):
         done = work(planned)
         barrier.wait()
         try:
-            outcome = "won" if manifest.commit(root, done, planned.seen) else "same"
+            outcome = "won" if commit.commit(root, done, planned.seen) else "same"
         except RivalCommitError:
             outcome = "lost"
         results.put((turn, name, outcome, done.fingerprint))
@@ -79,7 +80,7 @@ def test_of_two_processes_that_commit_at_once_one_wins_each_time(bucket, capsys)
     winners = {name for rivals in found.values() for name, (o, _) in rivals.items() if o == "won"}
     last = next(f for outcome, f in found[ROUNDS - 1].values() if outcome == "won")
     assert manifest.read(root).fingerprint == last
-    assert manifest.verify(root) == []
+    assert checks.verify(root) == []
     with capsys.disabled():
         print(f"\n{ROUNDS} races of two commits: one winner each, processes {sorted(winners)} won")
 
@@ -88,12 +89,12 @@ def test_a_plan_that_is_older_than_a_commit_loses(bucket):
     """Whatever a rival commits after the plan was made, even while it is being made."""
     root = f"{bucket}/older"
     first = plan(root, size=1)
-    assert manifest.commit(root, work(first), first.seen)
+    assert commit.commit(root, work(first), first.seen)
     late = plan(root, size=2)
     rival = plan(root, size=3)
-    assert manifest.commit(root, work(rival), rival.seen)
+    assert commit.commit(root, work(rival), rival.seen)
     with pytest.raises(RivalCommitError):
-        manifest.commit(root, work(late), late.seen)
+        commit.commit(root, work(late), late.seen)
     assert manifest.read(root).run_id == rival.run_id
 
 
@@ -105,7 +106,7 @@ def test_a_commit_between_the_looks_of_a_plan_is_not_overwritten(bucket, monkeyp
     def read_late(dataset, *args):
         if dataset == root and not rivals:
             rivals.append(rival := rival_plan)
-            assert manifest.commit(root, work(rival), rival.seen)
+            assert commit.commit(root, work(rival), rival.seen)
         return read(dataset, *args)
 
     rivals: list = []
@@ -113,7 +114,7 @@ def test_a_commit_between_the_looks_of_a_plan_is_not_overwritten(bucket, monkeyp
     monkeypatch.setattr(manifest, "read", read_late)
     ours = plan(root, size=2)
     with pytest.raises(RivalCommitError):
-        manifest.commit(root, work(ours), ours.seen)
+        commit.commit(root, work(ours), ours.seen)
     assert read(root).run_id == rival_plan.run_id
 
 
@@ -212,5 +213,5 @@ def test_what_is_not_there_is_said(bucket):
             flags += [f"--{name}={bucket}/no" for name in ("pixel_embedder", "examples")]
         assert run(flags) == 2
     with pytest.raises(PhraseLensError, match="a committed dataset"):
-        manifest.Dataset(f"{bucket}/no")
+        dataset_lib.Dataset(f"{bucket}/no")
     assert similar.run([f"{bucket}/no.jpg", f"--features={bucket}/no"]) == 2

@@ -19,9 +19,9 @@ from google.cloud import dataflow_v1beta3
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import submit
 from deploy import templates
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import flags as flags_lib
 from tests import wheel
 from tests.unit.test_layout import locked
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset
 from tests import forked, work_folder
 from tests.work_folder import STEPS
 
@@ -22,7 +22,7 @@ def test_bundles_executed_twice(job, tiny_run, tmp_path, figure):
     forked.run(command, str(tmp_path / "log"))
     expected = work_folder.rows_of(tiny_run.dataset(job))
     assert work_folder.rows_of(output) == expected
-    assert manifest.verify(output) == []
-    counters = manifest.Dataset(output).manifest.counters
-    assert counters == manifest.Dataset(tiny_run.dataset(job)).manifest.counters
+    assert checks.verify(output) == []
+    counters = dataset.Dataset(output).manifest.counters
+    assert counters == dataset.Dataset(tiny_run.dataset(job)).manifest.counters
     figure(f"{sum(map(len, expected.values())):,} rows and all counters equal")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.mining import mine_pairs
-from schemas.base import storage
+from schemas.base import atomic, storage
 from schemas.base.errors import Exit, PhraseLensError
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest, shards
 from tests import work_folder
 from tests.image_files import encode, photo
 from tests.pipeline.conftest import bucket  # noqa: F401
@@ -67,7 +67,7 @@ def mine(bucket: str, output: str) -> int:  # noqa: F811
 
 
 def rows_of(root: str):
-    assert manifest.verify(root) == []
+    assert checks.verify(root) == []
     with storage.local_copy(root) as folder:
         return work_folder.rows_of(folder)
 
@@ -134,7 +134,7 @@ def test_permanent_error_of_an_upload(place, inputs, expected, tmp_path, capsys,
 
 
 def write_parquet(root: str, rows: list[int]) -> None:
-    manifest.write_parquet(root, "runs/r/rows/part-0.parquet", 0, pa.table({"a": rows}))
+    shards.write_parquet(root, "runs/r/rows/part-0.parquet", 0, pa.table({"a": rows}))
 
 
 def write_folder(root: str, rows: list[int]) -> None:
@@ -185,10 +185,10 @@ def test_answer_to_a_commit_is_lost(inputs, tmp_path, figure):
     """The upload was done and answered by 503; the next try finds a rival: itself."""
     path = f"{inputs}/lost/manifest.json"
     with faulty(tmp_path / "log", f"--match={WRITES}", "--done") as requests:
-        assert manifest.replace(path, b"first", "")
+        assert atomic.replace(path, b"first", "")
         assert faults(requests())["503"] == 1
     assert storage.read_bytes(path) == b"first"
-    assert not manifest.replace(path, b"second", "")
+    assert not atomic.replace(path, b"second", "")
     assert storage.read_bytes(path) == b"first"
     figure("a commit was done, its answer lost: no rival is reported; a real one still is")
 

@@ -9,6 +9,7 @@ from model_code.models.fusion import train as train_fusion
 from model_code.models.text_generator import train as train_text_generator
 from schemas.base import storage
 from schemas.base.errors import Exit
+from schemas.datasets import dataset as dataset_lib
 from schemas.datasets import manifest
 from tests import work_folder
 from tests.work_folder import STEPS
@@ -51,7 +52,7 @@ CASES = [
 def test_it_is_named(tiny_run, tmp_path, capsys, stage, of, table, harm):
     root = str(tmp_path / STEPS[of].output)
     shutil.copytree(tiny_run.dataset(of), root)
-    dataset = manifest.Dataset(root)
+    dataset = dataset_lib.Dataset(root)
     path = dataset.path(max(dataset.shards(table), key=lambda shard: shard.bytes))
     harm(path)
     flag = next(f for f, name in STEPS[stage].inputs.items() if name == STEPS[of].output)

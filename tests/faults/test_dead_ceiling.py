@@ -3,7 +3,7 @@
 import pytest
 
 from beam_jobs.mining import mine_pairs
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 from tests.image_files import encode, photo
 from transforms.mining import key_match
 
@@ -20,9 +20,9 @@ def test_dead_rows_around_the_ceiling(percent, commits, tmp_path, capsys, figure
     assert mine_pairs.run(argv) == (0 if commits else 2)
     printed = capsys.readouterr().err
     if commits:
-        found = manifest.Dataset(output)
+        found = dataset.Dataset(output)
         assert found.table("dead_letters")["reason"].to_pylist() == ["bad_clicks"] * dead
-        assert manifest.verify(output) == []
+        assert checks.verify(output) == []
     else:
         assert manifest.read(output) is None
         assert f"{dead / ROWS:.1%} of events died: {dead} of {ROWS}" in printed
@@ -60,7 +60,7 @@ def test_a_log_and_labels_of_a_larger_collection_are_no_dead_rows(tmp_path, phot
     labels = [f"p{n},shoe" for n in range(400)]
     status, root = mine(tmp_path, photos, log, labels)
     assert status == 0
-    found = manifest.Dataset(root)
+    found = dataset.Dataset(root)
     counters = found.manifest.counters
     assert (counters["clicks.out"], counters["clicks.dropped_unknown_image"]) == (4, 3996)
     assert (counters["known_labels.out"], counters["known_labels.dropped_unknown_image"]) == (

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from beam_jobs.models import embed_images
 from model_code.images.embedder import ImageEmbedder
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets import checks
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
 from tests import work_folder
 
@@ -46,7 +46,7 @@ def embed(tiny_run, tmp_path, monkeypatch):
         flag = f"--batch_size={BATCH}"
         command = work_folder.command_into("embed_images", tiny_run.config, output, flag)
         assert embed_images.run(command[3:]) == 0
-        assert manifest.verify(output) == []
+        assert checks.verify(output) == []
         return Dataset(output)
 
     return run

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import checks, commit
 from schemas.runs import folders as run_folders
 from tests import engine_jobs, forked, work_folder
 from tests.work_folder import STEPS, TinyRun
@@ -69,7 +69,7 @@ def kill_and_resume(job: str, of: TinyRun, folder: Path, shares: list[float]) ->
     def check() -> None:
         root = engine_jobs.dataset(job, output)
         assert work_folder.rows_of(root) == expected
-        assert manifest.verify(root) == []
+        assert checks.verify(root) == []
         assert job != "forget" or len(run_folders.runs(root)) == 1
         shutil.rmtree(output)
 
@@ -125,18 +125,18 @@ def test_old_dataset_stays_until_the_new_one_is_whole(tiny_run, tmp_path):
     start = time.monotonic()
     forked.run(command(first, 1), log)
     seconds = time.monotonic() - start
-    old, token = work_folder.rows_of(first), manifest.token(first)
+    old, token = work_folder.rows_of(first), commit.token(first)
     for share in (0.7, 0.5, 0.35, 0.2):  # until the kill comes before the end
         output = shutil.copytree(first, str(tmp_path / f"killed at {share}"))
         process = forked.start(command(output, 2), log)
         process.join(share * seconds)
         forked.kill(process)
-        if manifest.token(output) == token:
+        if commit.token(output) == token:
             break
-    assert manifest.token(output) == token
-    assert manifest.verify(output) == []
+    assert commit.token(output) == token
+    assert checks.verify(output) == []
     assert work_folder.rows_of(output) == old
     forked.run(command(output, 2), log)
-    assert manifest.token(output) != token
-    assert manifest.verify(output) == []
+    assert commit.token(output) != token
+    assert checks.verify(output) == []
     assert work_folder.rows_of(output)["pairs"] != old["pairs"]

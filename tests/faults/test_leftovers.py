@@ -9,8 +9,8 @@ import sys
 import pyarrow as pa
 
 from schemas.base import storage
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import checks, commit, dataset, manifest, shards
 from schemas.runs import stage
 from tests import work_folder
 
@@ -51,12 +51,12 @@ def test_file_that_was_being_written_has_not_its_name_and_is_not_foreign(tmp_pat
     assert storage.size(planned.absolute(path)) is None
     (left,) = storage.list_files(planned.absolute(planned.folder("rows")))
 
-    shard = manifest.write_parquet(planned.output, path, 0, table)
-    schema = manifest.schema_fingerprint(table.schema)
+    shard = shards.write_parquet(planned.output, path, 0, table)
+    schema = shards.schema_fingerprint(table.schema)
     tables = {"rows": manifest.Table("parquet", schema, (shard,))}
-    assert manifest.commit(planned.output, planned.manifest(tables, {}), planned.seen)
-    assert manifest.verify(planned.output) == []
-    assert manifest.Dataset(planned.output).table("rows").equals(table)
+    assert commit.commit(planned.output, planned.manifest(tables, {}), planned.seen)
+    assert checks.verify(planned.output) == []
+    assert dataset.Dataset(planned.output).table("rows").equals(table)
     assert os.path.exists(planned.absolute(f"{planned.folder('rows')}/{left}"))
 
 
@@ -68,6 +68,6 @@ def test_files_of_a_killed_run_are_not_committed_by_the_next(tmp_path):
     again = planned.empty_folder("model")
     storage.write_bytes(f"{again}/config.json", b"{}")
     assert planned.commit_files("model", again, {})
-    (shard,) = manifest.Dataset(planned.output).shards("model")
+    (shard,) = dataset.Dataset(planned.output).shards("model")
     assert shard.path.endswith("/config.json")
-    assert manifest.verify(planned.output) == []
+    assert checks.verify(planned.output) == []

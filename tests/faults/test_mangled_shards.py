@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from model_code.gate import command as gate
 from schemas.base.errors import CorruptError, Exit
-from schemas.datasets.manifest import Dataset
-from schemas.runs import snapshots
+from schemas.datasets.dataset import Dataset
+from schemas.runs import changes, snapshots
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -28,7 +28,7 @@ def work(tmp_path_factory):
     """A work folder with a snapshot in use, and one that may follow it."""
     work = str(tmp_path_factory.mktemp("mangled") / "work")
     gate_work.write(work, "2026-01-01", Day(images=200))
-    snapshots.promote(work, "2026-01-01")
+    changes.promote(work, "2026-01-01")
     gate_work.write(work, "2026-01-02", Day(images=200, seed=1))
     return work
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.base.errors import PhraseLensError
-from schemas.datasets import manifest
+from schemas.datasets import commit, manifest
+from schemas.datasets import dataset as dataset_lib
 from schemas.maintenance import verify
 
 ROWS = pa.table({"id": ["a", "b", "c"]})
@@ -71,7 +72,7 @@ def dataset(tmp_path):
 
 def test_it_is_read_and_verified(dataset, capsys, figure):
     root = dataset()
-    found = manifest.Dataset(root)
+    found = dataset_lib.Dataset(root)
     assert found.table("pairs").equals(ROWS)
     assert (found.manifest.model_fingerprint, found.manifest.num_shards) == ("", 0)
     assert verify.run([root]) == 0
@@ -81,9 +82,9 @@ def test_it_is_read_and_verified(dataset, capsys, figure):
 
 def test_it_is_replaced_by_a_commit_of_today(dataset):
     root = dataset()
-    old = manifest.Dataset(root).manifest
-    assert manifest.commit(root, old, manifest.token(root))
-    assert manifest.Dataset(root).table("pairs").equals(ROWS)
+    old = dataset_lib.Dataset(root).manifest
+    assert commit.commit(root, old, commit.token(root))
+    assert dataset_lib.Dataset(root).table("pairs").equals(ROWS)
     assert json.loads(old.to_json())["format_version"] == manifest.FORMAT_VERSION
 
 
@@ -91,7 +92,7 @@ def test_it_is_replaced_by_a_commit_of_today(dataset):
 def test_what_cannot_do_without_is_named(dataset, field, capsys):
     root = dataset(**{field: None})
     with pytest.raises(PhraseLensError, match=rf"manifest.json, which .*'{field}'"):
-        manifest.Dataset(root)
+        dataset_lib.Dataset(root)
     assert verify.run([root]) == 2
     assert "error: " in capsys.readouterr().err
 
@@ -102,4 +103,4 @@ def test_what_is_no_manifest_is_said(tmp_path, text):
     with pytest.raises(
         PhraseLensError, match=r"manifest.json, which cannot be read.*Remove that file"
     ):
-        manifest.Dataset(str(tmp_path))
+        dataset_lib.Dataset(str(tmp_path))

@@ -10,7 +10,7 @@ import pytest
 from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.base.errors import Exit
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest
 from tests import forked, work_folder
 
 KINDS = ("query", "user", "image", "clicks")
@@ -60,7 +60,7 @@ def test_rename_that_fails_commits_nothing(log, tmp_path, capsys, figure):
         assert manifest.read(output) is None
         assert mine(log, output) == 0
         assert work_folder.rows_of(output) == expected
-        assert manifest.verify(output) == []
+        assert checks.verify(output) == []
     rows = sum(map(len, expected.values()))
     figure(f"3 of {len(done)} renames failed, one a run; {rows} rows equal after the next run")
 
@@ -117,5 +117,5 @@ def test_full_disk_commits_nothing(stage, tiny_run, tmp_path, figure):
         if process.exitcode:
             forked.run(command, log)
         assert work_folder.rows_of(output) == expected
-        assert manifest.verify(output) == []
+        assert checks.verify(output) == []
     figure(f"refused with {' or '.join(tried)} bytes free; the same rows when there was room")

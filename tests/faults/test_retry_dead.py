@@ -12,7 +12,7 @@ from model_code.images.embedder import ImageEmbedder
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests import work_folder
 from tests.cloud import serve
 from tests.image_files import encode, photo

@@ -11,7 +11,7 @@ from beam_jobs.runs import steps as reprocess_steps
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests import work_folder
 
 MODULES = {m.JOB.name: m for m in (mine_pairs, embed_phrases, embed_images, classify_images)}

@@ -14,7 +14,8 @@ import pytest
 
 from schemas.base import storage
 from schemas.base.errors import Exit, RivalCommitError
-from schemas.datasets import manifest
+from schemas.datasets import checks, commit, manifest
+from schemas.datasets import dataset as dataset_lib
 from schemas.maintenance import gc
 from schemas.runs import folders as run_folders
 from tests import forked, work_folder
@@ -39,7 +40,7 @@ def race(root: str, sizes: list[int], barrier, results) -> None:
         done = work(planned, pa.table({"id": rows(size)}))
         barrier.wait()
         try:
-            results.put((size, manifest.commit(root, done, planned.seen)))
+            results.put((size, commit.commit(root, done, planned.seen)))
         except RivalCommitError as error:
             results.put((size, str(error)))
 
@@ -54,7 +55,7 @@ def read(root: str, stop: threading.Event, seen: list) -> None:
     """Reads the dataset over and over, whole."""
     while not stop.is_set():
         if manifest.read(root):
-            seen.append(manifest.Dataset(root).table("rows")["id"].to_pylist())
+            seen.append(dataset_lib.Dataset(root).table("rows")["id"].to_pylist())
         time.sleep(0.001)
 
 
@@ -84,8 +85,8 @@ def test_of_rivals_one_wins(same, tmp_path, figure):
             assert all(
                 outcome is False if same else f"Run {run_id} won" in outcome for outcome in lost
             )
-            assert manifest.Dataset(root).table("rows")["id"].to_pylist() == rows(winner)
-            assert manifest.verify(root) == []
+            assert dataset_lib.Dataset(root).table("rows")["id"].to_pylist() == rows(winner)
+            assert checks.verify(root) == []
     finally:
         stop.set()
         reader.join()
@@ -113,7 +114,7 @@ def test_of_two_runs_of_the_same_training_one_works(tiny_run, tmp_path, figure):
         assert "expected one process that works on it" in printed
     else:
         assert "already done" in printed
-    assert manifest.verify(output) == []
+    assert checks.verify(output) == []
     expected = work_folder.rows_of(tiny_run.dataset("train_fusion"))
     assert work_folder.rows_of(output) == expected
     figure("one trained, the other said so and left; the model is whole")
@@ -127,7 +128,7 @@ def test_late_loser_leaves_the_files_of_the_winner_alone(tmp_path):
         (tmp_path / "local" / "weights").write_bytes(weights)
         won = planned.commit_files("model", str(tmp_path / "local"), {}, "m" * 64)
         assert won is (planned is first)
-    assert manifest.verify(first.output) == []
+    assert checks.verify(first.output) == []
 
 
 def on_machine(local: str, environment: Mapping[str, str], argv: list[str], log: str) -> None:
@@ -219,7 +220,7 @@ def test_of_two_machines_that_make_the_same_run_both_end_well(machines, figure):
     assert late.exitcode == 0, machines.printed("late")
     assert "another run has committed the same work" in machines.printed("late")
     assert manifest.read(machines.output) == committed
-    assert manifest.verify(machines.output) == []
+    assert checks.verify(machines.output) == []
     assert machines.spilled() == []
     figure("one committed while the other stood still, which then went on: both ended well")
 
@@ -232,7 +233,7 @@ def test_what_a_dead_attempt_spilled_is_nobody_s_and_goes_with_gc(machines, caps
     again = machines.start("again")
     again.join()
     assert again.exitcode == 0, machines.printed("again")
-    assert manifest.verify(machines.output) == []
+    assert checks.verify(machines.output) == []
     assert machines.spilled() == left
     work = machines.output.rpartition("/")[0]
     assert gc.run([f"--workdir={work}", "--keep=1"]) == 0
@@ -240,4 +241,4 @@ def test_what_a_dead_attempt_spilled_is_nobody_s_and_goes_with_gc(machines, caps
     assert gc.run([f"--workdir={work}", "--keep=1", "--in_progress_hours=0"]) == 0
     assert "1 leftovers of dead runs" in capsys.readouterr().out
     assert machines.spilled() == []
-    assert manifest.verify(machines.output) == []
+    assert checks.verify(machines.output) == []

@@ -4,7 +4,7 @@ import re
 
 from beam_jobs.mining import mine_log, mine_pairs
 from schemas.base.fingerprint import hash64
-from schemas.datasets import manifest
+from schemas.datasets import dataset, manifest
 
 DAY = "2026-11-20"
 
@@ -33,8 +33,8 @@ def test_a_name_for_everybody_fails_the_job_until_it_is_named(tmp_path, capsys, 
     assert f"most of them of day {DAY} (90)" in capsys.readouterr().err
 
     assert mine_pairs.run([*of_log, "--nobody=visitor", "--min_users=4"]) == 0
-    counters = manifest.Dataset(str(mined)).manifest.counters
+    counters = dataset.Dataset(str(mined)).manifest.counters
     assert counters["deliveries.out"] == 100
-    (query,) = manifest.Dataset(str(mined)).table("queries").to_pylist()
+    (query,) = dataset.Dataset(str(mined)).table("queries").to_pylist()
     assert (query["clicks"], query["users"]) == (100, 10)
     figure("90 of 100 rows under one name: nothing committed; named as nobody: all kept")

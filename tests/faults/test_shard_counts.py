@@ -3,8 +3,8 @@
 import shutil
 
 from schemas.base import storage
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets import checks, manifest
+from schemas.datasets.dataset import Dataset
 from schemas.runs import folders as run_folders
 from tests import forked, work_folder
 
@@ -30,7 +30,7 @@ def test_three_shards_then_two_then_seven(tiny_run, tmp_path, figure):
         rows.append(rows_of(output))
         found = Dataset(output)
         assert found.manifest.num_shards == shards
-        assert manifest.verify(output) == []
+        assert checks.verify(output) == []
         names = [shard.path for shard in manifest.shards_of(found.manifest)]
         # Of the examination there is one row a position, and one shard.
         sharded = [name for name in names if "/examination/" not in name]

@@ -3,8 +3,8 @@
 import pytest
 
 from beam_jobs.mining import mine_pairs
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets import checks, manifest
+from schemas.datasets.dataset import Dataset
 from tests import forked, work_folder
 from tests.image_files import encode, photo
 
@@ -55,7 +55,7 @@ def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
             "embed_images", tiny_run.config, output, f"--mined={root}"
         )
         forked.run(command, str(tmp_path / "log"))
-        assert manifest.verify(root) == manifest.verify(output) == []
+        assert checks.verify(root) == checks.verify(output) == []
         mined[shards], features[shards] = work_folder.rows_of(root), Dataset(output)
         del mined[shards]["content_hash"]  # that of the shards
     assert mined[1] == mined[31]

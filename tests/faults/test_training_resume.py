@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests import forked, work_folder
 
 EPOCHS = 6

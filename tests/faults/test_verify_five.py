@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.base.errors import Exit
-from schemas.datasets import manifest
+from schemas.datasets import dataset, shards
 from schemas.maintenance import verify
 
 
@@ -19,7 +19,7 @@ def cut_at_record(path: Path) -> Path:
     """Leaves the first record alone, whole: length (8 bytes), CRC (4), the record, CRC (4)."""
     data = path.read_bytes()
     path.write_bytes(data[: 16 + int.from_bytes(data[:8], "little")])
-    assert manifest.count_tfrecords(str(path)) == 1  # a reader sees nothing wrong
+    assert shards.count_tfrecords(str(path)) == 1  # a reader sees nothing wrong
     return path
 
 
@@ -52,7 +52,7 @@ def add_foreign(path: Path) -> Path:
 )
 def test_verify_names(stage, harm, problem, tiny_run, tmp_path, capsys, figure):
     root = shutil.copytree(tiny_run.dataset(stage), tmp_path / "dataset")
-    tables = manifest.Dataset(str(root)).manifest.tables
+    tables = dataset.Dataset(str(root)).manifest.tables
     shard = max(tables["examples" if stage == "prepare_examples" else "features"].shards)
     assert verify.run([str(root)]) == 0
     capsys.readouterr()

@@ -20,7 +20,7 @@ from model_code.runtime import saved_models
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import integrity
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.runs.stage import Stage
 from schemas.tables.arrays import load_array
 from transforms.inference import embed_images as features

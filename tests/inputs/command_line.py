@@ -12,8 +12,8 @@ from beam_jobs.runs import all_stages
 from model_code.models.fusion import train as train_fusion
 from samples import make_samples
 from schemas.base import code_fingerprint
-from schemas.base import flags as flags_lib
 from schemas.maintenance import gc
+from schemas.runs import command_line
 from tests import work_folder
 from tests.inputs.case import Case, command, error_of
 from transforms.files.matching import match
@@ -70,7 +70,7 @@ def _output(of, typed: str):
 def _typed_home(folder: Path) -> str:
     """A path as a person wrote it within quotes."""
     here = Path.home()
-    found = flags_lib.parse(gc.Config, "gc", "", ["--workdir=~/work", "--keep=1"]).workdir
+    found = command_line.parse(gc.Config, "gc", "", ["--workdir=~/work", "--keep=1"]).workdir
     return "the folder work of your home" if found == f"{here}/work" else found
 
 

@@ -13,7 +13,7 @@ from model_code.metrics.clicked_queries import ClickedQueries
 from model_code.models.pixel_embedder import train as train_pixel_embedder
 from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_generator import sampled_softmax
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.tables import mined as tables
 from tests.inputs.case import Case
 from tests.mined_dataset import jpeg, write_colours, write_mined

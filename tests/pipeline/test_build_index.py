@@ -15,8 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model_code.index.choice import IndexSettings
 from model_code.phrases import index as phrase_index
 from model_code.phrases.index import PhraseIndex
-from schemas.base.flags import flag
+from schemas.console.flags import flag
+from schemas.datasets import commit as commit_lib
 from schemas.datasets import manifest
+from schemas.datasets import shards as shards_lib
 from schemas.runs import stage as stage_lib
 from schemas.tables import mined as tables
 from tests.phrase_vectors import draw, images, phrases, scan
@@ -36,7 +38,7 @@ def write_phrases(planned, table: pa.Table, num_shards: int) -> list:
     return [
         (
             "phrases",
-            manifest.write_parquet(
+            shards_lib.write_parquet(
                 planned.output,
                 planned.shard_path("phrases", i, num_shards, "parquet"),
                 i,
@@ -53,7 +55,7 @@ def write_images(planned, vectors: np.ndarray) -> list:
     columns = {"image_id": [f"{i}" for i in range(400)], "split": splits}
     columns["query_emb"] = tables.vectors_to_arrow(asked, tables.vector(vectors.shape[1]))
     path = planned.shard_path("image_embs", 0, 1, "parquet")
-    return [("image_embs", manifest.write_parquet(planned.output, path, 0, pa.table(columns)))]
+    return [("image_embs", shards_lib.write_parquet(planned.output, path, 0, pa.table(columns)))]
 
 
 def build(planned, shards, settings, previous="", *beam_flags) -> dict[str, bytes]:
@@ -130,9 +132,9 @@ def test_probes_are_images_that_were_held_out(tmp_path):
 def commit(planned, index_shards: dict[str, bytes], generator: str) -> None:
     planned = dataclasses.replace(planned, models={"generator": generator})
     names = sorted(index_shards)
-    shards = manifest.describe_files(planned.output, planned.folder("index"), names)
+    shards = shards_lib.describe_files(planned.output, planned.folder("index"), names)
     done = planned.manifest({"index": manifest.Table("files", "", tuple(shards))}, {})
-    assert manifest.commit(planned.output, done, planned.seen)
+    assert commit_lib.commit(planned.output, done, planned.seen)
 
 
 @pytest.mark.parametrize(

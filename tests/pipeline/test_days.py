@@ -15,7 +15,7 @@ from beam_jobs.runs import all_stages
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import launch
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 from schemas.runs import folders as run_folders
 from tests.image_files import encode, photo
 
@@ -95,8 +95,8 @@ def merge(tmp_path, images, output, *flags):
 
 
 def tables_of(root):
-    mined = manifest.Dataset(root)
-    assert manifest.verify(root) == []
+    mined = dataset.Dataset(root)
+    assert checks.verify(root) == []
     return {
         name: [row for batch in mined.batches(name) for row in batch.to_pylist()]
         for name in ("images", "pairs", "queries", "query_days", "query_pairs")
@@ -153,7 +153,7 @@ def test_what_is_forgotten_was_never_there(tmp_path, five_days, capsys):
         and (row["user"], row["query"]) != ("user-5", "secret of one")
     ]
     for name in os.listdir(days):
-        assert manifest.verify(storage.join(days, name)) == []
+        assert checks.verify(storage.join(days, name)) == []
         assert len(os.listdir(storage.join(days, name, "runs"))) == 1, "the old run is gone"
     assert b"secret of one" not in _texts(days)
 
@@ -213,7 +213,7 @@ def one_person_is_gone(root):
     text = _plain_text(root)
     assert str(fingerprint.hash64("user-0")) not in text
     assert "spilled by user-0" not in text
-    assert manifest.verify(root) == []
+    assert checks.verify(root) == []
     return len(os.listdir(storage.join(root, "runs"))) == 1
 
 
@@ -318,7 +318,7 @@ def _texts(days):
     return b" ".join(
         text.encode()
         for name in sorted(os.listdir(days))
-        for batch in manifest.Dataset(storage.join(days, name)).batches("texts", ["query"])
+        for batch in dataset.Dataset(storage.join(days, name)).batches("texts", ["query"])
         for text in batch["query"].to_pylist()
     )
 

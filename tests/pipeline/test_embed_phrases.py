@@ -13,9 +13,9 @@ from model_code.images.embedder import ImageEmbeddings
 from model_code.phrases.calibration import MIN_IMAGES
 from model_code.phrases.index import PhraseIndex
 from schemas.base import fingerprint
-from schemas.base.flags import flag
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets import checks
+from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
 from schemas.tables.mined import arrow_to_vectors
 from tests.mined_dataset import query_id, write_mined
@@ -159,7 +159,7 @@ def test_training_and_validation_images_are_embedded_and_no_test_image(world, ma
     assert counters["training_images.dropped_inference_failed"] == 1
     assert counters["calibration_images.dropped_inference_failed"] == 1
     assert counters["calibration_images.out"] == list(expected.values()).count("validation")
-    assert manifest.verify(made.root) == []
+    assert checks.verify(made.root) == []
 
 
 def test_other_test_images_and_clicks_change_no_byte(world, tmp_path, monkeypatch):

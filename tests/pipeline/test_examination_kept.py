@@ -6,7 +6,7 @@ import csv
 import pytest
 
 from beam_jobs.mining import mine_log, mine_pairs
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 from schemas.tables import mined as tables
 from transforms.mining.examination import EXAMINED_UNIT
 
@@ -44,8 +44,8 @@ def mine(tmp_path, capsys):
     def go(*flags, output="mined"):
         root = str(tmp_path / output)
         assert mine_pairs.run([*map(str, flags), f"--output={root}", "--min_users=2"]) == 0
-        found = manifest.Dataset(root)
-        assert manifest.verify(root) == []
+        found = dataset.Dataset(root)
+        assert checks.verify(root) == []
         texts = found.table("queries", ["query_id", "query"]).to_pylist()
         names = {row["query_id"]: row["query"] for row in texts}
         scores = {
@@ -58,7 +58,7 @@ def mine(tmp_path, capsys):
 
 
 def curve(tmp_path, output="mined"):
-    table = manifest.Dataset(str(tmp_path / output)).table("examination")
+    table = dataset.Dataset(str(tmp_path / output)).table("examination")
     assert table.schema.equals(tables.EXAMINATION)
     assert table["position"].to_pylist() == list(range(101))
     return table["examination"].to_numpy() / EXAMINED_UNIT

@@ -3,7 +3,7 @@
 import csv
 import random
 
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, FILES, checksums, messy_log, mine
 
@@ -31,14 +31,14 @@ def test_days_that_reuse_are_those_from_scratch(tmp_path):
         flags = [f"--num_shards={2 + day}", "--max_dead_fraction=1"]
         status, root = mine(tmp_path, log, folder, *flags, output=f"alone{day}")
         assert status == 0
-        alone = manifest.Dataset(root)
+        alone = dataset.Dataset(root)
         assert "reused.rows" not in alone.manifest.counters
         if day:
             reuse = f"--reuse={earlier}"
             status, root = mine(tmp_path, log, folder, *flags, reuse, output=f"day{day}")
             assert status == 0
             assert checksums(root) == checksums(alone.root)
-            found = manifest.Dataset(root).manifest
+            found = dataset.Dataset(root).manifest
             assert found.content_hash == alone.manifest.content_hash
             reused = found.counters["reused.rows"]
             assert reused == sum(data in seen for data in present) > 0
@@ -73,7 +73,7 @@ def test_no_letter_names_a_forgotten_image(tmp_path):
     for extra in ([], [f"--reuse={first}"]):
         status, root = mine(tmp_path, log, table, *flags, *extra, output=f"mined{len(extra)}")
         assert status == 0
-        found = manifest.Dataset(root)
+        found = dataset.Dataset(root)
         letters = found.table("dead_letters").to_pylist()
         assert {letter["key"] for letter in letters} == {"gone"}
         assert "somebody" not in str(letters)
@@ -96,6 +96,6 @@ def test_other_limits_reuse_nothing(tmp_path):
     flags += [f"--reuse={first}", "--max_image_side=16"]
     status, again = mine(tmp_path, log, folder, *flags, output="again")
     assert status == 0
-    found = manifest.Dataset(again)
+    found = dataset.Dataset(again)
     assert "reused.rows" not in found.manifest.counters
     assert max(found.table("images", ["width"])["width"].to_pylist()) == 16

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from beam_jobs.mining import mine_pairs
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from tests.image_files import encode, photo
 
 TABLES = ("images", "pairs", "queries", "query_days", "query_pairs")
@@ -34,7 +34,7 @@ def mine(tmp_path, log, images, *flags, output="mined"):
 
 def checksums(root):
     """What the tables of a dataset hold, byte by byte."""
-    committed = manifest.Dataset(root).manifest
+    committed = dataset.Dataset(root).manifest
     return {
         name: [(s.index, s.rows, s.sha256) for s in committed.tables[name].shards]
         for name in TABLES

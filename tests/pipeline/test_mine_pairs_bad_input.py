@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs.mining import mine_pairs
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 from tests import image_files
 from tests.image_files import encode, photo
 from transforms.rows.checked import HARMLESS
@@ -124,11 +124,11 @@ def mined(tmp_path_factory, images, kind):
     folder = tmp_path_factory.mktemp(kind)
     status, root = mine(folder, write_log(folder, kind), images, "--max_dead_fraction", 1)
     assert status == 0
-    return manifest.Dataset(root)
+    return dataset.Dataset(root)
 
 
 def test_every_row_is_good_or_dead(mined, kind):
-    assert manifest.verify(mined.root) == []
+    assert checks.verify(mined.root) == []
     dead = mined.table("dead_letters").to_pylist()
     expected = [reason for _, reason in LOG if reason not in (None, *HARMLESS)]
     expected += [EXTRA[kind][1]] * len(EXTRA[kind][0])
@@ -264,7 +264,7 @@ def test_file_names_that_are_no_text_die_alone(tmp_path, images):
     log.write_text("query,image\nred,p1\n")
     status, root = mine(tmp_path, log, folder, "--max_dead_fraction", 0.2)
     assert status == 0
-    reasons = manifest.Dataset(root).table("dead_letters")["reason"].to_pylist()
+    reasons = dataset.Dataset(root).table("dead_letters")["reason"].to_pylist()
     assert len(reasons) == len(BAD_IMAGES) + 1
     assert set(reasons) - {reason for _, reason in BAD_IMAGES.values()} <= {
         "bad_encoding",

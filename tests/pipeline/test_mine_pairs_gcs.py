@@ -4,7 +4,7 @@ import pytest
 
 from beam_jobs.mining import mine_pairs
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import checks, commit, dataset, manifest
 from tests.image_files import encode, photo
 from tests.unit.test_manifest import plan, work
 
@@ -37,16 +37,16 @@ def test_folders_go_up_and_come_down(bucket, tmp_path):
 def test_manifest(bucket):
     root = f"{bucket}/dataset"
     assert manifest.read(root) is None
-    assert manifest.token(root) == ""
+    assert commit.token(root) == ""
     planned = plan(root)
     done = work(planned)
-    assert manifest.commit(root, done, planned.seen)
+    assert commit.commit(root, done, planned.seen)
     assert manifest.read(root) == done
-    assert manifest.verify(root) == []
-    assert manifest.token(root) not in ("", "0")
+    assert checks.verify(root) == []
+    assert commit.token(root) not in ("", "0")
     assert plan(root).done
-    storage.write_bytes(manifest.Dataset(root).path(done.tables["rows"].shards[0]), b"cut")
-    assert len(manifest.verify(root)) == 1
+    storage.write_bytes(dataset.Dataset(root).path(done.tables["rows"].shards[0]), b"cut")
+    assert len(checks.verify(root)) == 1
 
 
 def test_mine_pairs_reads_and_writes_there(bucket, capsys):
@@ -59,8 +59,8 @@ def test_mine_pairs_reads_and_writes_there(bucket, capsys):
     root = f"{bucket}/mined"
     argv = ["--log", f"{bucket}/log/*.csv", "--images", f"{bucket}/photos", "--output", root]
     assert mine_pairs.run(argv) == 0
-    assert manifest.verify(root) == []
-    mined = manifest.Dataset(root)
+    assert checks.verify(root) == []
+    mined = dataset.Dataset(root)
     assert mined.table("images").num_rows == 8
     assert mined.table("pairs").num_rows == 16
     capsys.readouterr()

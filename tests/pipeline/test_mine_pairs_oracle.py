@@ -12,7 +12,8 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 
 from beam_jobs.mining import mine_log, mine_pairs
-from schemas.datasets.manifest import Dataset, verify
+from schemas.datasets.checks import verify
+from schemas.datasets.dataset import Dataset
 from tests import messy_logs
 from tests.image_files import encode, photo
 from tests.messy_logs import write_log

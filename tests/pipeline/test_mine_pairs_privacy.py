@@ -10,7 +10,7 @@ import pytest
 from beam_jobs.mining import mine_log, mine_pairs
 from model_code.text.normalise import normalize_query
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from tests.image_files import encode, photo
 from tests.unit.test_privacy import PLANTED
 
@@ -88,7 +88,7 @@ def test_what_is_not_private_is_there(outputs):
     """The search above finds what there is to find."""
     text = everything(f"{outputs}/mined")
     assert leaks(text, ["red shoe", "blue hat"]) == ["red shoe", "blue hat"]
-    mined = manifest.Dataset(f"{outputs}/mined")
+    mined = dataset.Dataset(f"{outputs}/mined")
     counters = mined.manifest.counters
     assert counters["events.dropped_private_query"] >= 7 * len(SECRETS)
     assert {"bad_clicks", "bad_position", "bad_timestamp", "query_too_long", "bad_row"} <= set(

@@ -8,11 +8,10 @@ import pytest
 from beam_jobs.runs import all_stages, reprocess
 from beam_jobs.runs import plan as reprocess_plan
 from beam_jobs.runs import steps as reprocess_steps
-from schemas.base import flags as flags_lib
 from schemas.base import storage
 from schemas.maintenance import metrics, summaries
+from schemas.runs import changes, command_line, pointer, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
 from tests.image_files import encode, photo
 from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
 from tests.unit.test_snapshots import commit
@@ -41,7 +40,7 @@ def run(tmp_path, monkeypatch):
         argv = [f"--workdir={work}", f"--date={date}", f"--log={tmp_path}/log.csv"]
         argv += [f"--images={tmp_path}/images", f"--labels={tmp_path}/labels.csv"]
         argv += [f"--set={flags}", *more]
-        config = flags_lib.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
         files = storage.list_sizes(work)
         (planned,) = reprocess_plan.plan(config)
         assert storage.list_sizes(work) == files, "a plan writes nothing"
@@ -88,10 +87,10 @@ def test_days_of_mining(run, tmp_path):
 
     deletions = tmp_path / "deletions.csv"
     deletions.write_text("image,user,query\np4,,\n")
-    snapshots.promote(first.work, "2026-01-01")
+    changes.promote(first.work, "2026-01-01")
     _, done, last = run("2026-01-06", f"--forget={deletions}")
     assert snapshots.dates(first.work) == ["2026-01-06"]
-    assert snapshots.current(first.work) == last
+    assert pointer.current(first.work) == last
     assert [r.run_id for r in run_folders.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
     sources = last.dataset("mined").table("sources", ["source"])["source"].to_pylist()
     assert source_of(encode(photo(4), "PNG")) not in sources
@@ -101,7 +100,7 @@ def test_days_of_mining(run, tmp_path):
     # Under the date that is in use, as people do who do not think of another.
     deletions.write_text("image,user,query\np4,,\np5,,\n")
     _, done, last = run("2026-01-06", f"--forget={deletions}")
-    assert snapshots.current(first.work) == last
+    assert pointer.current(first.work) == last
     assert [r.run_id for r in run_folders.runs(f"{first.work}/mined")] == [last.datasets["mined"]]
     keys = last.dataset("mined").table("images", ["keys"])["keys"].to_pylist()
     assert sorted(key for of in keys for key in of) == ["new", "p0", "p1", "p3"]
@@ -112,7 +111,7 @@ def test_a_date_that_was_in_use_is_left_alone(run, tmp_path, capsys):
     for date in ("2026-01-01", "2026-01-02"):
         if date != "2026-01-01":
             run(date, settings=("min_pair_clicks=2",))
-        snapshots.promote(first.work, date)
+        changes.promote(first.work, date)
     storage.write_bytes(str(tmp_path / "images" / "new.png"), encode(photo(9), "PNG"))
     before = files_but_what_a_run_says(first.work)
     argv = [f"--workdir={first.work}", f"--log={tmp_path}/log.csv", f"--images={tmp_path}/images"]

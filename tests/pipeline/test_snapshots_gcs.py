@@ -2,12 +2,12 @@
 
 import pytest
 
-from schemas.base import storage
+from schemas.base import atomic, storage
 from schemas.base.errors import RivalCommitError
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from schemas.maintenance import gc
+from schemas.runs import changes, inputs, pointer, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
 from tests.unit.test_snapshots import snapshot, text_of
 
 DATES = ["2026-01-01", "2026-01-02", "2026-01-03"]
@@ -20,10 +20,10 @@ def test_a_work_folder_in_a_bucket(bucket):
     assert snapshots.dates(work) == DATES
     assert snapshots.dataset_names(work) == ["model", "phrases"]
     for date in DATES[:2]:
-        snapshots.promote(work, date)
-        path = snapshots.Resolver().resolve(f"{work}/current/model")
-        assert text_of(manifest.Dataset(path)) == date
-    assert snapshots.rollback(work).date == DATES[0]
+        changes.promote(work, date)
+        path = inputs.Resolver().resolve(f"{work}/current/model")
+        assert text_of(dataset.Dataset(path)) == date
+    assert changes.rollback(work).date == DATES[0]
     assert gc.run([f"--workdir={work}", "--keep=1"]) == 0
     assert snapshots.dates(work) == [DATES[0], DATES[2]]
     for date in (DATES[0], DATES[2]):
@@ -44,15 +44,15 @@ def test_of_two_promotions_in_a_bucket_one_wins(bucket, monkeypatch):
     work = f"{bucket}/race"
     for date in DATES:
         snapshot(work, date, date)
-    snapshots.promote(work, DATES[0])
-    replace = manifest.replace
+    changes.promote(work, DATES[0])
+    replace = atomic.replace
 
     def overtaken(path, data, seen):
-        monkeypatch.setattr(manifest, "replace", replace)
-        snapshots.promote(work, DATES[1])
+        monkeypatch.setattr(atomic, "replace", replace)
+        changes.promote(work, DATES[1])
         return replace(path, data, seen)
 
-    monkeypatch.setattr(manifest, "replace", overtaken)
+    monkeypatch.setattr(atomic, "replace", overtaken)
     with pytest.raises(RivalCommitError, match=DATES[1]):
-        snapshots.promote(work, DATES[2])
-    assert snapshots.current(work).date == DATES[1]
+        changes.promote(work, DATES[2])
+    assert pointer.current(work).date == DATES[1]

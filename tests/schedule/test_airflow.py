@@ -24,7 +24,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from beam_jobs.runs import all_stages
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
+from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
 from tests import work_folder
 
@@ -260,7 +261,7 @@ def test_three_dates_on_one_machine(airflow, tiny_run, tmp_path):
     assert "labels.images" in gates[DATES[2]]["refused_by"]
     # The snapshot of the last date is there to be looked at; what is in use stays in use.
     assert snapshots.dates(work) == list(DATES)
-    pointer = snapshots.read_pointer(work)
+    pointer = pointer_lib.read_pointer(work)
     assert (pointer.date, pointer.history) == (DATES[1], (DATES[0],))
     images = [
         snapshots.read(work, date).dataset("features").manifest.tables["features"].rows

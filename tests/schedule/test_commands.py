@@ -20,9 +20,8 @@ from beam_jobs.models import classify_images
 from beam_jobs.runs import all_stages
 from beam_jobs.runs import steps as reprocess_steps
 from model_code.gate import command as gate
-from schemas.base import flags as flags_lib
 from schemas.maintenance import gc, promote
-from schemas.runs import snapshots
+from schemas.runs import command_line, snapshots
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
 sys.path.insert(0, str(FOLDER))
@@ -53,7 +52,7 @@ def parse(command):
     """The config of a command, by the parser that the command itself uses."""
     argv = [argument.replace("{{ ds }}", "2026-01-31") for argument in command.arguments[1:]]
     if command.name in CONFIGS:
-        return flags_lib.parse(CONFIGS[command.name], command.name, "", argv)
+        return command_line.parse(CONFIGS[command.name], command.name, "", argv)
     module = importlib.import_module(submit.JOBS[command.name])
     return job.parse(command.name, module.Config, "", argv)[0]
 
@@ -262,7 +261,7 @@ def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
     assert [name for name, *_ in found] == NAMES["bash"]
     (_, *day), *rest = found
     mined, _ = job.parse("mine_log", mine_log.Config, "", day)
-    parsed = {name: flags_lib.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
+    parsed = {name: command_line.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
     date = parsed["reprocess"].date
     snapshots.check_date(date)
     assert {date, parsed["gate"].date, parsed["promote"].date, mined.partition} == {date}

@@ -11,8 +11,8 @@ from model_code.gate import checks as gate_checks
 from model_code.gate import command as gate
 from model_code.gate import evaluation as gate_evaluation
 from schemas.base.errors import Exit, RefusedError
-from schemas.datasets import manifest
-from schemas.runs import snapshots, stage
+from schemas.datasets import commit, manifest, shards
+from schemas.runs import changes, snapshots, stage
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -24,7 +24,7 @@ def used(tmp_path_factory):
     """A work folder with one snapshot, in use."""
     work = str(tmp_path_factory.mktemp("gate") / "work")
     gate_work.write(work, USED)
-    snapshots.promote(work, USED)
+    changes.promote(work, USED)
     return work
 
 
@@ -74,13 +74,13 @@ def test_same_classifier_is_judged_by_what_the_model_says_with_other_phrases(use
         date = f"2026-04-0{2 + number}"
         drawn = gate_work.write(used, date, Day(seed=6, error_rate=error_rate))
         date = f"2026-04-1{number}"
-        snapshots.write(used, date, drawn.datasets | {"fusion": first.datasets["fusion"]})
+        changes.write(used, date, drawn.datasets | {"fusion": first.datasets["fusion"]})
         status, result = run(used, date)
         drops = [f"evaluation.{metric}_drop" for metric in ("top1", "map")]
         assert (status, result["refused_by"]) == ((Exit.REFUSED, drops) if number else (0, []))
         (top1,) = (c for c in result["checks"] if c["name"] == drops[0])
         assert top1["note"] == "200 shared test images"
-        snapshots.write(used, date, without("predictions", snapshots.read(used, date).datasets))
+        changes.write(used, date, without("predictions", snapshots.read(used, date).datasets))
         _, result = run(used, date)
         notes = {c["name"]: (c["verdict"], c["note"]) for c in result["checks"]}
         assert notes[drops[0]] == ("skip", "no predictions of both")
@@ -100,7 +100,7 @@ def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
     date, runs = ("2026-05-02" if retrained else "2026-05-03"), dict(drawn.datasets)
     if not retrained:
         runs["fusion"] = snapshots.read(used, USED).datasets["fusion"]
-    snapshots.write(used, date, runs)
+    changes.write(used, date, runs)
     assert run(used, date)[0] == 0
     monkeypatch.setattr(module, name, second_is_empty)
     status, result = run(used, date)
@@ -111,13 +111,13 @@ def test_dataset_that_only_retraining_makes_is_not_missed(used):
     """Nor is it a loss when the snapshot in use was one of a retraining."""
     found = gate_work.write(used, "2026-03-01", Day(seed=5))
     pairs = stage.plan("prepare_pairs", gate_work._Config(f"{used}/training_pairs"), [], {})
-    shard = manifest.write_parquet(
+    shard = shards.write_parquet(
         pairs.output, pairs.shard_path("train", 0, 1, "parquet"), 0, pa.table({"id": [1, 2]})
     )
     train = manifest.Table("parquet", "", (shard,))
-    manifest.commit(pairs.output, pairs.manifest({"train": train}, {}), pairs.seen)
+    commit.commit(pairs.output, pairs.manifest({"train": train}, {}), pairs.seen)
     runs = found.datasets | {"training_pairs": pairs.run_id}
-    snapshots.write(used, "2026-03-02", runs)
+    changes.write(used, "2026-03-02", runs)
     status, result = run(used, "2026-03-01", "--against=2026-03-02")
     assert (status, result["refused_by"]) == (0, [])
 
@@ -243,7 +243,7 @@ def test_what_is_missing_is_an_error(used, capsys):
     assert "snapshot 2027-01-01" in capsys.readouterr().err
     found = snapshots.read(used, USED)
     without = {n: r for n, r in found.datasets.items() if n != "features"}
-    snapshots.write(used, "2026-02-01", without)
+    changes.write(used, "2026-02-01", without)
     assert gate.run([f"--workdir={used}", "--date=2026-02-01"]) == 2
     assert "features" in capsys.readouterr().err
     verdict = json.loads(Path(used, "gates", "2026-02-01.json").read_bytes())
@@ -265,7 +265,7 @@ def test_a_gate_that_breaks_keeps_no_verdict(used, monkeypatch):
             gate.run([f"--workdir={used}", f"--date={CANDIDATE}"])
         assert snapshots.verdict(snapshots.read(used, CANDIDATE)) == "error"
         with pytest.raises(RefusedError):
-            snapshots.promote(used, CANDIDATE)
+            changes.promote(used, CANDIDATE)
 
 
 def test_the_first_snapshot_must_be_better_than_a_guess(tmp_path, capsys):
@@ -273,7 +273,7 @@ def test_the_first_snapshot_must_be_better_than_a_guess(tmp_path, capsys):
     status, result = run(str(tmp_path), USED)
     assert (status, result["refused_by"]) == (Exit.REFUSED, ["evaluation.below_guess"])
     with pytest.raises(RefusedError):
-        snapshots.promote(str(tmp_path), USED)
+        changes.promote(str(tmp_path), USED)
 
 
 def moved(result, name):
@@ -313,7 +313,7 @@ def run_of(work, day):
 
 def test_what_is_held_is_refused(used):
     gate_work.write(used, CANDIDATE, Day(seed=1))
-    snapshots.hold(used, CANDIDATE, "labels of another team")
+    changes.hold(used, CANDIDATE, "labels of another team")
     assert run(used, CANDIDATE)[1]["refused_by"] == ["hold"]
-    snapshots.release(used, CANDIDATE)
+    changes.release(used, CANDIDATE)
     assert run(used, CANDIDATE)[1]["refused_by"] == []

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.runs import embed, scale
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
 
 

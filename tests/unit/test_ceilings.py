@@ -12,8 +12,9 @@ from beam_jobs.models import (
     prepare_examples,
     prepare_pairs,
 )
-from schemas.base import flags as flags_lib
 from schemas.base.errors import AccountingError, DeadShareError
+from schemas.console import flags as flags_lib
+from schemas.runs import command_line
 from transforms.shards.ceilings import Ceilings, check_counters
 
 
@@ -129,11 +130,11 @@ def test_every_job_that_drops_rows_has_the_same_flags(job):
     parser = flags_lib.parser_for(job.JOB.config, job.JOB.name, "")
     required = [action.dest for action in parser._actions if action.required]
     argv = [*(f"--{name}=x" for name in required), "--max_dead_fraction=0.2", "--max_dead_rows=3"]
-    config = flags_lib.from_args(job.JOB.config, parser.parse_args(argv))
+    config = command_line.from_args(job.JOB.config, parser.parse_args(argv))
     assert config.ceilings() == Ceilings(0.2, 3)
 
 
 def test_mining_has_ceilings_of_images_and_labels():
     argv = ["--output=x", "--max_dead_images=0.5", "--max_dead_labels=0"]
-    config = flags_lib.parse(mine_pairs.Config, "mine_pairs", "", argv)
+    config = command_line.parse(mine_pairs.Config, "mine_pairs", "", argv)
     assert config.ceilings() == Ceilings(0.05, 10, (("images", 0.5), ("labels", 0.0)))

@@ -129,7 +129,7 @@ def test_code_decides(edited, other):
 
 
 def test_help_decides_nothing_and_defaults_do(edited):
-    flags = "from schemas.base.flags import flag\nx: int = flag({!r}, default={})\n"
+    flags = "from schemas.console.flags import flag\nx: int = flag({!r}, default={})\n"
     assert edited(flags.format("One.", 1)) == edited(flags.format("Another.", 1))
     assert edited(flags.format("One.", 1)) != edited(flags.format("One.", 2))
 
@@ -137,7 +137,7 @@ def test_help_decides_nothing_and_defaults_do(edited):
 # A module → the stages that its edit makes anew.
 EDITS = {
     "schemas.console.progress": set(),
-    "schemas.base.flags": set(),
+    "schemas.console.flags": set(),
     "beam_jobs.frame.job": set(),
     "beam_jobs.dataflow.plan": set(),
     "beam_jobs.runs.all_stages": set(),

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from beam_jobs.frame import job
 from beam_jobs.mining import mine_pairs
 from beam_jobs.models import classify_images
-from schemas.base import flags as flags_lib
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
-from schemas.base.flags import flag
+from schemas.console import flags as flags_lib
+from schemas.console.flags import flag
+from schemas.runs import command_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Config:
 
 
 def parse(*argv):
-    return flags_lib.parse(Config, "job", "What it does.", argv)
+    return command_line.parse(Config, "job", "What it does.", argv)
 
 
 REQUIRED = ("--log", "a,b", "--output", "out")
@@ -301,7 +302,7 @@ def with_path(name: str, field: dataclasses.Field, path: str):
     needed = [f for f in dataclasses.fields(CONFIGS[name]) if f.default is dataclasses.MISSING]
     values = {f.name: (f.metadata["choices"] or ("1",))[0] for f in needed} | {field.name: path}
     args = parser_of(name).read([f"--{flag_name}={value}" for flag_name, value in values.items()])
-    found = getattr(flags_lib.from_args(CONFIGS[name], args), field.name)
+    found = getattr(command_line.from_args(CONFIGS[name], args), field.name)
     return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
 

@@ -10,7 +10,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import pending, promote, summaries
-from schemas.runs import snapshots
+from schemas.runs import changes, pointer, snapshots
 from tests.fake_stages import FORGOTTEN, NEXT, OWN, USED, run
 from tests.unit.test_snapshots import commit
 
@@ -28,7 +28,7 @@ def test_a_deletion_leaves_nothing(fake_work, fake_stages, capsys):
     (fake_work / "damaged" / "manifest.json").write_text("{")
     failed = {"date": USED, "ended": f"{USED}T03:00:00Z", "error": "a secret image is cut"}
     summaries.write(summaries.path_of(str(fake_work), USED), failed)
-    snapshots.write(str(fake_work), FORGOTTEN, snapshots.read(str(fake_work), USED).datasets)
+    changes.write(str(fake_work), FORGOTTEN, snapshots.read(str(fake_work), USED).datasets)
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
     assert holds_secret(fake_work) == []
     printed = capsys.readouterr().out
@@ -36,7 +36,7 @@ def test_a_deletion_leaves_nothing(fake_work, fake_stages, capsys):
         assert f"deleted {fake_work}/{name}: " in printed
         assert manifest.read(str(fake_work / name)) is None
     assert pending.read(str(fake_work)) is None
-    assert snapshots.read_pointer(str(fake_work)).date == FORGOTTEN
+    assert pointer.read_pointer(str(fake_work)).date == FORGOTTEN
     assert "report" in snapshots.read(str(fake_work), FORGOTTEN).datasets
 
 
@@ -46,7 +46,7 @@ def test_nothing_waits_for_a_report(fake_work, fake_stages, capsys):
     assert holds_secret(fake_work) == []
     assert pending.read(str(fake_work)) is None
     assert "not forgotten yet" not in capsys.readouterr().err
-    assert snapshots.read_pointer(str(fake_work)).date == FORGOTTEN
+    assert pointer.read_pointer(str(fake_work)).date == FORGOTTEN
     assert manifest.read(str(fake_work / "report")) is None
 
 
@@ -72,7 +72,7 @@ def test_the_next_command_ends_a_deletion_first(fake_work, fake_stages, stage, c
     assert ran.count("mine_pairs") == 2
     assert holds_secret(fake_work) == []
     assert snapshots.dates(str(fake_work)) == [FORGOTTEN, NEXT]
-    assert snapshots.read_pointer(str(fake_work)).date == FORGOTTEN
+    assert pointer.read_pointer(str(fake_work)).date == FORGOTTEN
 
 
 def test_a_plan_ends_nothing(fake_work, fake_stages, monkeypatch):
@@ -141,7 +141,7 @@ def test_what_is_given_or_lies_elsewhere_is_never_deleted(fake_work, fake_stages
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.DONE
     assert {path: path.read_bytes() for path in before} == before
     assert manifest.read(f"{work}/predictions") is not None
-    assert snapshots.current(work).dataset("predictions").shards("model")
+    assert pointer.current(work).dataset("predictions").shards("model")
 
 
 def test_leftovers_of_ones_own_are_found_wherever_they_lie(fake_work, fake_stages):

@@ -15,8 +15,8 @@ from model_code.gate import command as gate
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import promote, verify
+from schemas.runs import changes, snapshots
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -29,7 +29,7 @@ def work(tmp_path):
     """A work folder with one snapshot in use."""
     work = str(tmp_path / "work")
     gate_work.write(work, FIRST, Day(images=90))
-    snapshots.promote(work, FIRST)
+    changes.promote(work, FIRST)
     return work
 
 

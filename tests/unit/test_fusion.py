@@ -12,7 +12,7 @@ from model_code.models.fusion import train as train_fusion
 from model_code.models.fusion.classifier import nearest
 from model_code.models.fusion.data import open_examples
 from model_code.runtime import training
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests.examples_dataset import Rows, write_examples
 
 TEXT, PIXEL = 4, 6

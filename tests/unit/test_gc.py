@@ -3,12 +3,12 @@ import time
 
 import pytest
 
-from schemas.base import storage
+from schemas.base import atomic, storage
 from schemas.base.errors import PhraseLensError, RivalCommitError
-from schemas.datasets import manifest
-from schemas.maintenance import forgetting, gc
+from schemas.datasets import checks, dataset, manifest
+from schemas.maintenance import forgetting, garbage, gc
+from schemas.runs import changes, pointer, snapshots, stage
 from schemas.runs import folders as run_folders
-from schemas.runs import snapshots, stage
 from tests.unit.test_snapshots import Config, commit, snapshot, text_of
 
 DATES = [f"2026-01-0{day}" for day in range(1, 7)]
@@ -41,7 +41,7 @@ def readable(work):
 @pytest.mark.parametrize("promoted", [(), (1,), (0, 3), (0, 3, 1)])
 def test_what_is_kept_stays_readable_and_nothing_else(work, keep, promoted):
     for place in promoted:
-        snapshots.promote(work, DATES[place])
+        changes.promote(work, DATES[place])
     kept = {*DATES[len(DATES) - keep :], *(DATES[place] for place in promoted[-2:])}
     assert gc.run([f"--workdir={work}", f"--keep={keep}"]) == 0
     assert readable(work) == sorted(kept)
@@ -49,12 +49,12 @@ def test_what_is_kept_stays_readable_and_nothing_else(work, keep, promoted):
         runs = {snapshots.read(work, date).datasets[name] for date in kept}
         runs.add(manifest.read(f"{work}/{name}").run_id)  # the last run is always kept
         assert {run.run_id for run in run_folders.runs(f"{work}/{name}")} == runs
-        assert manifest.verify(f"{work}/{name}") == []
-    current = snapshots.current(work)
+        assert checks.verify(f"{work}/{name}") == []
+    current = pointer.current(work)
     assert (current.date if current else None) == (DATES[promoted[-1]] if promoted else None)
     for place in reversed(promoted[:-1]):
         if DATES[place] in kept:
-            assert snapshots.rollback(work).date == DATES[place]
+            assert changes.rollback(work).date == DATES[place]
 
 
 def test_it_says_what_it_frees_and_a_dry_run_frees_nothing(work, capsys):
@@ -181,38 +181,38 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(work, monkeypa
 
 def test_of_a_collection_and_a_promotion_that_race_one_wins(work, monkeypatch):
     """The promotion has seen that its snapshot is there; then the collection deletes it."""
-    snapshots.promote(work, DATES[-1])
-    replace = manifest.replace
+    changes.promote(work, DATES[-1])
+    replace = atomic.replace
 
     def collecting(path, data, seen):
-        monkeypatch.setattr(manifest, "replace", replace)
-        snapshots.collect(work, 1, 0.0)
+        monkeypatch.setattr(atomic, "replace", replace)
+        garbage.collect(work, 1, 0.0)
         return replace(path, data, seen)
 
-    monkeypatch.setattr(manifest, "replace", collecting)
+    monkeypatch.setattr(atomic, "replace", collecting)
     with pytest.raises(RivalCommitError):
-        snapshots.promote(work, DATES[0])
-    assert snapshots.current(work).date == DATES[-1]
+        changes.promote(work, DATES[0])
+    assert pointer.current(work).date == DATES[-1]
     assert readable(work) == DATES[-1:]
 
 
 def test_forgetting_leaves_one_snapshot_and_puts_it_in_use(work):
-    snapshots.promote(work, DATES[0])
+    changes.promote(work, DATES[0])
     refused = commit(work, "model", "refused")  # the last run, but not that of the snapshot
     forgetting.forget(work, ["model", "phrases", "never_made"], DATES[-1])
     assert readable(work) == DATES[-1:]
-    assert snapshots.current(work).date == DATES[-1]
+    assert pointer.current(work).date == DATES[-1]
     kept = snapshots.read(work, DATES[-1]).datasets
     assert {run.run_id for run in run_folders.runs(f"{work}/model")} == {kept["model"], refused}
     assert {run.run_id for run in run_folders.runs(f"{work}/phrases")} == {kept["phrases"]}
 
 
 def test_forgetting_without_a_snapshot_leaves_none(work):
-    snapshots.promote(work, DATES[0])
+    changes.promote(work, DATES[0])
     forgetting.forget(work, ["model", "phrases"])
-    assert snapshots.current(work) is None
+    assert pointer.current(work) is None
     assert snapshots.dates(work) == []
-    assert text_of(manifest.Dataset(f"{work}/model")) == DATES[-1]
+    assert text_of(dataset.Dataset(f"{work}/model")) == DATES[-1]
 
 
 def test_a_folder_without_datasets_is_left_alone(tmp_path, capsys):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, RefusedError
-from schemas.maintenance import forgetting, gc, promote
-from schemas.runs import snapshots
+from schemas.maintenance import forgetting, garbage, gc, promote
+from schemas.runs import changes, pointer, snapshots
 from tests.unit.test_snapshots import snapshot
 
 
@@ -20,8 +20,8 @@ def work(tmp_path):
     work = str(tmp_path / "work")
     for day, text in enumerate("abc", start=1):
         snapshot(work, f"2026-01-0{day}", text)
-    snapshots.promote(work, "2026-01-01")
-    snapshots.promote(work, "2026-01-02")
+    changes.promote(work, "2026-01-01")
+    changes.promote(work, "2026-01-02")
     return work
 
 
@@ -46,7 +46,7 @@ def test_a_roll_back_holds_until_it_is_lifted(work, capsys):
     assert command("promote", work, "--date=2026-01-03") == 0
     assert command("hold", work, "--date=2026-01-02", "--lift") == 0
     assert command("promote", work, "--date=2026-01-02") == 0
-    assert snapshots.read_pointer(work).holds == {}
+    assert pointer.read_pointer(work).holds == {}
 
 
 def test_a_roll_back_without_a_reason_holds_nothing(work):
@@ -59,35 +59,35 @@ def test_what_the_gate_did_not_let_pass_needs_a_reason(work, capsys, verdict):
     judge(work, "2026-01-03", verdict)
     assert command("promote", work, "--date=2026-01-03") == Exit.REFUSED
     assert "--despite" in capsys.readouterr().err
-    assert snapshots.read_pointer(work).date == "2026-01-02"
+    assert pointer.read_pointer(work).date == "2026-01-02"
     assert command("promote", work, "--date=2026-01-03", "--despite=a new shop") == 0
-    assert snapshots.read_pointer(work).despite == "a new shop"
+    assert pointer.read_pointer(work).despite == "a new shop"
     # It is of that promotion alone.
     snapshot(work, "2026-01-04", "d")
-    assert snapshots.promote(work, "2026-01-04").despite == ""
+    assert changes.promote(work, "2026-01-04").despite == ""
 
 
 def test_a_verdict_is_of_the_runs_that_the_gate_saw(work):
     judge(work, "2026-01-03", "refuse")
     snapshot(work, "2026-01-03", "other")
     assert snapshots.verdict(snapshots.read(work, "2026-01-03")) == ""
-    assert snapshots.promote(work, "2026-01-03").date == "2026-01-03"
+    assert changes.promote(work, "2026-01-03").date == "2026-01-03"
 
 
 def test_despite_ends_a_hold(work):
-    snapshots.hold(work, "2026-01-03", "not yet")
+    changes.hold(work, "2026-01-03", "not yet")
     with pytest.raises(RefusedError, match="not yet"):
-        snapshots.promote(work, "2026-01-03")
-    assert snapshots.promote(work, "2026-01-03", "now").holds == {}
+        changes.promote(work, "2026-01-03")
+    assert changes.promote(work, "2026-01-03", "now").holds == {}
 
 
 def test_holds_stay_over_all_that_changes_the_pointer(work):
-    snapshots.hold(work, "2026-01-09", "not yet")
-    snapshots.promote(work, "2026-01-03")
-    snapshots.rollback(work)
-    snapshots.collect(work, 0, 0.0)
-    forgetting.forget(work, ["model", "phrases"], snapshots.read_pointer(work).date)
-    assert snapshots.read_pointer(work).holds == {"2026-01-09": "not yet"}
+    changes.hold(work, "2026-01-09", "not yet")
+    changes.promote(work, "2026-01-03")
+    changes.rollback(work)
+    garbage.collect(work, 0, 0.0)
+    forgetting.forget(work, ["model", "phrases"], pointer.read_pointer(work).date)
+    assert pointer.read_pointer(work).holds == {"2026-01-09": "not yet"}
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_holds_stay_over_all_that_changes_the_pointer(work):
     ids=["in use", "no reason", "blank reason", "not held", "both", "no date"],
 )
 def test_a_hold_that_means_nothing_is_refused(work, capsys, flags):
-    before = snapshots.read_pointer(work)
+    before = pointer.read_pointer(work)
     assert command("hold", work, *flags) == Exit.BAD_INPUT
     assert ": expected " in capsys.readouterr().err
-    assert snapshots.read_pointer(work) == before
+    assert pointer.read_pointer(work) == before
 
 
 @pytest.mark.parametrize("date", ["2026-01-01", "2026-01-02", "2026-01-08"])
@@ -153,6 +153,6 @@ def test_what_is_no_date_is_refused(work, date):
 def test_a_snapshot_of_the_future_is_never_in_use(work):
     snapshot(work, "2099-01-01", "d")
     with pytest.raises(PhraseLensError, match="a date that has come"):
-        snapshots.promote(work, "2099-01-01")
-    snapshots.delete(work, "2099-01-01")
+        changes.promote(work, "2099-01-01")
+    garbage.delete(work, "2099-01-01")
     assert snapshots.dates(work)[-1] == "2026-01-03"

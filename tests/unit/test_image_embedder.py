@@ -16,7 +16,7 @@ from model_code.models.pixel_embedder import train as train_pixel_embedder
 from model_code.models.text_generator import train as train_text_generator
 from model_code.runtime import training
 from model_code.runtime.settings import EmbeddingSettings
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
 TINY = ["--backbone=small_resnet", "--small_resnet_width=8"]
@@ -52,7 +52,7 @@ def trained(root, output):
 
 
 def folder(work, name):
-    return manifest.Dataset(str(work / name)).folder("model")
+    return dataset.Dataset(str(work / name)).folder("model")
 
 
 def batches_of(rows):
@@ -158,7 +158,7 @@ def test_weights_alone_make_a_pixel_embedder(work):
     start = backbones.pretrained("small_resnet", 16, str(work / "start.weights.h5"), "--weights", 8)
     for found, expected in zip(model.get_weights(), start.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert manifest.Dataset(str(work / "same")).manifest.inputs.keys() == {"weights"}
+    assert dataset.Dataset(str(work / "same")).manifest.inputs.keys() == {"weights"}
 
 
 def test_training_learns_the_labels_and_drops_the_classifier(work):
@@ -167,7 +167,7 @@ def test_training_learns_the_labels_and_drops_the_classifier(work):
     assert history["epochs"][history["best_epoch"] - 1]["validation_top1"] == 1
     model = keras.saving.load_model(f"{folder(work, 'trained')}/backbone.keras")
     assert model.output_shape == (None, 24)
-    assert manifest.verify(str(work / "trained")) == []
+    assert checks.verify(str(work / "trained")) == []
 
 
 def test_killed_and_run_again_it_makes_the_same_model(work, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_killed_and_run_again_it_makes_the_same_model(work, tmp_path, monkeypatc
 
 
 def test_several_labels_an_image_and_few_of_them(work, tmp_path):
-    images = manifest.Dataset(str(work / "mined")).table("images").to_pylist()
+    images = dataset.Dataset(str(work / "mined")).table("images").to_pylist()
     for image in images:
         if image["labels"] == ["red"]:
             image["labels"] = ["red", "warm"]
@@ -200,7 +200,7 @@ def test_several_labels_an_image_and_few_of_them(work, tmp_path):
 
 
 def test_training_needs_two_classes(work, tmp_path, capsys):
-    images = manifest.Dataset(str(work / "mined")).table("images").to_pylist()
+    images = dataset.Dataset(str(work / "mined")).table("images").to_pylist()
     bare = [image | {"labels": []} for image in images]
     write_mined(str(tmp_path / "mined"), bare, [], [], [])
     argv = [f"--mined={tmp_path / 'mined'}", f"--output={tmp_path / 'out'}", *TINY]

@@ -11,7 +11,7 @@ from benchmarks.models import phrases as bench
 from model_code.phrases import evaluate_index as index_eval
 from model_code.phrases import index as phrase_index
 from model_code.phrases.evaluate_index import Measured
-from schemas.datasets import manifest
+from schemas.datasets import commit, manifest, shards
 from schemas.runs import stage
 from schemas.tables import mined as tables
 from tests.phrase_vectors import TEXT_WIDTH, draw, images, phrases
@@ -35,13 +35,13 @@ def dataset(tmp_path_factory):
     )
     planned = stage.plan("embed_phrases", index_eval.Config("", output=root), [], {})
     path = planned.shard_path("image_embs", 0, 1, "parquet")
-    shard = manifest.write_parquet(root, path, 0, table)
+    shard = shards.write_parquet(root, path, 0, table)
     planned.commit_files("index", str(local), {})
     committed = manifest.read(root)
     committed.tables["image_embs"] = manifest.Table(
-        "parquet", manifest.schema_fingerprint(table.schema), (shard,)
+        "parquet", shards.schema_fingerprint(table.schema), (shard,)
     )
-    assert manifest.commit(root, committed, manifest.token(root))
+    assert commit.commit(root, committed, commit.token(root))
     assert json.loads((local / "config.json").read_text())["text_width"] == TEXT_WIDTH
     return root
 

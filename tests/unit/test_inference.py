@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.runs.embed import write_networks
 from model_code.images.embedder import ImageEmbedder
 from model_code.runtime.settings import EmbeddingSettings
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests.mined_dataset import COLOURS, jpeg
 from transforms.inference.batches import embed_ahead, full_batches, pixel_bytes
 

@@ -19,9 +19,10 @@ from model_code.models.pixel_embedder import train as train_pixel_embedder
 from model_code.models.text_embedder import train as train_text_embedder
 from model_code.models.text_generator import train as train_text_generator
 from schemas.base import fingerprint
-from schemas.base.flags import flag
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets import commit, manifest
+from schemas.datasets import shards as shards_lib
+from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
 from schemas.tables import mined as tables
 from tests.examples_dataset import Rows, write_examples
@@ -121,14 +122,14 @@ def write_features(root: str, world: str) -> Dataset:
     table = pa.Table.from_pylist(rows, tables.features(2, TEXT, PIXEL))
     planned = stage.plan("embed_images", _Features(root, world), [], {})
     shards = [
-        manifest.write_parquet(
+        shards_lib.write_parquet(
             root, planned.shard_path("features", index, 2, "parquet"), index, table.slice(start, 60)
         )
         for index, start in enumerate((0, 60))
     ]
-    schema = manifest.schema_fingerprint(table.schema)
+    schema = shards_lib.schema_fingerprint(table.schema)
     written = {"features": manifest.Table("parquet", schema, tuple(shards))}
-    manifest.commit(root, planned.manifest(written, {}, 2), planned.seen)
+    commit.commit(root, planned.manifest(written, {}, 2), planned.seen)
     return Dataset(root)
 
 

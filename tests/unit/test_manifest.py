@@ -8,8 +8,10 @@ import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base.errors import Exit, PhraseLensError, RivalCommitError
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import checks, commit, manifest
+from schemas.datasets import dataset as dataset_lib
+from schemas.datasets import shards as shards_lib
 from schemas.datasets.manifest import Manifest, Shard, Table
 from schemas.maintenance import verify
 from schemas.runs import stage
@@ -30,12 +32,12 @@ def plan(root, size=1):
 def work(planned, rows=ROWS):
     """Writes two shards and describes them."""
     shards = tuple(
-        manifest.write_parquet(
+        shards_lib.write_parquet(
             planned.output, planned.shard_path("rows", i, 2, "parquet"), i, rows.slice(i * 2, 2)
         )
         for i in range(2)
     )
-    table = Table("parquet", manifest.schema_fingerprint(rows.schema), shards)
+    table = Table("parquet", shards_lib.schema_fingerprint(rows.schema), shards)
     counters = {"rows.in": 4, "rows.out": 3, "rows.dropped_bad_row": 1}
     return planned.manifest({"rows": table}, counters, 2)
 
@@ -48,7 +50,7 @@ def root(tmp_path):
 @pytest.fixture
 def committed(root):
     planned = plan(root)
-    assert manifest.commit(root, work(planned), planned.seen)
+    assert commit.commit(root, work(planned), planned.seen)
     return root
 
 
@@ -58,11 +60,11 @@ def test_nothing_is_there_before_the_commit(root):
     assert not planned.done
     assert manifest.read(root) is None
     with pytest.raises(PhraseLensError, match="a committed dataset"):
-        manifest.Dataset(root)
-    manifest.commit(root, done, planned.seen)
+        dataset_lib.Dataset(root)
+    commit.commit(root, done, planned.seen)
     assert manifest.read(root) == done
-    assert manifest.Dataset(root).table("rows").equals(ROWS)
-    assert manifest.verify(root) == []
+    assert dataset_lib.Dataset(root).table("rows").equals(ROWS)
+    assert checks.verify(root) == []
     assert plan(root).done
     assert not plan(root, size=2).done
 
@@ -85,7 +87,7 @@ def test_what_was_spoilt_is_made_again(committed, harm, capsys):
         assert "give the command of" in capsys.readouterr().out
     again = plan(committed)
     assert not again.done
-    assert manifest.commit(committed, work(again), again.seen)
+    assert commit.commit(committed, work(again), again.seen)
     assert manifest.read(committed) == found
     assert verify.run([committed]) == 0
 
@@ -104,24 +106,24 @@ def test_a_manifest_of_a_later_format_is_refused(committed):
 
 def test_a_rival_with_the_same_work_wins_quietly(root):
     ours, rival = plan(root), plan(root)
-    assert manifest.commit(root, work(rival), rival.seen)
-    assert manifest.commit(root, work(ours), ours.seen) is False
-    assert manifest.verify(root) == []
+    assert commit.commit(root, work(rival), rival.seen)
+    assert commit.commit(root, work(ours), ours.seen) is False
+    assert checks.verify(root) == []
 
 
 def test_a_rival_with_other_work_is_an_error(root):
     ours, rival = plan(root), plan(root, size=2)
-    manifest.commit(root, work(rival), rival.seen)
+    commit.commit(root, work(rival), rival.seen)
     with pytest.raises(RivalCommitError, match=rival.run_id):
-        manifest.commit(root, work(ours), ours.seen)
+        commit.commit(root, work(ours), ours.seen)
     assert manifest.read(root).fingerprint == rival.fingerprint
 
 
 def test_a_later_run_replaces_an_earlier_one(committed):
     later = plan(committed, size=2)
-    assert manifest.commit(committed, work(later, ROWS.slice(1)), later.seen)
-    assert manifest.Dataset(committed).table("rows").num_rows == 2
-    assert manifest.verify(committed) == []
+    assert commit.commit(committed, work(later, ROWS.slice(1)), later.seen)
+    assert dataset_lib.Dataset(committed).table("rows").num_rows == 2
+    assert checks.verify(committed) == []
 
 
 def _race(root, size, barrier, results):
@@ -129,7 +131,7 @@ def _race(root, size, barrier, results):
     done = work(planned)
     barrier.wait()
     try:
-        results.put((size, manifest.commit(root, done, planned.seen)))
+        results.put((size, commit.commit(root, done, planned.seen)))
     except RivalCommitError:
         results.put((size, "error"))
 
@@ -146,7 +148,7 @@ def test_of_processes_that_race_one_wins(root):
     (winner,) = [size for size, outcome in found if outcome is True]
     assert sorted(str(outcome) for size, outcome in found if size == winner) == ["False", "True"]
     assert [outcome for size, outcome in found if size != winner] == ["error", "error"]
-    assert manifest.verify(root) == []
+    assert checks.verify(root) == []
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut"])
@@ -159,7 +161,7 @@ def test_a_commit_checks_its_shards(root, tmp_path, harm):
     else:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(PhraseLensError, match="part-00001-of-00002"):
-        manifest.commit(root, done, planned.seen)
+        commit.commit(root, done, planned.seen)
     assert manifest.read(root) is None
 
 
@@ -181,7 +183,7 @@ def test_a_commit_checks_its_shards(root, tmp_path, harm):
 def test_verify_names_what_is_wrong(committed, tmp_path, harm, problem):
     shard = manifest.read(committed).tables["rows"].shards[0]
     harm(tmp_path / "dataset" / shard.path)
-    (found,) = manifest.verify(committed)
+    (found,) = checks.verify(committed)
     assert problem in found
     assert "part-00009" in found if problem == "foreign file" else shard.path in found
 
@@ -201,8 +203,8 @@ def test_verify_checks_what_the_manifest_says(root, table, counters, problem):
         tables={"rows": dataclasses.replace(done.tables["rows"], **table)},
         counters=done.counters | counters,
     )
-    manifest.commit(root, wrong, planned.seen)
-    assert problem in "\n".join(manifest.verify(root))
+    commit.commit(root, wrong, planned.seen)
+    assert problem in "\n".join(checks.verify(root))
 
 
 def test_verify_counts_rows(root):
@@ -210,8 +212,8 @@ def test_verify_counts_rows(root):
     done = work(planned)
     shards = tuple(dataclasses.replace(s, rows=7) for s in done.tables["rows"].shards)
     wrong = {"rows": dataclasses.replace(done.tables["rows"], shards=shards)}
-    manifest.commit(root, dataclasses.replace(done, tables=wrong), planned.seen)
-    assert [p.rpartition(": ")[2] for p in manifest.verify(root)] == [
+    commit.commit(root, dataclasses.replace(done, tables=wrong), planned.seen)
+    assert [p.rpartition(": ")[2] for p in checks.verify(root)] == [
         "has 2 rows, the manifest says 7",
         "has 1 rows, the manifest says 7",
     ]
@@ -227,7 +229,7 @@ def records(tmp_path):
 
 
 def test_count_tfrecords(records):
-    assert manifest.count_tfrecords(str(records)) == 3
+    assert shards_lib.count_tfrecords(str(records)) == 3
 
 
 def test_every_cut_of_a_tfrecord_shows_in_its_count(records):
@@ -235,7 +237,7 @@ def test_every_cut_of_a_tfrecord_shows_in_its_count(records):
     for end in range(len(whole)):
         records.write_bytes(whole[:end])
         try:
-            assert manifest.count_tfrecords(str(records)) < 3
+            assert shards_lib.count_tfrecords(str(records)) < 3
         except ValueError as error:
             assert "record" in str(error)  # noqa: PT017
 
@@ -245,7 +247,7 @@ def test_every_flip_of_a_tfrecord_is_found(records):
     for place in range(len(whole)):
         records.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="record"):
-            manifest.count_tfrecords(str(records))
+            shards_lib.count_tfrecords(str(records))
 
 
 def test_content_decides_the_hash_of_a_dataset():
@@ -260,7 +262,7 @@ def test_content_decides_the_hash_of_a_dataset():
 
 
 def test_tables_that_are_not_there(committed):
-    dataset = manifest.Dataset(committed)
+    dataset = dataset_lib.Dataset(committed)
     with pytest.raises(PhraseLensError, match=r"table 'row'.*\['rows'\]"):
         dataset.table("row")
     assert [s.index for s in dataset.shards("rows")] == [0, 1]
@@ -277,7 +279,7 @@ def test_only_what_repeats_has_a_dictionary_and_images_are_not_compressed_again(
             "image": [b"\xff\xd8 1", b"\xff\xd8 2", b"\xff\xd8 3"],
         }
     )
-    shard = manifest.write_parquet(root, "rows.parquet", 0, rows)
+    shard = shards_lib.write_parquet(root, "rows.parquet", 0, rows)
     file = pq.ParquetFile(f"{root}/{shard.path}")
     assert file.read().equals(rows)
     group = file.metadata.row_group(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import metrics
-from schemas.runs import snapshots
+from schemas.runs import changes
 from tests import gate_work
 from tests.fake_stages import FORGOTTEN, NEXT, run
 from tests.gate_work import Day
@@ -70,7 +70,7 @@ def test_any_label_and_number_comes_back(values):
 
 def test_a_run_writes_them_beside_its_summary(fake_work, fake_stages):
     assert run(fake_work, NEXT) == Exit.DONE
-    snapshots.hold(str(fake_work), "2026-01-09", "not yet")
+    changes.hold(str(fake_work), "2026-01-09", "not yet")
     fake_stages[1].add("mine_pairs")
     assert run(fake_work, FORGOTTEN, "--forget=list.csv") == Exit.UNAVAILABLE
     found = parsed((fake_work / metrics.FILE_NAME).read_text())

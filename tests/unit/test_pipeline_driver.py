@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from beam_jobs.runs import all_stages, reprocess, stage_flags
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
-from schemas.datasets import manifest
+from schemas.datasets import dataset
 from tests import report_work, work_folder
 
 STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
@@ -206,7 +206,7 @@ def test_wrong_flags_are_refused_before_any_work(argv, says, capsys):
 
 def test_samples_are_found_through_their_manifest(tmp_path):
     root = report_work.write(str(tmp_path))
-    run_id = manifest.Dataset(f"{root}/fusion").manifest.run_id
+    run_id = dataset.Dataset(f"{root}/fusion").manifest.run_id
     found = all_stages.sample_inputs(f"{root}/fusion")
     assert found["images"] == f"{root}/fusion/runs/{run_id}/images/*.parquet"
 
@@ -247,18 +247,19 @@ def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
     from model_code.report import pages as report
 
     assert report.run(["--work", root, "--output", f"{root}/report"]) == 0
-    test = report_data.read_evaluation(manifest.Dataset(f"{root}/fusion"))["test"]
+    test = report_data.read_evaluation(dataset.Dataset(f"{root}/fusion"))["test"]
     text = all_stages.results(all_stages.Config(workdir=root, samples=True))
     for name, title in report_data.ABLATIONS.items():
         (line,) = [line for line in text.splitlines() if line.startswith(title)]
         shown = [float(value) for value in line.split()[1:]]
         assert shown == [pytest.approx(test[name][m], abs=5e-4) for m in ("top1", "top5", "map")]
-    assert f"report: {manifest.Dataset(f'{root}/report').folder('report')}/report.html" in text
+    assert f"report: {dataset.Dataset(f'{root}/report').folder('report')}/report.html" in text
     assert "./run.sh all --log" in text
 
 
 def test_driver_starts_without_beam_and_tensorflow():
-    code = "import sys, beam_jobs.runs.all_stages\nprint({'apache_beam', 'tensorflow'} & {*sys.modules})"
+    heavy = {"apache_beam", "tensorflow"}
+    code = f"import sys, beam_jobs.runs.all_stages\nprint({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -274,14 +274,15 @@ def test_a_command_line_turns_it_on(library, argv):
     library.write("os.write(2, b'NOISE')")
     script = """
     import dataclasses, sys
-    from schemas.base import flags as config
-    from schemas.base.flags import flag
+    from schemas.console import flags as config
+    from schemas.runs import command_line
+    from schemas.console.flags import flag
     import tensorflow
     @dataclasses.dataclass(frozen=True)
     class Config:
         output: str = flag("Where.", role="runtime")
         epochs: int = flag("How often.", default=3)
-    parsed = config.parse(Config, "command", "", ["--output=x", *sys.argv[1:]])
+    parsed = command_line.parse(Config, "command", "", ["--output=x", *sys.argv[1:]])
     print(*config.shown(parsed), *quiet.flags())
     """
     done = library.run(script, *argv)

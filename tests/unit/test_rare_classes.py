@@ -17,7 +17,7 @@ from model_code.metrics import evaluation
 from model_code.models.fusion import train as train_fusion
 from model_code.report import data as report_data
 from model_code.report import pages as report
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests import mined_dataset
 from tests.examples_dataset import Rows, write_examples
 

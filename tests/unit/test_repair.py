@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
-from schemas.runs import snapshots
+from schemas.runs import changes, snapshots
+from schemas.runs import pointer as pointer_lib
 from tests import gate_work
 from tests.gate_work import Day
 
@@ -25,7 +26,7 @@ def three(tmp_path_factory):
     work = tmp_path_factory.mktemp("repair") / "work"
     for seed, date in enumerate(DATES):
         gate_work.write(str(work), date, Day(images=60, seed=seed))
-        snapshots.promote(str(work), date)
+        changes.promote(str(work), date)
     return work
 
 
@@ -48,7 +49,7 @@ def is_sound(work):
     for date in snapshots.dates(str(work)):
         found = snapshots.read(str(work), date)
         assert all(found.dataset(name).manifest for name in found.datasets)
-    pointer = snapshots.read_pointer(str(work))
+    pointer = pointer_lib.read_pointer(str(work))
     assert {pointer.date, *pointer.history} - {""} <= set(snapshots.dates(str(work)))
     return verify.run([str(work)]) == Exit.DONE
 
@@ -67,18 +68,18 @@ def test_the_snapshot_before_takes_over(work, name, capsys):
     assert f"deleted snapshot {DATES[2]} (it was in use)" in told
     assert f"in use: {DATES[1]}" in told
     assert f"./run.sh reprocess --workdir {work} --date {DATES[2]}" in told
-    assert snapshots.read_pointer(str(work)).history == (DATES[0],)
+    assert pointer_lib.read_pointer(str(work)).history == (DATES[0],)
     assert Dataset(str(work / name)).manifest.run_id == kept
     assert is_sound(work)
     # Nothing says of the date that it is done: it can be made again.
-    assert not snapshots.read_pointer(str(work)).knows(DATES[2])
+    assert not pointer_lib.read_pointer(str(work)).knows(DATES[2])
 
 
 def test_an_old_snapshot_goes_and_the_one_in_use_stays(work, capsys):
     harm(work, DATES[0], "mined")
     assert verify.run([str(work)]) == Exit.DONE, "it is neither in use nor the last run"
     assert verify.run([f"{work}/snapshots/{DATES[0]}", "--repair"]) == Exit.DONE
-    pointer = snapshots.read_pointer(str(work))
+    pointer = pointer_lib.read_pointer(str(work))
     assert (pointer.date, pointer.history) == (DATES[2], (DATES[1],))
     assert snapshots.dates(str(work)) == list(DATES[1:])
     assert is_sound(work)
@@ -90,7 +91,7 @@ def test_nothing_is_in_use_where_all_snapshots_are_damaged(work, capsys):
     paths = [str(work), *(f"{work}/snapshots/{date}" for date in DATES)]
     assert verify.run([*paths, "--repair"]) == Exit.DONE
     assert "in use: none" in capsys.readouterr().out
-    assert snapshots.read_pointer(str(work)).date == ""
+    assert pointer_lib.read_pointer(str(work)).date == ""
     assert manifest.read(f"{work}/features") is None
     assert is_sound(work)
 
@@ -103,7 +104,7 @@ def test_a_run_that_is_gone_is_damage_too(work, capsys, date, says):
     assert says in capsys.readouterr().out
     assert verify.run([path, "--repair"]) == Exit.DONE
     assert date not in snapshots.dates(str(work))
-    assert snapshots.read_pointer(str(work)).date == (DATES[2] if date == DATES[1] else DATES[1])
+    assert pointer_lib.read_pointer(str(work)).date == (DATES[2] if date == DATES[1] else DATES[1])
     assert is_sound(work)
 
 
@@ -113,7 +114,7 @@ def test_a_foreign_file_goes_and_the_run_stays(work, capsys):
     assert verify.run([str(work)]) == Exit.CORRUPT
     assert verify.run([str(work), "--repair"]) == Exit.DONE
     assert not Path(run, "images", "part-99.parquet").exists()
-    assert snapshots.read_pointer(str(work)).date == DATES[2]
+    assert pointer_lib.read_pointer(str(work)).date == DATES[2]
     assert is_sound(work)
 
 
@@ -133,5 +134,5 @@ def test_whatever_is_damaged_one_command_mends(three, tmp_path_factory, damaged)
     assert verify.run([*paths, "--repair"]) == Exit.DONE
     whole = [date for date in DATES if not any(of == date for of, _ in damaged)]
     assert snapshots.dates(str(work)) == whole
-    assert snapshots.read_pointer(str(work)).date == (whole[-1] if whole else "")
+    assert pointer_lib.read_pointer(str(work)).date == (whole[-1] if whole else "")
     assert is_sound(work) or not whole

@@ -13,7 +13,7 @@ from model_code.report import charts as report_charts
 from model_code.report import data as report_data
 from model_code.report import effects as report_effects
 from model_code.report import pages as report
-from schemas.datasets import manifest
+from schemas.datasets import dataset, manifest
 from tests import report_work
 
 
@@ -26,12 +26,12 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(work):
-    folder = manifest.Dataset(f"{work}/report").folder("report")
+    folder = dataset.Dataset(f"{work}/report").folder("report")
     return {name: Path(folder, name).read_text(encoding="utf-8") for name in report.FILES}
 
 
 def test_verdicts_and_gallery_agree_with_the_predictions(work):
-    cases = report_data.read_cases(manifest.Dataset(f"{work}/fusion"))
+    cases = report_data.read_cases(dataset.Dataset(f"{work}/fusion"))
     assert [case.image_id for case in cases] == sorted(case.image_id for case in cases)
     expected = {
         (True, True): "right",
@@ -58,7 +58,7 @@ def test_the_pool_is_told(texts):
 
 
 def test_paired_difference_is_the_difference_of_the_accuracies(work):
-    fusion = manifest.Dataset(f"{work}/fusion")
+    fusion = dataset.Dataset(f"{work}/fusion")
     test = report_data.read_evaluation(fusion)["test"]
     cases = report_data.read_cases(fusion)
     mean, error = report_data.paired_difference(cases, "fused", "pixel")
@@ -100,15 +100,15 @@ def test_row_counts_tell_dead_rows_from_those_left_out():
 
 
 def test_dead_rows_are_counted_and_explained(work):
-    (found,) = report_data.dead_rows(manifest.Dataset(f"{work}/features"))
+    (found,) = report_data.dead_rows(dataset.Dataset(f"{work}/features"))
     assert (found["reason"], found["rows"]) == ("not_an_image", 2)
     assert "no image" in found["meaning"]
-    assert report_data.dead_rows(manifest.Dataset(f"{work}/fusion")) == []
+    assert report_data.dead_rows(dataset.Dataset(f"{work}/fusion")) == []
 
 
 def test_large_images_become_thumbnails(work):
     ids = [f"{i:032x}" for i in (0, 1)]
-    images = report_data.read_images(manifest.Dataset(f"{work}/mined"), ids)
+    images = report_data.read_images(dataset.Dataset(f"{work}/mined"), ids)
     assert sorted(images) == ids
     large, small = (report_data.data_uri(images[key]) for key in ids)
     assert large.startswith("data:image/jpeg;base64,")
@@ -117,7 +117,7 @@ def test_large_images_become_thumbnails(work):
 
 
 def test_page_holds_the_figures(work, texts):
-    fusion = manifest.Dataset(f"{work}/fusion")
+    fusion = dataset.Dataset(f"{work}/fusion")
     page = texts["report.html"]
     table = page.partition('id="ablation-table"')[2].partition("</table>")[0]
     for metrics in report_data.read_evaluation(fusion)["test"].values():
@@ -132,13 +132,13 @@ def test_page_holds_the_figures(work, texts):
 
 
 def gallery_of(work: str) -> list[report_data.Case]:
-    cases = report_data.read_cases(manifest.Dataset(f"{work}/fusion"))
+    cases = report_data.read_cases(dataset.Dataset(f"{work}/fusion"))
     return [case for shown in report_data.gallery(cases, 8).values() for case in shown]
 
 
 def test_effects_are_those_of_the_label_that_was_chosen(work):
     datasets = {
-        name: manifest.Dataset(f"{work}/{name}") for name in ("fusion", "model", "predictions")
+        name: dataset.Dataset(f"{work}/{name}") for name in ("fusion", "model", "predictions")
     }
     cases = gallery_of(work)
     effects = report_effects.read_effects(datasets, cases)
@@ -157,19 +157,19 @@ def test_effects_are_those_of_the_label_that_was_chosen(work):
 
 def test_predictions_of_another_classifier_say_nothing(work):
     names = ("fusion", "model", "predictions")
-    datasets = {name: manifest.Dataset(f"{work}/{name}") for name in names}
+    datasets = {name: dataset.Dataset(f"{work}/{name}") for name in names}
     cases = gallery_of(work)
     for name in names:
         others = {other: datasets[other] for other in names if other != name}
         assert report_effects.read_effects(others, cases) == {}
-        swapped = datasets | {name: manifest.Dataset(f"{work}/features")}
+        swapped = datasets | {name: dataset.Dataset(f"{work}/features")}
         assert report_effects.read_effects(swapped, cases) == {}
 
 
 def test_page_says_what_each_phrase_did(work, texts):
     page = texts["report.html"]
     lists = re.findall(r'<ul class="effects">(.*?)</ul>', page, re.DOTALL)
-    predicted = manifest.Dataset(f"{work}/predictions").table("predictions")["image_id"]
+    predicted = dataset.Dataset(f"{work}/predictions").table("predictions")["image_id"]
     shown = [case for case in gallery_of(work) if case.image_id in predicted.to_pylist()]
     assert len(lists) == len(shown)
     assert page.count('class="chip"') == 3 * (len(gallery_of(work)) - len(shown))
@@ -218,7 +218,7 @@ def test_hostile_labels_do_not_break_markdown_tables(texts):
 def test_same_input_gives_the_same_bytes(work, texts):
     again = report.render(
         report.describe(
-            {name: manifest.Dataset(path) for name, path in report.folders(_config(work)).items()},
+            {name: dataset.Dataset(path) for name, path in report.folders(_config(work)).items()},
             8,
         )
     )

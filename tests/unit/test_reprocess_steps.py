@@ -8,7 +8,7 @@ from beam_jobs.runs import reprocess
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.steps import Config
 from schemas.base.errors import PhraseLensError
-from schemas.runs import snapshots
+from schemas.runs import changes as changes_lib
 from tests.unit.test_snapshots import commit
 
 INPUTS = {"log": "log", "images": "images", "labels": "labels"}
@@ -75,8 +75,8 @@ def test_models_in_use_are_those_of_the_promoted_snapshot(config):
     work, steps = config.workdir, reprocess_steps
     runs = {name: commit(work, name, f"first {name}") for name in steps.MODELS}
     assert {path[-16:] for path in steps.models_in_use(config).values()} == set(runs.values())
-    snapshots.write(work, "2026-01-01", runs)
-    snapshots.promote(work, "2026-01-01")
+    changes_lib.write(work, "2026-01-01", runs)
+    changes_lib.promote(work, "2026-01-01")
     refused = commit(work, "fusion", "a worse one")
     found = steps.models_in_use(config)
     assert found["fusion"] == f"{work}/fusion/runs/{runs['fusion']}" != refused

@@ -15,19 +15,19 @@ from PIL import Image
 from samples import click_log, make_samples, queries, scenes
 from samples.words import LANGUAGES
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import checks, dataset, manifest
 
 SMALL = make_samples.Config(output="", images=500, image_size=32, images_per_shard=130)
 
 
-def make(output, *flags) -> manifest.Dataset:
+def make(output, *flags) -> dataset.Dataset:
     argv = ["--output", str(output), "--images=500", "--image_size=32", "--images_per_shard=130"]
     assert make_samples.run([*argv, *flags]) == 0
-    return manifest.Dataset(str(output))
+    return dataset.Dataset(str(output))
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory) -> manifest.Dataset:
+def sample(tmp_path_factory) -> dataset.Dataset:
     return make(tmp_path_factory.mktemp("samples"))
 
 
@@ -265,7 +265,7 @@ def test_some_sessions_reformulate(events):
 
 
 def test_dataset_is_sound_and_labels_few(sample):
-    assert manifest.verify(sample.root) == []
+    assert checks.verify(sample.root) == []
     images, labels = sample.table("images"), sample.table("labels")
     assert images["key"].to_pylist() == [scenes.key_of(index) for index in range(500)]
     assert 0.15 < labels.num_rows / images.num_rows < 0.25

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console.flags import flag
+from schemas.datasets import checks, manifest
+from schemas.datasets import dataset as dataset_lib
 from schemas.runs import stage as stage_lib
 from transforms.inference.bisect import run_or_bisect
 from transforms.shards import blocks
@@ -84,9 +85,9 @@ def test_a_run_that_died_goes_on_after_its_last_whole_shard(tmp_path):
     _run(tmp_path / "d", tmp_path / "log")
     after = (tmp_path / "log").read_text().split()
     assert sorted(after) == ["0", "1", "2", "3"], (before, after)
-    dataset = manifest.Dataset(str(tmp_path / "d"))
+    dataset = dataset_lib.Dataset(str(tmp_path / "d"))
     assert dataset.table("rows")["id"].to_pylist() == list(range(40))
-    assert manifest.verify(str(tmp_path / "d")) == []
+    assert checks.verify(str(tmp_path / "d")) == []
     _run(tmp_path / "fresh", tmp_path / "log")
     assert manifest.read(str(tmp_path / "fresh")).content_hash == dataset.manifest.content_hash
 
@@ -97,7 +98,7 @@ def test_a_shard_that_was_cut_is_done_again(tmp_path):
     part = next((tmp_path / "d").glob("runs/*/rows/part-00001*.parquet"))
     part.write_bytes(part.read_bytes()[:-5])
     _run(tmp_path / "d", tmp_path / "log")
-    assert manifest.verify(str(tmp_path / "d")) == []
+    assert checks.verify(str(tmp_path / "d")) == []
 
 
 class _Loading(_Worker):

@@ -15,10 +15,11 @@ from PIL import Image
 from beam_jobs.mining import mine_pairs
 from beam_jobs.models import similar
 from schemas.base import fingerprint
-from schemas.base import flags as flags_lib
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets import manifest
+from schemas.console import flags as flags_lib
+from schemas.console.flags import flag
+from schemas.datasets import commit, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import mined as tables
 from tests import icc_profiles, image_files, mined_dataset
@@ -61,7 +62,7 @@ def work(tmp_path_factory):
     inputs = {"generator": f"{root}/generator"}
     planned = stage.plan("embed_images", _Config(f"{root}/features"), [], inputs)
     shards = [
-        manifest.write_parquet(
+        shards_lib.write_parquet(
             planned.output,
             planned.shard_path("features", index, SHARDS, "parquet"),
             index,
@@ -70,7 +71,7 @@ def work(tmp_path_factory):
         for index in range(SHARDS)
     ]
     written = {"features": manifest.Table("parquet", "", tuple(shards))}
-    manifest.commit(planned.output, planned.manifest(written, {}, SHARDS), planned.seen)
+    commit.commit(planned.output, planned.manifest(written, {}, SHARDS), planned.seen)
     images = [
         {"image_id": image_id(i), "keys": [f"{i}.jpg", f"copy of {i}.jpg"], "image": b""}
         for i in range(IMAGES)

@@ -5,13 +5,14 @@ import os
 
 import pytest
 
-from schemas.base import flags as flags_lib
-from schemas.base import storage
+from schemas.base import atomic, storage
 from schemas.base.errors import PhraseLensError, RivalCommitError
-from schemas.base.flags import flag
-from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
-from schemas.runs import snapshots, stage
+from schemas.console.flags import flag
+from schemas.datasets import checks, manifest
+from schemas.datasets import commit as commit_lib
+from schemas.datasets.dataset import Dataset
+from schemas.runs import changes, command_line, inputs, snapshots, stage
+from schemas.runs import pointer as pointer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ def commit(work, name, text, made_by="job"):
 
 
 def snapshot(work, date, text):
-    return snapshots.write(work, date, {n: commit(work, n, text) for n in ("model", "phrases")})
+    return changes.write(work, date, {n: commit(work, n, text) for n in ("model", "phrases")})
 
 
 def text_of(dataset):
@@ -61,7 +62,7 @@ def test_a_dataset_opens_at_an_old_run(work):
     )
     assert old.root == Dataset(old.run_folder).root == f"{work}/model"
     assert Dataset(old.run_folder).manifest == old.manifest
-    assert manifest.verify(old.run_folder) == []
+    assert checks.verify(old.run_folder) == []
 
 
 def test_a_run_that_is_not_there(work):
@@ -88,38 +89,38 @@ def test_runs_from_before_manifests_were_copied_stay_readable(tmp_path):
     copy = f"{manifest.run_folder(f'{work}/model', run)}/manifest.json"
     os.remove(copy)
     assert text_of(Dataset(f"{work}/model", run)) == "a"
-    snapshots.write(work, "2026-01-01", {"model": run})
+    changes.write(work, "2026-01-01", {"model": run})
     commit(work, "model", "b")
     assert text_of(snapshots.read(work, "2026-01-01").dataset("model")) == "a"
 
 
 def test_promote_and_roll_back(work):
-    assert snapshots.current(work) is None
+    assert pointer_lib.current(work) is None
     with pytest.raises(PhraseLensError, match="was in use before"):
-        snapshots.rollback(work)
+        changes.rollback(work)
     for date in ("2026-01-01", "2026-01-03", "2026-01-03", "2026-01-02"):
-        snapshots.promote(work, date)
-        assert snapshots.current(work) == snapshots.read(work, date)
-    assert snapshots.read_pointer(work).history == ("2026-01-01", "2026-01-03")
+        changes.promote(work, date)
+        assert pointer_lib.current(work) == snapshots.read(work, date)
+    assert pointer_lib.read_pointer(work).history == ("2026-01-01", "2026-01-03")
     fields = json.loads(storage.read_bytes(f"{work}/current.json"))
     assert (fields["date"], fields["history"]) == ("2026-01-02", ["2026-01-01", "2026-01-03"])
-    assert snapshots.rollback(work).date == "2026-01-03"
-    assert snapshots.rollback(work).date == "2026-01-01"
+    assert changes.rollback(work).date == "2026-01-03"
+    assert changes.rollback(work).date == "2026-01-01"
     with pytest.raises(PhraseLensError, match="one of 2026-01-01"):
-        snapshots.promote(work, "2026-01-09")
-    assert snapshots.current(work).date == "2026-01-01"
+        changes.promote(work, "2026-01-09")
+    assert pointer_lib.current(work).date == "2026-01-01"
 
 
 def test_paths_below_current_are_resolved_once_and_for_ever(work):
     def parse(*argv):
-        return flags_lib.parse(Reader, "reader", "", argv)
+        return command_line.parse(Reader, "reader", "", argv)
 
     assert parse(f"--model={work}/current/model").model == f"{work}/current/model"
-    snapshots.promote(work, "2026-01-01")
+    changes.promote(work, "2026-01-01")
     opened = parse(
         f"--model={work}/current/model", f"--phrases={work}/snapshots/2026-01-02/phrases"
     )
-    snapshots.promote(work, "2026-01-03")
+    changes.promote(work, "2026-01-03")
     assert text_of(Dataset(opened.model)) == "a"
     assert text_of(Dataset(opened.phrases)) == "b"
     assert text_of(Dataset(parse(f"--model={work}/current/model").model)) == "c"
@@ -129,53 +130,51 @@ def test_paths_below_current_are_resolved_once_and_for_ever(work):
 
 
 def test_all_flags_of_a_command_see_one_snapshot(work, monkeypatch):
-    snapshots.promote(work, "2026-01-01")
-    found, read_current = [], snapshots.current
+    changes.promote(work, "2026-01-01")
+    found, read_current = [], pointer_lib.current
 
     def promoting(folder):
         found.append(read_current(folder))
-        snapshots.promote(work, "2026-01-02")
+        changes.promote(work, "2026-01-02")
         return found[-1]
 
-    monkeypatch.setattr(snapshots, "current", promoting)
+    monkeypatch.setattr(inputs, "current", promoting)
     argv = [f"--model={work}/current/model", f"--phrases={work}/current/phrases"]
-    config = flags_lib.parse(Reader, "reader", "", argv)
+    config = command_line.parse(Reader, "reader", "", argv)
     assert [text_of(Dataset(p)) for p in (config.model, config.phrases)] == ["a", "a"]
     assert len(found) == 1
 
 
 def test_a_snapshot_in_use_does_not_change(work):
     runs = snapshots.read(work, "2026-01-01").datasets
-    snapshots.promote(work, "2026-01-02")
-    assert snapshots.write(work, "2026-01-02", snapshots.read(work, "2026-01-02").datasets)
+    changes.promote(work, "2026-01-02")
+    assert changes.write(work, "2026-01-02", snapshots.read(work, "2026-01-02").datasets)
     with pytest.raises(PhraseLensError, match="never promoted"):
-        snapshots.write(work, "2026-01-02", runs)
-    snapshots.promote(work, "2026-01-03")
+        changes.write(work, "2026-01-02", runs)
+    changes.promote(work, "2026-01-03")
     with pytest.raises(PhraseLensError, match="never promoted"):
-        snapshots.write(work, "2026-01-02", runs)
-    assert snapshots.write(work, "2026-01-01", {"model": runs["model"]}).datasets.keys() == {
-        "model"
-    }
-    assert snapshots.write(work, "2026-01-03", runs, replace_used=True).datasets == runs
-    assert snapshots.current(work).datasets == runs
+        changes.write(work, "2026-01-02", runs)
+    assert changes.write(work, "2026-01-01", {"model": runs["model"]}).datasets.keys() == {"model"}
+    assert changes.write(work, "2026-01-03", runs, replace_used=True).datasets == runs
+    assert pointer_lib.current(work).datasets == runs
 
 
 def _race(work, date, barrier, results):
-    original = manifest.replace
+    original = atomic.replace
 
     def replace(*args):
         barrier.wait()  # all have read the pointer before any replaces it
         return original(*args)
 
-    manifest.replace = replace
+    atomic.replace = replace
     try:
-        results.put((date, snapshots.promote(work, date).date))
+        results.put((date, changes.promote(work, date).date))
     except RivalCommitError:
         results.put((date, "lost"))
 
 
 def test_of_writers_that_race_exactly_one_wins(work):
-    snapshots.promote(work, "2026-01-01")
+    changes.promote(work, "2026-01-01")
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(4), context.Queue()
     dates = ["2026-01-02", "2026-01-02", "2026-01-03", "2026-01-03"]
@@ -185,7 +184,7 @@ def test_of_writers_that_race_exactly_one_wins(work):
     found = [results.get(timeout=60) for _ in racers]
     for racer in racers:
         racer.join()
-    pointer = snapshots.read_pointer(work)
+    pointer = pointer_lib.read_pointer(work)
     assert pointer.history == ("2026-01-01",)
     for date, outcome in found:
         assert outcome == (date if date == pointer.date else "lost")
@@ -201,7 +200,7 @@ def test_work_that_an_older_run_did_is_not_done_again(work):
     assert text_of(Dataset(root)) == "c"
     planned.restore()
     assert text_of(Dataset(root)) == "a"
-    assert manifest.verify(root) == []
-    token = manifest.token(root)
+    assert checks.verify(root) == []
+    token = commit_lib.token(root)
     stage.plan("job", Config(root, "a"), [], {}).restore()
-    assert manifest.token(root) == token
+    assert commit_lib.token(root) == token

@@ -10,7 +10,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import status
-from schemas.runs import snapshots
+from schemas.runs import changes, snapshots
 from tests.fake_stages import FORGOTTEN, NEXT, USED, run
 from tests.unit.test_snapshots import commit
 
@@ -39,7 +39,7 @@ def test_a_summary_is_written_of_every_run(fake_work, fake_stages, capsys):
     assert (found["outcome"], found["exit"], found["error"]) == ("done", 0, "")
     assert len(found["stages"]) == 5
     assert found["started"] <= found["ended"]
-    snapshots.promote(str(fake_work), NEXT)
+    changes.promote(str(fake_work), NEXT)
     assert run(fake_work, NEXT) == Exit.DONE
     assert summary(fake_work, NEXT)["outcome"] == "nothing"
     assert run(fake_work, NEXT, "--detailed_exit_code") == Exit.NOTHING
@@ -71,8 +71,8 @@ def test_a_status_has_what_a_person_asks_for(fake_work, fake_stages, capsys):
     runs = dict(snapshots.read(str(fake_work), date).datasets)
     judged = {"date": date, "verdict": "refuse", "runs": runs}
     storage.write_bytes(f"{fake_work}/gates/{date}.json", json.dumps(judged).encode())
-    snapshots.promote(str(fake_work), date, "the new shop is meant")
-    snapshots.hold(str(fake_work), "2026-01-07", "labels of another team")
+    changes.promote(str(fake_work), date, "the new shop is meant")
+    changes.hold(str(fake_work), "2026-01-07", "labels of another team")
     text = told(fake_work, capsys)
     for line in (
         f"in use: {date} since 20",

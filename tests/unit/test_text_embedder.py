@@ -5,7 +5,7 @@ import tensorflow as tf
 from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_embedder import network as text_embedder
 from model_code.models.text_embedder import train as trainer
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from tests.mined_dataset import query_id, write_mined
 
 

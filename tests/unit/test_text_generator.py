@@ -14,7 +14,8 @@ from model_code.metrics.clicked_queries import ClickedQueries, Places, head_quer
 from model_code.models.text_generator import train as train_text_generator
 from model_code.models.text_generator import trainer as text_generator
 from model_code.runtime import training
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest
+from schemas.datasets import dataset as dataset_lib
 from tests.mined_dataset import NAMES, prepare, query_id, write_colours
 
 
@@ -193,7 +194,7 @@ def learned(pairs, tmp_path_factory):
 
 
 def model_of(output):
-    dataset = manifest.Dataset(str(output))
+    dataset = dataset_lib.Dataset(str(output))
     folder = dataset.folder("model")
     with open(f"{folder}/config.json") as f:
         config = json.load(f)
@@ -213,7 +214,7 @@ def test_command_learns_the_queries_of_colours(learned, extra):
     assert set(ids) == {query_id(query) for names in NAMES.values() for query in names}
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert found.counters["training_images"] == 42
-    assert manifest.verify(str(output)) == []
+    assert checks.verify(str(output)) == []
 
 
 def test_a_killed_command_ends_with_the_model_of_an_undisturbed_one(

@@ -14,7 +14,8 @@ import tensorflow as tf
 from beam_jobs.models import prepare_pairs
 from model_code.images import ops as image_ops
 from model_code.models.text_generator.examples import PairEncoder
-from schemas.datasets import manifest
+from schemas.datasets import checks, manifest
+from schemas.datasets import dataset as dataset_lib
 from tests.mined_dataset import jpeg, prepare, query_id, write_mined
 from tests.poisoned import checksums, poison
 from tests.work_folder import rows_of, tfrecords
@@ -89,7 +90,7 @@ def mined(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(mined, tmp_path_factory):
     flags = [f"--{name}={value}" for name, value in (LIMITS | {"image_size": SIZE}).items()]
-    return manifest.Dataset(prepare(mined.root, str(tmp_path_factory.mktemp("pairs")), *flags))
+    return dataset_lib.Dataset(prepare(mined.root, str(tmp_path_factory.mktemp("pairs")), *flags))
 
 
 def examples(dataset, split):
@@ -186,7 +187,7 @@ def test_every_image_is_an_example_or_counted(mined, prepared):
         found = list(examples(prepared, split))
         assert counters[f"{split}.images"] == len(found)
         assert counters[f"{split}.pairs"] == sum(len(e["queries"]) for e in found)
-    assert manifest.verify(prepared.root) == []
+    assert checks.verify(prepared.root) == []
 
 
 def test_other_test_images_and_clicks_change_no_byte(mined, prepared, tmp_path):
@@ -194,7 +195,7 @@ def test_other_test_images_and_clicks_change_no_byte(mined, prepared, tmp_path):
     changed = poison(images, pairs, queries, lambda image: jpeg((9, 9, 9), len(image), 24))
     write_mined(str(tmp_path / "mined"), *changed, [])
     flags = [f"--{name}={value}" for name, value in (LIMITS | {"image_size": SIZE}).items()]
-    found = manifest.Dataset(prepare(str(tmp_path / "mined"), str(tmp_path / "pairs"), *flags))
+    found = dataset_lib.Dataset(prepare(str(tmp_path / "mined"), str(tmp_path / "pairs"), *flags))
     names = ("train", "validation", "vocabulary", "metadata")
     assert checksums(found, *names) == checksums(prepared, *names)
 
@@ -220,7 +221,7 @@ def test_a_broken_image_dies_alone(tmp_path):
     argv = [f"--mined={tmp_path / 'mined'}", f"--output={tmp_path / 'pairs'}"]
     argv += ["--backbone=small_resnet", "--image_size=16", "--max_dead_fraction=0.5"]
     assert prepare_pairs.run(argv) == 0
-    dataset = manifest.Dataset(str(tmp_path / "pairs"))
+    dataset = dataset_lib.Dataset(str(tmp_path / "pairs"))
     (dead,) = dataset.table("dead_letters").to_pylist()
     assert (dead["key"], dead["reason"]) == (broken["image_id"], "inference_failed")
     assert dataset.manifest.counters["images.dropped_inference_failed"] == 1
@@ -231,7 +232,7 @@ def test_a_broken_image_dies_alone(tmp_path):
 
 def test_a_run_that_died_goes_on_after_its_last_whole_shard(mined, tmp_path, monkeypatch):
     root = prepare(mined.root, str(tmp_path), "--image_size=16")
-    expected, (first, second) = rows_of(root), manifest.Dataset(root).shards("train")
+    expected, (first, second) = rows_of(root), dataset_lib.Dataset(root).shards("train")
     encoded = []
     encode = PairEncoder.encode
 
@@ -248,7 +249,7 @@ def test_a_run_that_died_goes_on_after_its_last_whole_shard(mined, tmp_path, mon
     path.write_bytes(path.read_bytes()[:-5])
     assert rows_of(prepare(mined.root, root, "--image_size=16")) == expected
     assert first.rows <= len(encoded) < first.rows + second.rows
-    assert manifest.verify(root) == []
+    assert checks.verify(root) == []
 
 
 def test_wrong_inputs_are_refused(mined, tmp_path, capsys):

@@ -3,8 +3,9 @@ import tensorflow as tf
 
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
+from schemas.datasets import shards as shards_lib
 from schemas.maintenance import verify
-from schemas.runs import snapshots
+from schemas.runs import changes
 from tests import mined_dataset
 
 
@@ -30,8 +31,8 @@ def test_folder_of_datasets_stands_for_all_of_them(work, capsys):
 
 def test_dataset_of_a_snapshot(work, capsys):
     first = manifest.read(str(work / "mined")).run_id
-    snapshots.write(str(work), "2026-01-31", {"mined": first})
-    snapshots.promote(str(work), "2026-01-31")
+    changes.write(str(work), "2026-01-31", {"mined": first})
+    changes.promote(str(work), "2026-01-31")
     mined_dataset.write_colours(str(work / "mined"), per_colour=10)
     for path in ("current", "snapshots/2026-01-31"):
         assert verify.run([str(work / path / "mined")]) == 0
@@ -58,9 +59,9 @@ def test_tfrecords_are_counted_as_tensorflow_writes_them(tmp_path):
     with tf.io.TFRecordWriter(path) as writer:
         for n in range(5):
             writer.write(b"x" * n * 1000)
-    assert manifest.count_tfrecords(path) == 5
+    assert shards_lib.count_tfrecords(path) == 5
     whole = (tmp_path / "examples.tfrecord").read_bytes()
     for broken in (whole[:-1], whole[:-40] + b"?" + whole[-39:], b"\1" + whole[1:]):
         (tmp_path / "examples.tfrecord").write_bytes(broken)
         with pytest.raises(ValueError, match="record"):
-            manifest.count_tfrecords(path)
+            shards_lib.count_tfrecords(path)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.console import progress
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
 from schemas.tables.mined import SOURCES

@@ -10,7 +10,7 @@ from typing import Any
 from schemas.base import storage
 from schemas.console import quiet
 from schemas.datasets import integrity
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from schemas.datasets.manifest import Dataset, Shard
+from schemas.datasets.dataset import Dataset
+from schemas.datasets.manifest import Shard
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.mining.events import MAX_POSITION

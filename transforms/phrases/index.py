@@ -18,7 +18,7 @@ from model_code.index.choice import DEFAULT, IndexSettings, Kind, choose_kind
 from schemas.base import fingerprint, storage
 from schemas.console import heartbeat
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet
 from schemas.runs.stage import Stage
 from schemas.tables.mined import arrow_to_vectors

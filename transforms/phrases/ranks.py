@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from model_code.metrics import ranks as phrase_metrics
 from schemas.base import storage
-from schemas.datasets import manifest
+from schemas.datasets import shards
 from schemas.runs.stage import Stage
 from schemas.tables.mined import arrow_to_vectors
 from transforms.phrases.calibration import Calibrated
@@ -118,7 +118,7 @@ class WriteCalibration(beam.PTransform):
         folder = self._stage.folder(self.NAME)
         path = storage.join(self._stage.absolute(folder), self.FILE)
         storage.write_bytes(path, json.dumps(found, indent=1, ensure_ascii=False).encode())
-        for shard in manifest.describe_files(self._stage.output, folder, [self.FILE]):
+        for shard in shards.describe_files(self._stage.output, folder, [self.FILE]):
             yield self.NAME, shard
 
     def expand(self, made):

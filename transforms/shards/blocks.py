@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from schemas.base import fingerprint, storage
 from schemas.base.errors import DeadShareError, PhraseLensError, RetryError
 from schemas.base.fingerprint import hash64_array
-from schemas.datasets import manifest
+from schemas.datasets import commit as commit_lib
+from schemas.datasets import dataset, manifest
+from schemas.datasets import shards as shards_lib
 from schemas.datasets.records import Record
 from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
@@ -247,7 +249,7 @@ def write_sorted(
     # Where chunks begin must not show in the file.
     table = _in_order(table, order.to_numpy()).combine_chunks()
     path = stage.shard_path(name, index, num_shards, "parquet")
-    return name, manifest.write_parquet(stage.output, path, index, table)
+    return name, shards_lib.write_parquet(stage.output, path, index, table)
 
 
 class WriteTable(beam.PTransform):
@@ -295,7 +297,7 @@ def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
     of the log may have the same key.
     """
     schema = pa.schema([DEAD_LETTERS.field("key"), DEAD_LETTERS.field("reason")])
-    before = manifest.Dataset(manifest.run_folder(stage.output, stage.after))
+    before = dataset.Dataset(manifest.run_folder(stage.output, stage.after))
     old = pa.Table.from_batches(before.batches("dead_letters", schema.names), schema)
     found = [read_parquet(stage.absolute(shard.path), schema.names) for shard in dead]
     new = pa.concat_tables([schema.empty_table(), *found])
@@ -379,14 +381,14 @@ def commit(
                 f"at least one row; dropped were {_dropped(counters) or 'none'}",
                 f"Check the inputs of {stage.name}, and the flags that drop rows.",
             )
-    won = manifest.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
+    won = commit_lib.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
     storage.remove_tree(stage.spill)
     return won
 
 
 def parquet(schema: pa.Schema) -> manifest.Table:
     """A Parquet table without shards yet."""
-    return manifest.Table("parquet", manifest.schema_fingerprint(schema), ())
+    return manifest.Table("parquet", shards_lib.schema_fingerprint(schema), ())
 
 
 class CommitManifest(beam.PTransform):

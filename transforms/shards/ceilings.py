@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from schemas.base.errors import AccountingError, DeadShareError
-from schemas.datasets import manifest
+from schemas.datasets import checks
 from schemas.tables.dead_letters import REASONS
 
 EXAMPLES = 3  # that an error names
@@ -74,7 +74,7 @@ def check_counters(
       AccountingError: rows in ≠ rows out + rows dropped.
       DeadShareError: a kind of row passes its ceiling.
     """
-    if lost := manifest.unbalanced(dict(counters)):
+    if lost := checks.unbalanced(dict(counters)):
         raise AccountingError("counters", "in = out + dropped", "; ".join(lost))
     for kind, reasons in dead_rows(counters).items():
         rows, dead = counters.get(f"{kind}.in", 0), sum(reasons.values())

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.base import fingerprint
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet
 
 # Row groups that stay in memory: rows that are asked for together lie together.

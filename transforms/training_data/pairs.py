@@ -15,7 +15,7 @@ from model_code.metrics.clicked_queries import ClickedQueries, Places, head_quer
 from schemas.base import storage
 from schemas.console.progress import Progress
 from schemas.datasets import manifest
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables

@@ -12,7 +12,7 @@ from model_code.models.fusion.few_labels import keep_first
 from model_code.runtime.training import epoch_order
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 _SHUFFLE_BUFFER = 20_000
 

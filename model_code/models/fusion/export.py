@@ -20,9 +20,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from schemas.base import fingerprint
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.datasets import integrity
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 

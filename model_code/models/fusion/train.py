@@ -37,8 +37,8 @@ from model_code.metrics.evaluation import (
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 from schemas.tables.mined import SPLITS

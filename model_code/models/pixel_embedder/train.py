@@ -24,8 +24,8 @@ from model_code.models.fusion.few_labels import keep_first
 from model_code.runtime.settings import BACKBONES, training_device
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 

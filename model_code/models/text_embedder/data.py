@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from schemas.base.errors import PhraseLensError
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 # Ids are hashes already: an odd multiple of one is as good a hash, and in another order.
 _MIX = np.uint64(0x9E3779B97F4A7C15)

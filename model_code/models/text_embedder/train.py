@@ -30,8 +30,8 @@ from model_code.models.text_embedder.batches import Batches, BatchRules, split_w
 from model_code.models.text_embedder.data import hold_out, load_associations
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint
-from schemas.base.flags import flag
-from schemas.datasets.manifest import Dataset
+from schemas.console.flags import flag
+from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 

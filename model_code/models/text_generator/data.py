@@ -16,7 +16,7 @@ from model_code.runtime.training import epoch_order
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.progress import Progress
-from schemas.datasets.manifest import Dataset
+from schemas.datasets.dataset import Dataset
 
 _READ_BATCH = 64
 _READ_BYTES = 4 << 20  # of a file at once

@@ -23,7 +23,7 @@ import pyarrow as pa
 from model_code.runtime.settings import BACKBONES, training_device
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
-from schemas.base.flags import flag
+from schemas.console.flags import flag
 from schemas.runs import command
 from schemas.runs.stage import Stage
 from schemas.tables.arrays import load_array

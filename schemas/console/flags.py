@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from schemas.base import places
-from schemas.base.errors import PhraseLensError, tell
-from schemas.console import heartbeat, log_lines, quiet
-from schemas.runs import snapshots
+from schemas.base.errors import PhraseLensError
+from schemas.console import log_lines, quiet
 
 _REQUIRED = object()
 _TITLES = {
@@ -286,32 +285,6 @@ def parser_for(config: type, prog: str, description: str) -> Parser:
     return parser
 
 
-def from_args(config: type, args: argparse.Namespace) -> Any:
-    """The config of parsed flags, whose paths are those that people mean.
-
-    An input in the snapshot in use is resolved here, and once.
-
-    Raises:
-      PhraseLensError: a path is none that can be read or written, or a needed one is empty.
-    """
-    pointers = snapshots.Resolver()
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        name, role = field.name, field.metadata["role"]
-        value: Any = getattr(args, name, field.default)
-        values[name] = value
-        if role == "output" and hasattr(args, name):
-            values[name] = places.output_of(name, value)
-        if role != "input":
-            continue
-        paths = places.split(value) if isinstance(value, str) else value
-        if not paths and (value or field.default is dataclasses.MISSING):
-            raise PhraseLensError(f"--{name} {value or ''!r}", "a path", "See --help.")
-        paths = tuple(places.place_of(name, path) for path in paths)
-        values[name] = pointers.resolve(",".join(paths)) if isinstance(value, str) else paths
-    return config(**values)
-
-
 def unknown_flags(
     leftover: Sequence[str], known: Sequence[str], missing: Sequence[str] = ()
 ) -> PhraseLensError:
@@ -342,33 +315,3 @@ def unknown_flags(
     if left := [name for name in missing if name not in meant.values()]:
         remedy += f" Missing too: {' '.join(left)}."
     return PhraseLensError(" ".join(leftover), "only known flags", remedy)
-
-
-def parse(config: type, prog: str, description: str, argv: Sequence[str] | None) -> Any:
-    """Parses a command line that has no flags but the config's.
-
-    Raises:
-      PhraseLensError: a flag is unknown, missing, or has a value that it cannot have.
-    """
-    return from_args(config, parser_for(config, prog, description).read(argv))
-
-
-def main(
-    config: type,
-    prog: str,
-    doc: str | None,
-    argv: Sequence[str] | None,
-    work: Callable[[Any], None],
-) -> int:
-    """A command that has no dataset of its own: parses its flags and works.
-
-    Returns:
-      The exit status; see `schemas.base.errors.Exit`.
-    """
-    try:
-        parsed = parse(config, prog, doc or "", argv)
-        with heartbeat.doing(prog.removeprefix("./run.sh ")):
-            work(parsed)
-    except Exception as error:
-        return tell(error)
-    return 0
