@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import work_folder
-from tests.cloud import bucket, credentials, dataflow  # noqa: F401
-from tests.fake_stages import fake_stages, fake_work  # noqa: F401
-from tests.once import once
+from tests.support.datasets import work_folder
+from tests.support.datasets.fake_stages import fake_stages, fake_work  # noqa: F401
+from tests.support.processes.cloud import bucket, credentials, dataflow  # noqa: F401
+from tests.support.processes.once import once
 
 # A busy machine is slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)

@@ -77,7 +77,9 @@ def examination(places: pa.Table) -> pa.Table:
 
 def variants(candidates: pa.Table) -> pa.Table:
     """The candidates that are spellings of one another: columns variant and query_id."""
-    from tests.mining_sql import ends_of_variants  # heavy, and Spark's workers import this module
+    from tests.support.oracles.mining_sql import (
+        ends_of_variants,  # heavy, and Spark's workers import this module
+    )
 
     names = ("variant", "query_id", "variant_text", "text")
     ends = ends_of_variants([tuple(row[n] for n in names) for row in candidates.to_pylist()])

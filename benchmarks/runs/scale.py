@@ -29,6 +29,7 @@ from schemas.console.flags import flag
 from schemas.console.progress import duration
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
+from tests.support.datasets import networks as networks_lib
 
 SIDE = 16
 SAMPLE_SECONDS = 1.0
@@ -143,7 +144,7 @@ def measure(config: Config) -> Result:
         (SIDE, SIDE),
         config.images_per_shard,
     )
-    networks = embed.write_networks(
+    networks = networks_lib.write_networks(
         storage.join(config.workdir, "networks"), "small_resnet", SIDE, small_width=4
     )
     output = storage.join(config.workdir, "features")

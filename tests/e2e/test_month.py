@@ -1,6 +1,6 @@
 """A schedule over days: whatever happens on one, what must be in use is, and nothing else.
 
-The model of what must be is in tests/month.py.
+The model of what must be is in tests/support/oracles/month.py.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import pytest
 from beam_jobs.runs import reprocess
 from schemas.base import storage
 from schemas.maintenance import metrics, status, summaries
-from tests.month import EVENTS, Month
+from tests.support.oracles.month import EVENTS, Month
 
 WEEK = ["usual", "new_images", "retired", "forget", "flipped", "rolled_back", "killed"]
 SHOWN = (5, 15, 30)  # days after which docs/schedule.md shows the status

@@ -15,9 +15,10 @@ from model_code.models.fusion import export as export_model
 from model_code.phrases.settings import PhraseSettings
 from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
-from tests import image_files, work_folder
-from tests.image_files import encode, photo
-from tests.work_folder import STEPS, TinyRun
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.inputs import image_files
+from tests.support.inputs.image_files import encode, photo
 
 IMAGES = 64
 # Batches of other sizes sum in another order: the last bits of a float32 differ.

@@ -17,8 +17,8 @@ from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
 from schemas.tables.mined import SPLITS
-from tests import work_folder
-from tests.work_folder import STEPS, TinyRun
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS, TinyRun
 
 
 @pytest.fixture(scope="module")

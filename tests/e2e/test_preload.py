@@ -19,7 +19,7 @@ from beam_jobs.runs.all_stages import Step
 from model_code.images import embedder as image_embedder
 from schemas.base.errors import Exit
 from schemas.runs import command_line
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 REPOSITORY = Path(__file__).parents[2]
 LOADED = image_embedder._load_network

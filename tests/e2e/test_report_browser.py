@@ -10,7 +10,7 @@ import pytest
 
 from model_code.report import pages as report
 from schemas.datasets import dataset
-from tests import report_work
+from tests.support.datasets import report_work
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 COMMAND = (

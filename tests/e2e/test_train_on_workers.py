@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from schemas.datasets.dataset import Dataset
-from tests import work_folder
-from tests.unit.test_query_table import free_ports
+from tests.support.datasets import work_folder
+from tests.support.processes.ports import free_ports
 
 HEAD = ("--trainable=head", "--epochs=3", "--patience=3")
 

@@ -20,9 +20,9 @@ from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
-from tests import work_folder
-from tests.cloud import PROJECT, REGION
-from tests.hidden_text import shown
+from tests.support.datasets import work_folder
+from tests.support.inputs.hidden_text import shown
+from tests.support.processes.cloud import PROJECT, REGION
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "dataflow.md"

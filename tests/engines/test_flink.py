@@ -18,7 +18,8 @@ from deploy import flink as flink_command
 from deploy import flink_cluster
 from deploy.flink_cluster import Cluster
 from schemas.datasets import checks, manifest
-from tests import engine_jobs, wheel, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import engine_jobs, wheel
 
 
 def free_ports() -> int:

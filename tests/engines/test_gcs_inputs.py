@@ -11,9 +11,9 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from beam_jobs.mining import forget, mine_log, mine_pairs
 from schemas.base import storage
 from schemas.datasets import checks
-from tests import work_folder
-from tests.image_files import encode, photo
-from tests.unit.test_image_units import read, write_parquet, write_tar
+from tests.support.datasets import work_folder
+from tests.support.inputs.image_files import encode, photo
+from tests.support.inputs.image_tables import read, write_parquet, write_tar
 from transforms.mining.labels import LABEL_FIELDS
 from transforms.rows.checked import texts_of
 from transforms.rows.tabular import read_table

@@ -8,7 +8,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from tests import engine_jobs
+from tests.support.processes import engine_jobs
 
 PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 

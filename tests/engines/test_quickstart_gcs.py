@@ -9,7 +9,7 @@ from beam_jobs.dataflow import submit
 from beam_jobs.runs import all_stages
 from schemas.base import storage
 from schemas.datasets import checks, dataset
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 # The report holds the paths of its datasets.
 COMPARED = [name for name in work_folder.STEPS if name != "report"]

@@ -14,9 +14,9 @@ from schemas.base.errors import PhraseLensError, RivalCommitError
 from schemas.datasets import checks, commit, manifest
 from schemas.datasets import dataset as dataset_lib
 from schemas.runs.stage import Stage
-from tests import forked
-from tests.image_files import encode, photo
-from tests.unit.test_manifest import plan, work
+from tests.support.datasets.committed import plan, work
+from tests.support.inputs.image_files import encode, photo
+from tests.support.processes import forked
 from transforms.files.matching import match
 from transforms.shards.tfrecords import RecordWriter
 
@@ -59,7 +59,7 @@ def test_folders_right_below_a_path(bucket, tmp_path):
 
 
 def test_of_two_processes_that_commit_at_once_one_wins_each_time(bucket, capsys):
-    """The emulator keeps generation preconditions (tests/emulator.py); 24 races, one dataset."""
+    """The emulator keeps generation preconditions (its module says how); 24 races."""
     context = forked.server()
     barrier, results = context.Barrier(2), context.Queue()
     root = f"{bucket}/raced"

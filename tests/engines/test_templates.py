@@ -22,8 +22,8 @@ from deploy import templates
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import flags as flags_lib
-from tests import wheel
-from tests.unit.test_layout import locked
+from tests.support.processes import wheel
+from tests.support.processes.locks import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -8,7 +8,8 @@ import pytest
 
 from beam_jobs.runs import all_stages
 from schemas.base import code_fingerprint
-from tests import wheel, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import wheel
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import pytest
 
 from schemas.datasets import checks, dataset
-from tests import forked, work_folder
-from tests.work_folder import STEPS
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS
+from tests.support.processes import forked
 
 QUICK = {"mine_pairs", "prepare_examples"}
 JOBS = [

@@ -17,9 +17,9 @@ from beam_jobs.mining import mine_pairs
 from schemas.base import atomic, storage
 from schemas.base.errors import Exit, PhraseLensError
 from schemas.datasets import checks, manifest, shards
-from tests import work_folder
-from tests.image_files import encode, photo
-from tests.pipeline.conftest import bucket  # noqa: F401
+from tests.support.datasets import work_folder
+from tests.support.inputs.image_files import encode, photo
+from tests.support.processes.cloud import bucket  # noqa: F401
 
 WRITES = r"^PUT /upload|uploadType=multipart"  # Arrow's, and the manifest's
 
@@ -31,7 +31,13 @@ def faulty(log, *flags: str):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.faulty_storage", f"--port={port}", f"--log={log}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.processes.faulty_storage",
+        f"--port={port}",
+        f"--log={log}",
+    ]
     command += [f"--upstream={upstream.rpartition(':')[2]}", *flags]
     server = subprocess.Popen(command, env=work_folder.environment())
     deadline = time.monotonic() + 60

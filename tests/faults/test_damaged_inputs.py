@@ -11,8 +11,8 @@ from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import dataset as dataset_lib
 from schemas.datasets import manifest
-from tests import work_folder
-from tests.work_folder import STEPS
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS
 
 MODULES = {
     "train_fusion": train_fusion,

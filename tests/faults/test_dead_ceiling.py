@@ -4,7 +4,7 @@ import pytest
 
 from beam_jobs.mining import mine_pairs
 from schemas.datasets import checks, dataset, manifest
-from tests.image_files import encode, photo
+from tests.support.inputs.image_files import encode, photo
 from transforms.mining import key_match
 
 ROWS = 300

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests import forked, train_on_devices
+from tests.support.processes import forked, train_on_devices
 
 STEPS_BEFORE_DEATH = 15  # of 24 in 4 epochs: in the middle of the third
 

@@ -11,7 +11,7 @@ from model_code.images.embedder import ImageEmbedder
 from schemas.datasets import checks
 from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 BATCH = 64
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import start
+from tests.support.processes.launched import start
 
 LINES = {
     signal.SIGINT: "stopped: give the same command again; what is done stays done\n",

@@ -17,8 +17,9 @@ import pytest
 from schemas.base import storage
 from schemas.datasets import checks, commit
 from schemas.runs import folders as run_folders
-from tests import engine_jobs, forked, work_folder
-from tests.work_folder import STEPS, TinyRun
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.processes import engine_jobs, forked
 
 QUICK = ("mine_pairs", "embed_images", "train_fusion")
 MOMENTS = 20

@@ -12,7 +12,7 @@ from schemas.base import storage
 from schemas.console.flags import flag
 from schemas.datasets import checks, commit, dataset, manifest, shards
 from schemas.runs import stage
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 WRITE_HALF = """
 import sys, time

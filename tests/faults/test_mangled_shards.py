@@ -11,8 +11,8 @@ from model_code.gate import command as gate
 from schemas.base.errors import CorruptError, Exit
 from schemas.datasets.dataset import Dataset
 from schemas.runs import changes, snapshots
-from tests import gate_work
-from tests.gate_work import Day
+from tests.support.datasets import gate_work
+from tests.support.datasets.gate_work import Day
 
 TABLES = [
     ("mined", "images"),

@@ -11,7 +11,8 @@ from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import checks, manifest
-from tests import forked, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import forked
 
 KINDS = ("query", "user", "image", "clicks")
 

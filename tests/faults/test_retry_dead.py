@@ -13,10 +13,10 @@ from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
-from tests import work_folder
-from tests.cloud import serve
-from tests.image_files import encode, photo
-from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
+from tests.support.datasets import work_folder
+from tests.support.datasets.messy_mining import COLUMNS, messy_log
+from tests.support.inputs.image_files import encode, photo
+from tests.support.processes.cloud import serve
 
 IMAGES, BROKEN = 20, range(5)
 

@@ -12,7 +12,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 MODULES = {m.JOB.name: m for m in (mine_pairs, embed_phrases, embed_images, classify_images)}
 CASES = [

@@ -18,10 +18,11 @@ from schemas.datasets import checks, commit, manifest
 from schemas.datasets import dataset as dataset_lib
 from schemas.maintenance import gc
 from schemas.runs import folders as run_folders
-from tests import forked, work_folder
-from tests.image_files import encode, photo
-from tests.pipeline.conftest import bucket  # noqa: F401
-from tests.unit.test_manifest import plan, work
+from tests.support.datasets import work_folder
+from tests.support.datasets.committed import plan, work
+from tests.support.inputs.image_files import encode, photo
+from tests.support.processes import forked
+from tests.support.processes.cloud import bucket  # noqa: F401
 
 ROUNDS, PROCESSES, THREADS = 4, 2, 3
 

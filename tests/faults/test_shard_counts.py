@@ -6,7 +6,8 @@ from schemas.base import storage
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import folders as run_folders
-from tests import forked, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import forked
 
 
 def rows_of(root):

@@ -5,8 +5,9 @@ import pytest
 from beam_jobs.mining import mine_pairs
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
-from tests import forked, work_folder
-from tests.image_files import encode, photo
+from tests.support.datasets import work_folder
+from tests.support.inputs.image_files import encode, photo
+from tests.support.processes import forked
 
 HEADER = "query,image,clicks\n"
 

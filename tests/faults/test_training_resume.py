@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from schemas.datasets.dataset import Dataset
-from tests import forked, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import forked
 
 EPOCHS = 6
 KILLED_IN = (2, 4)  # epochs

@@ -25,8 +25,8 @@ import tensorflow as tf
 from PIL import Image
 
 from model_code.images import ops as image_ops
-from tests import icc_profiles
-from tests.image_files import (
+from tests.support.inputs import icc_profiles
+from tests.support.inputs.image_files import (
     HEIC,
     animation,
     encode,

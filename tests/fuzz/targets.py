@@ -20,7 +20,7 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from schemas.base.errors import PhraseLensError
 from schemas.runs.stage import Stage
 from schemas.tables.dead_letters import REASONS
-from tests import icc_profiles, image_files, log_files
+from tests.support.inputs import icc_profiles, image_files, log_files
 from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.formats import FORMATS, register
 from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.fuzz.damaged_images import LIMITS, SEEDS, damaged, outcome, try_files
-from tests.image_files import chunk, encode, interlaced_png, photo
+from tests.support.inputs.image_files import chunk, encode, interlaced_png, photo
 from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.only_pixels import damage, only_pixels
 

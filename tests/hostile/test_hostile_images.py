@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from PIL import GifImagePlugin, Image
 
 from schemas.tables.dead_letters import REASONS
-from tests.image_files import HEIC, chunk, encode, jpeg_of_scans, photo, png, rotated_jpeg
+from tests.support.inputs.image_files import (
+    HEIC,
+    chunk,
+    encode,
+    jpeg_of_scans,
+    photo,
+    png,
+    rotated_jpeg,
+)
 from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.only_pixels import only_pixels
 from transforms.images.process import ImageProcess, clean_safely

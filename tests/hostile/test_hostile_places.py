@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.image_files import encode, photo
+from tests.support.inputs.image_files import encode, photo
 from transforms.images import fetch as http_fetch
 from transforms.images.clean import ImageError
 from transforms.images.fetch import FetchLimits, fetch, is_public

@@ -14,8 +14,8 @@ from samples import make_samples
 from schemas.base import code_fingerprint
 from schemas.maintenance import gc
 from schemas.runs import command_line
-from tests import work_folder
 from tests.inputs.case import Case, command, error_of
+from tests.support.datasets import work_folder
 from transforms.files.matching import match
 
 

@@ -9,8 +9,8 @@ from beam_jobs.mining import check as mined_check
 from beam_jobs.runs import all_stages
 from model_code.metrics import evaluation
 from schemas.base.errors import PhraseLensError
-from tests import mined_dataset
 from tests.inputs.case import Case, command, error_of
+from tests.support.datasets import mined_dataset
 
 ALL: list[str] = [step.name for step in all_stages.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]

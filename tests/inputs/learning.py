@@ -16,8 +16,8 @@ from model_code.models.text_generator import sampled_softmax
 from schemas.datasets.dataset import Dataset
 from schemas.tables import mined as tables
 from tests.inputs.case import Case
-from tests.mined_dataset import jpeg, write_colours, write_mined
-from tests.poisoned import NEW_QUERY, poison
+from tests.support.datasets.mined_dataset import jpeg, write_colours, write_mined
+from tests.support.inputs.poisoned import NEW_QUERY, poison
 from transforms.phrases import prototypes
 from transforms.training_data import examples
 from transforms.training_data import pairs as training_pairs

@@ -9,8 +9,8 @@ from beam_jobs.mining import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.runs import stage
-from tests.hidden_text import shown
 from tests.inputs.case import Case, command, error_of
+from tests.support.inputs.hidden_text import shown
 
 KEY = "5ec3e7a91bd0c4f85ec3e7a91bd0c4f8"
 

@@ -1,3 +1,3 @@
-"""The bucket of tests/cloud.py, under the name by which other tests import it."""
+"""The bucket of tests/support/processes/cloud.py, under the name by which other tests import it."""
 
-from tests.cloud import bucket  # noqa: F401
+from tests.support.processes.cloud import bucket  # noqa: F401

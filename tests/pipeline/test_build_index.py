@@ -21,7 +21,7 @@ from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
 from schemas.runs import stage as stage_lib
 from schemas.tables import mined as tables
-from tests.phrase_vectors import draw, images, phrases, scan
+from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 from transforms.phrases.index import BuildIndex, choose_probes
 
 ROWS = 3000

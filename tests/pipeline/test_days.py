@@ -17,7 +17,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.console import launch
 from schemas.datasets import checks, dataset, manifest
 from schemas.runs import folders as run_folders
-from tests.image_files import encode, photo
+from tests.support.inputs.image_files import encode, photo
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "user", "session", "timestamp")
 FIRST = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)

@@ -18,8 +18,8 @@ from schemas.datasets import checks
 from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
 from schemas.tables.mined import arrow_to_vectors
-from tests.mined_dataset import query_id, write_mined
-from tests.poisoned import checksums, poison
+from tests.support.datasets.mined_dataset import query_id, write_mined
+from tests.support.inputs.poisoned import checksums, poison
 from transforms.inference import folders as models
 from transforms.phrases import build as phrases
 from transforms.phrases import calibration

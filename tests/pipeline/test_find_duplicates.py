@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from benchmarks.logs import duplicates as bench
 from samples import scenes
+from tests.support.oracles import copies
 from transforms.images.clean import clean_image
 
 
@@ -21,20 +21,20 @@ def known():
         scene = scenes.scene_of(seed, index)
         pixels = scenes.draw(scene, side, np.random.default_rng([seed, index]))
         originals[scenes.key_of(index)] = Image.fromarray(pixels)
-    return bench.with_copies(originals, seed)
+    return copies.with_copies(originals, seed)
 
 
 @pytest.fixture(scope="module")
 def found(known):
-    return bench.find(known, num_shards=3, workers=1)
+    return copies.find(known, num_shards=3, workers=1)
 
 
 def test_finds_copies_and_tells_strangers(known, found):
-    quality = bench.quality(known, found)
+    quality = copies.quality(known, found)
     assert quality.recall["all"] >= 0.95
     assert quality.precision >= 0.99
     assert quality.leaks == 0
-    assert all(quality.recall[kind] >= 0.8 for kind in bench.COPIES)
+    assert all(quality.recall[kind] >= 0.8 for kind in copies.COPIES)
 
 
 def test_the_largest_image_stands_for_its_cluster(known, found):
@@ -54,19 +54,19 @@ def test_order_bundles_shards_and_repeated_images_change_nothing(known, found):
     order = list(range(rows.num_rows)) + list(range(0, rows.num_rows, 3))
     random.Random(0).shuffle(order)
     tables = [rows.take(order[start : start + 17]) for start in range(0, len(order), 17)]
-    assert bench.find(dataclasses.replace(known, tables=tables), 5, workers=1) == found
+    assert copies.find(dataclasses.replace(known, tables=tables), 5, workers=1) == found
 
 
 def test_images_of_one_colour_are_left_alone():
     files = {
-        name: bench.encoded(Image.new("RGB", (side, side), colour), "PNG")
+        name: copies.encoded(Image.new("RGB", (side, side), colour), "PNG")
         for name, colour, side in (
             ("small", "white", 40),
             ("large", "white", 80),
             ("other", (250, 250, 250), 40),
         )
     }
-    cleans = [(name, clean_image(data, bench.LIMITS)) for name, data in files.items()]
+    cleans = [(name, clean_image(data, copies.LIMITS)) for name, data in files.items()]
     picture = {clean.image_id: name for name, clean in cleans}
-    known = bench.Known(bench.tables_of(cleans), picture, {})
-    assert bench.find(known, 2, workers=1) == {image: image for image in picture}
+    known = copies.Known(copies.tables_of(cleans), picture, {})
+    assert copies.find(known, 2, workers=1) == {image: image for image in picture}

@@ -4,8 +4,8 @@ import csv
 import random
 
 from schemas.datasets import dataset
-from tests.image_files import encode, photo
-from tests.pipeline.test_mine_pairs import COLUMNS, FILES, checksums, messy_log, mine
+from tests.support.datasets.messy_mining import COLUMNS, FILES, checksums, messy_log, mine
+from tests.support.inputs.image_files import encode, photo
 
 
 def test_days_that_reuse_are_those_from_scratch(tmp_path):

@@ -15,8 +15,8 @@ from PIL import Image
 
 from beam_jobs.mining import mine_pairs
 from schemas.datasets import checks, dataset, manifest
-from tests import image_files
-from tests.image_files import encode, photo
+from tests.support.inputs import image_files
+from tests.support.inputs.image_files import encode, photo
 from transforms.rows.checked import HARMLESS
 
 GOOD_IMAGES = {

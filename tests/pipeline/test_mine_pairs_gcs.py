@@ -5,8 +5,8 @@ import pytest
 from beam_jobs.mining import mine_pairs
 from schemas.base import storage
 from schemas.datasets import checks, commit, dataset, manifest
-from tests.image_files import encode, photo
-from tests.unit.test_manifest import plan, work
+from tests.support.datasets.committed import plan, work
+from tests.support.inputs.image_files import encode, photo
 
 
 def test_storage(bucket):

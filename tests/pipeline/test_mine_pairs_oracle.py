@@ -1,4 +1,4 @@
-"""mine_pairs on messy logs, against the same mining written as SQL (tests/mining_sql.py)."""
+"""mine_pairs on messy logs, against the same mining written as SQL."""
 
 import collections
 import contextlib
@@ -14,10 +14,10 @@ from hypothesis import Phase, assume, given, settings
 from beam_jobs.mining import mine_log, mine_pairs
 from schemas.datasets.checks import verify
 from schemas.datasets.dataset import Dataset
-from tests import messy_logs
-from tests.image_files import encode, photo
-from tests.messy_logs import write_log
-from tests.mining_sql import Expected, Settings, mine
+from tests.support.inputs import messy_logs
+from tests.support.inputs.image_files import encode, photo
+from tests.support.inputs.messy_logs import write_log
+from tests.support.oracles.mining_sql import Expected, Settings, mine
 
 PICTURES = 18
 # Two files of one picture each have keys of their own; their evidence is one picture's.

@@ -11,8 +11,8 @@ from beam_jobs.mining import mine_log, mine_pairs
 from model_code.text.normalise import normalize_query
 from schemas.base import storage
 from schemas.datasets import dataset
-from tests.image_files import encode, photo
-from tests.unit.test_privacy import PLANTED
+from tests.support.inputs.image_files import encode, photo
+from tests.support.inputs.personal_queries import PLANTED
 
 FIELDS = ("query", "image", "clicks", "position", "user", "session", "timestamp")
 SECRETS = sorted({query for queries in PLANTED.values() for query in queries})

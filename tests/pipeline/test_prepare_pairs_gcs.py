@@ -4,7 +4,7 @@ import numpy as np
 
 from model_code.models.text_generator.data import open_pairs
 from schemas.datasets import checks
-from tests.mined_dataset import prepare, write_colours
+from tests.support.datasets.mined_dataset import prepare, write_colours
 
 
 def test_pairs_in_a_bucket_are_those_of_a_local_disk(bucket, tmp_path):

@@ -12,9 +12,9 @@ from schemas.base import storage
 from schemas.maintenance import metrics, summaries
 from schemas.runs import changes, command_line, pointer, snapshots
 from schemas.runs import folders as run_folders
-from tests.image_files import encode, photo
-from tests.pipeline.test_mine_pairs import COLUMNS, messy_log
-from tests.unit.test_snapshots import commit
+from tests.support.datasets.messy_mining import COLUMNS, messy_log
+from tests.support.datasets.snapshot_work import commit
+from tests.support.inputs.image_files import encode, photo
 from transforms.images.read import source_of
 
 SETTINGS = ("num_shards=2", "max_dead_fraction=1", "min_users=1", "one_person_pairs=true")

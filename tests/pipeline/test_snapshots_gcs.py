@@ -8,7 +8,7 @@ from schemas.datasets import dataset
 from schemas.maintenance import gc
 from schemas.runs import changes, inputs, pointer, snapshots
 from schemas.runs import folders as run_folders
-from tests.unit.test_snapshots import snapshot, text_of
+from tests.support.datasets.snapshot_work import snapshot, text_of
 
 DATES = ["2026-01-01", "2026-01-02", "2026-01-03"]
 

@@ -27,7 +27,7 @@ from beam_jobs.runs import all_stages
 from schemas.datasets.dataset import Dataset
 from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 ROOT = work_folder.ROOT
 DATES = ("2026-01-01", "2026-01-02", "2026-01-03")

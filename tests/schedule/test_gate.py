@@ -13,8 +13,8 @@ from model_code.gate import evaluation as gate_evaluation
 from schemas.base.errors import Exit, RefusedError
 from schemas.datasets import commit, manifest, shards
 from schemas.runs import changes, snapshots, stage
-from tests import gate_work
-from tests.gate_work import Day
+from tests.support.datasets import gate_work
+from tests.support.datasets.gate_work import Day
 
 USED, CANDIDATE = "2026-01-01", "2026-01-02"
 

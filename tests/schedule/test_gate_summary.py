@@ -9,7 +9,7 @@ import pytest
 from model_code.gate import command as gate
 from model_code.gate import drift as gate_drift
 from model_code.gate import summary as gate_summary
-from tests import gate_work
+from tests.support.datasets import gate_work
 
 
 @pytest.fixture(scope="module")

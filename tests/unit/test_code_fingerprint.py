@@ -13,8 +13,8 @@ import pytest
 from beam_jobs.runs import all_stages
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
-from tests import work_folder
-from tests.work_folder import ROOT
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import ROOT
 
 MODULES = {
     "mine_log": ("beam_jobs.mining.mine_log",),

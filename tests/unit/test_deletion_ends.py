@@ -11,8 +11,8 @@ from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import pending, promote, summaries
 from schemas.runs import changes, pointer, snapshots
-from tests.fake_stages import FORGOTTEN, NEXT, OWN, USED, run
-from tests.unit.test_snapshots import commit
+from tests.support.datasets.fake_stages import FORGOTTEN, NEXT, OWN, USED, run
+from tests.support.datasets.snapshot_work import commit
 
 
 def holds_secret(work):

@@ -15,8 +15,8 @@ from model_code.images import backbones
 from model_code.images import ops as image_ops
 from model_code.runtime import devices
 from schemas.base.errors import PhraseLensError
-from tests import forked
-from tests.mined_dataset import COLOURS, jpeg
+from tests.support.datasets.mined_dataset import COLOURS, jpeg
+from tests.support.processes import forked
 
 no_gpu = pytest.mark.skipif(
     bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from benchmarks.logs import duplicates as bench
 from schemas.base import fingerprint
+from tests.support.oracles.copies import COPIES, watermarked
 from transforms.duplicates import bands
 from transforms.duplicates import compare as signatures
 from transforms.duplicates import find as duplicates
@@ -90,7 +90,7 @@ class TestCompare:
     @pytest.mark.parametrize("kind", ["reencoded", "resized", "cropped", "cropped_each_side"])
     def test_takes_copies_for_copies(self, kind):
         images = [picture(seed) for seed in range(20)]
-        copies = [bench.COPIES[kind](image, random.Random(i)) for i, image in enumerate(images)]
+        copies = [COPIES[kind](image, random.Random(i)) for i, image in enumerate(images)]
         a, b = thumbnails(*images), thumbnails(*copies)
         for first, second in ((a, b), (b, a)):
             kinds, _ = signatures.compare(first, second, Limits())
@@ -128,7 +128,7 @@ class TestCompare:
 
     def test_a_pair_does_not_depend_on_the_others(self):
         images = thumbnails(*(picture(seed) for seed in range(6)))
-        copies = thumbnails(*(bench.watermarked(picture(s), random.Random(s)) for s in range(6)))
+        copies = thumbnails(*(watermarked(picture(s), random.Random(s)) for s in range(6)))
         together = signatures.compare(images, copies, Limits())
         for i in range(6):
             alone = signatures.compare(images[i : i + 1], copies[i : i + 1], Limits())
@@ -138,7 +138,7 @@ class TestCompare:
 
 class TestBandKeys:
     def test_copies_share_bands(self):
-        for kind, copy in bench.COPIES.items():
+        for kind, copy in COPIES.items():
             shared = []
             for seed in range(15):
                 image = picture(seed)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from tests.log_files import (
+from tests.support.inputs.log_files import (
     CAPTIONS,
     CLASSES,
     CLICKTURE,

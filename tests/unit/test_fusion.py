@@ -13,7 +13,7 @@ from model_code.models.fusion.classifier import nearest
 from model_code.models.fusion.data import open_examples
 from model_code.runtime import training
 from schemas.datasets.dataset import Dataset
-from tests.examples_dataset import Rows, write_examples
+from tests.support.datasets.examples_dataset import Rows, write_examples
 
 TEXT, PIXEL = 4, 6
 FLAGS = [

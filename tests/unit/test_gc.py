@@ -9,7 +9,7 @@ from schemas.datasets import checks, dataset, manifest
 from schemas.maintenance import forgetting, garbage, gc
 from schemas.runs import changes, pointer, snapshots, stage
 from schemas.runs import folders as run_folders
-from tests.unit.test_snapshots import Config, commit, snapshot, text_of
+from tests.support.datasets.snapshot_work import Config, commit, snapshot, text_of
 
 DATES = [f"2026-01-0{day}" for day in range(1, 7)]
 HOUR = 3600.0

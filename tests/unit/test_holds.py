@@ -11,7 +11,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, RefusedError
 from schemas.maintenance import forgetting, garbage, gc, promote
 from schemas.runs import changes, pointer, snapshots
-from tests.unit.test_snapshots import snapshot
+from tests.support.datasets.snapshot_work import snapshot
 
 
 @pytest.fixture

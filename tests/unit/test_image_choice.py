@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from tests.image_files import encode, photo
+from tests.support.inputs.image_files import encode, photo
 from transforms.files import webdataset
 from transforms.files.image_choice import choose, format_of
 from transforms.files.image_suffixes import IMAGE_SUFFIXES

@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from tests import icc_profiles
-from tests.icc_profiles import ADOBE, ADOBE_RGB, D50, D65, P3, PROPHOTO, SRGB, shown
-from tests.image_files import HEIC, encode, photo
+from tests.support.inputs import icc_profiles
+from tests.support.inputs.icc_profiles import (
+    ADOBE,
+    ADOBE_RGB,
+    D50,
+    D65,
+    P3,
+    PROPHOTO,
+    SRGB,
+    shown,
+)
+from tests.support.inputs.image_files import HEIC, encode, photo
 from transforms.images.clean import CleanImage, ImageLimits, clean_image
 from transforms.images.colours import conversion
 

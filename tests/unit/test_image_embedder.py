@@ -17,7 +17,7 @@ from model_code.models.text_generator import train as train_text_generator
 from model_code.runtime import training
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets import checks, dataset, manifest
-from tests.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
+from tests.support.datasets.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
 TINY = ["--backbone=small_resnet", "--small_resnet_width=8"]
 

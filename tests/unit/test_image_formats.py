@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.image_files import HEIC, HTML, animation, encode, photo
+from tests.support.inputs.image_files import HEIC, HTML, animation, encode, photo
 from transforms.images import formats as image_formats
 from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.only_pixels import jxl_size

@@ -11,8 +11,8 @@ from PIL import Image
 from model_code.images import ops as image_ops
 from model_code.images.source import ArraySource, ImageSource
 from schemas.base.errors import PhraseLensError
-from tests.image_files import encode, photo
-from tests.mined_dataset import write_colours, write_mined
+from tests.support.datasets.mined_dataset import write_colours, write_mined
+from tests.support.inputs.image_files import encode, photo
 
 
 def picture(height, width, mode="RGB"):

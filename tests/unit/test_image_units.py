@@ -1,45 +1,16 @@
 """Images in the layouts of other tools: img2dataset, WebDataset, the datasets library."""
 
-import io
 import json
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from schemas.base.errors import PhraseLensError
+from tests.support.inputs.image_tables import MAPPING, read, write_parquet, write_tar
 from transforms.images import units as image_units
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.units import plan_images, read_unit
 from transforms.rows.tabular import BadRows
-
-MAPPING = {field: field for field in IMAGE_FIELDS}
-
-
-def read(paths, format_="auto", mapping=MAPPING):
-    units = plan_images("images", paths, format_, mapping, "stem").units
-    rows, bad = [], []
-    for unit in units:
-        for batch in read_unit(unit):
-            if isinstance(batch, BadRows):
-                bad += [(batch.reason, detail) for detail in batch.details]
-            else:
-                rows += [(row["key"], row["image"]) for row in batch.to_pylist()]
-    return rows, bad
-
-
-def write_tar(path, files):
-    with tarfile.open(path, "w:gz" if str(path).endswith("gz") else "w") as file:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return str(path)
-
-
-def write_parquet(path, **columns):
-    pq.write_table(pa.table(columns), path)
-    return str(path)
 
 
 @pytest.mark.parametrize("name", ["00000.tar", "00000.tar.gz"])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from tests import image_files
-from tests.image_files import chunk, encode, photo, png, png16
+from tests.support.inputs import image_files
+from tests.support.inputs.image_files import chunk, encode, photo, png, png16
 from transforms.files import image_choice
 from transforms.images import read as images
 from transforms.images import units as image_units

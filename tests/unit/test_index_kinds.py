@@ -25,8 +25,8 @@ from model_code.index.choice import (
 )
 from model_code.index.search import Effort, Searcher, probes_from, recall, tune
 from schemas.base.errors import PhraseLensError
-from tests.phrase_vectors import draw, images, scan
-from tests.work_folder import environment
+from tests.support.datasets.work_folder import environment
+from tests.support.inputs.phrase_vectors import draw, images, scan
 
 MIB = 1 << 20
 

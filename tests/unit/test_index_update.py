@@ -11,7 +11,7 @@ from model_code.phrases import index as phrase_index
 from model_code.phrases import update as index_update
 from model_code.phrases.index import PhraseIndex
 from model_code.phrases.update import Change, Previous
-from tests.phrase_vectors import draw, images, phrases, scan
+from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
 ROWS = 3000
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.runs.embed import write_networks
 from model_code.images.embedder import ImageEmbedder
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets.dataset import Dataset
-from tests.mined_dataset import COLOURS, jpeg
+from tests.support.datasets.mined_dataset import COLOURS, jpeg
+from tests.support.datasets.networks import write_networks
 from transforms.inference.batches import embed_ahead, full_batches, pixel_bytes
 
 FILES = [jpeg(colour, seed, 24 + seed) for seed in range(7) for colour in COLOURS.values()]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import package_index
-from tests.cloud import serve
+from tests.support.processes import package_index
+from tests.support.processes.cloud import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))

@@ -2,14 +2,11 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from phraselens import doctor
+from tests.support.processes.locks import ROOT, locked, ranges
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 # Each package may import itself and the packages after it.
 ORDER = ("beam_jobs", "transforms", "model_code", "schemas")
 MAY_IMPORT = {package: set(ORDER[i:]) for i, package in enumerate(ORDER)}
@@ -52,6 +49,40 @@ def test_imports_point_one_way(path):
         assert not found & TENSORFLOW, "only model_code knows TensorFlow, and who asks for devices"
 
 
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tests_share_what_stands_in_support_alone(path):
+    """None imports another test; of benchmarks, only their own tests do."""
+    modules = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert not {name for name in modules if ".test_" in name or ".conftest" in name}
+    if path.parent.name != "benchmarks":
+        assert not {name for name in modules if name.split(".")[0] == "benchmarks"}
+
+
+LIMIT = 12  # files of one folder, beside __init__.py
+FOLDERS = sorted({path.parent for path in FILES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_can_be_taken_in_at_a_glance(folder):
+    files = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert len(files) <= LIMIT
+    assert folder.name not in files, "a file's name does not repeat its folder's"
+    assert len(folder.relative_to(ROOT).parts) <= 3, "two levels below the layer, no more"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_keras_2(path):
     # tf.keras becomes Keras 2 as soon as tensorflow_transform is imported anywhere.
@@ -59,16 +90,6 @@ def test_no_keras_2(path):
 
 
 LOCKS = ["", "-build", "-gpu", "-dev", "-bench", "-fuzz", "-airflow"]
-
-
-def ranges(name: str) -> dict[str, Requirement]:
-    lines = (ROOT / name).read_text().splitlines()
-    parsed = [Requirement(line) for line in lines if line and not line.startswith("-")]
-    return {requirement.name: requirement for requirement in parsed}
-
-
-def locked(name: str) -> dict[str, str]:
-    return doctor.locked((ROOT / name).read_text())
 
 
 @pytest.mark.parametrize("kind", LOCKS)

@@ -25,9 +25,9 @@ from schemas.datasets import shards as shards_lib
 from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
 from schemas.tables import mined as tables
-from tests.examples_dataset import Rows, write_examples
-from tests.mined_dataset import jpeg, query_id, write_colours, write_mined
-from tests.poisoned import NEW_LABEL, NEW_QUERY, checksums, poison
+from tests.support.datasets.examples_dataset import Rows, write_examples
+from tests.support.datasets.mined_dataset import jpeg, query_id, write_colours, write_mined
+from tests.support.inputs.poisoned import NEW_LABEL, NEW_QUERY, checksums, poison
 
 WORLDS = ("as it is", "poisoned")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.console import log_lines
 from schemas.console.log_lines import Levels, formatted
-from tests.launched import ROOT, start
+from tests.support.processes.launched import ROOT, start
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 LINE = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]))

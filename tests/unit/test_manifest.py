@@ -8,38 +8,12 @@ import pytest
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base.errors import Exit, PhraseLensError, RivalCommitError
-from schemas.console.flags import flag
 from schemas.datasets import checks, commit, manifest
 from schemas.datasets import dataset as dataset_lib
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.manifest import Manifest, Shard, Table
 from schemas.maintenance import verify
-from schemas.runs import stage
-
-ROWS = pa.table({"id": ["a", "b", "c"]})
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    output: str = flag("Dataset.", role="runtime")
-    size: int = flag("Size.", default=1)
-
-
-def plan(root, size=1):
-    return stage.plan("job", Config(root, size), [], {}, {})
-
-
-def work(planned, rows=ROWS):
-    """Writes two shards and describes them."""
-    shards = tuple(
-        shards_lib.write_parquet(
-            planned.output, planned.shard_path("rows", i, 2, "parquet"), i, rows.slice(i * 2, 2)
-        )
-        for i in range(2)
-    )
-    table = Table("parquet", shards_lib.schema_fingerprint(rows.schema), shards)
-    counters = {"rows.in": 4, "rows.out": 3, "rows.dropped_bad_row": 1}
-    return planned.manifest({"rows": table}, counters, 2)
+from tests.support.datasets.committed import ROWS, plan, work
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import metrics
 from schemas.runs import changes
-from tests import gate_work
-from tests.fake_stages import FORGOTTEN, NEXT, run
-from tests.gate_work import Day
+from tests.support.datasets import gate_work
+from tests.support.datasets.fake_stages import FORGOTTEN, NEXT, run
+from tests.support.datasets.gate_work import Day
 
 LABEL = r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"'
 SAMPLE = re.compile(rf"([a-z_]+)(?:\{{({LABEL}(?:,{LABEL})*)\}})? (-?[0-9.e+-]+)")

@@ -16,9 +16,9 @@ from model_code.metrics import labelling
 from model_code.models.pixel_embedder import train as train_pixel_embedder
 from schemas.base.errors import PhraseLensError
 from schemas.tables.mined import SPLITS
-from tests import mined_dataset
-from tests.unit.test_snapshots import commit
-from tests.work_folder import ROOT
+from tests.support.datasets import mined_dataset
+from tests.support.datasets.snapshot_work import commit
+from tests.support.datasets.work_folder import ROOT
 from transforms.training_data.examples import LABELLED, select
 
 ALL = [step.name for step in all_stages.STEPS]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.mining_sql import Settings, edit_distance, image_id_of, mine, wilson
+from tests.support.oracles.mining_sql import Settings, edit_distance, image_id_of, mine, wilson
 
 TRAIN = Settings(validation_share=0, test_share=0)
 ANYONE = dataclasses.replace(TRAIN, min_users=1, one_person_pairs=True)

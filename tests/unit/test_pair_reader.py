@@ -13,7 +13,7 @@ from model_code.models.text_generator import data as pair_reader
 from model_code.models.text_generator import examples as pair_examples
 from model_code.models.text_generator.data import FeatureSource, PairSource, open_pairs
 from schemas.base.errors import PhraseLensError
-from tests.mined_dataset import prepare, write_colours
+from tests.support.datasets.mined_dataset import prepare, write_colours
 
 SIZE = 4
 BIG = 1 << 30

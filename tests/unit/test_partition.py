@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from model_code.index import partition
 from model_code.phrases import index as phrase_index
 from model_code.phrases.index import PhraseIndex
-from tests.phrase_vectors import draw, images, phrases, scan
+from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
 
 def oracle(query_embs, vectors, temperature):

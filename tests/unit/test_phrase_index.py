@@ -12,7 +12,7 @@ from model_code.phrases import index as phrase_index
 from model_code.phrases.index import PhraseIndex
 from schemas.base.errors import PhraseLensError
 from schemas.tables import mined as tables
-from tests.phrase_vectors import draw, images, phrases, scan
+from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
 TEMPERATURE = 0.1
 

@@ -6,7 +6,7 @@ import pytest
 
 from model_code.phrases.query_vectors import Calibration
 from schemas.tables import mined as tables
-from tests.unit.test_prototypes import WIDTH, image_embs, pairs_table
+from tests.support.datasets.clicked_images import WIDTH, image_embs, pairs_table
 from transforms.phrases import build as phrases
 from transforms.phrases import prototypes
 from transforms.phrases.calibration import Calibrated, HeadWeights

@@ -12,7 +12,7 @@ from beam_jobs.runs import all_stages, reprocess, stage_flags
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import dataset
-from tests import report_work, work_folder
+from tests.support.datasets import report_work, work_folder
 
 STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")

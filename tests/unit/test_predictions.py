@@ -13,7 +13,7 @@ from model_code.models.fusion.classifier import Classified
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import DeadShareError
 from schemas.console.progress import Progress
-from tests.image_files import encode, photo
+from tests.support.inputs.image_files import encode, photo
 from transforms.images.clean import ImageLimits
 from transforms.images.read import source_of
 from transforms.images.units import IMAGE_FIELDS, plan_images

@@ -8,25 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tables import mined as tables
+from tests.support.datasets.clicked_images import WIDTH, image_embs, pairs_table
 from transforms.phrases import prototypes
 from transforms.shards.blocks import from_blocks, to_block
 
-WIDTH = 4
 IDS = [f"image{i}" for i in range(20)]
-
-
-def image_embs(ids, vectors, splits=None) -> pa.Table:
-    schema = prototypes.image_embs_schema(WIDTH)
-    column = tables.vectors_to_arrow(np.float32(vectors), schema.field("query_emb").type)
-    return pa.table([pa.array(ids), pa.array(splits or ["train"] * len(ids)), column], schema)
-
-
-def pairs_table(rows) -> pa.Table:
-    """(image_id, query_id, split, score) → a table with what prototypes read of PAIRS."""
-    images, queries, splits, scores = zip(*rows, strict=True)
-    columns = {"image_id": images, "query_id": pa.array(queries, pa.int64()), "split": splits}
-    return pa.table(columns | {"score": scores, "weight": pa.array(scores, pa.float32())})
 
 
 def found(sums: pa.Table) -> dict[int, np.ndarray]:

@@ -4,15 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_code.models.text_embedder import data as query_pairs
-from model_code.models.text_embedder.data import Associations, Neighbours
+from model_code.models.text_embedder.data import Neighbours
+from tests.support.datasets.associations import as_array, associations
 
 QUERIES = 10
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]))
 SOME = st.lists(st.integers(0, QUERIES - 1), min_size=1)
-
-
-def as_array(pairs) -> np.ndarray:
-    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 @given(PAIRS, SOME, SOME)
@@ -44,20 +41,6 @@ def test_hard_negatives_are_refused_partners_of_the_batch(pairs, batch, most):
     assert len(set(draws[0].tolist())) == len(draws[0]) == min(most, len(partners))
     assert set(draws[0].tolist()) <= partners
     np.testing.assert_array_equal(*draws)
-
-
-def associations(queries: int, pairs: np.ndarray, refused=(), languages=None) -> Associations:
-    """Queries named by their index, with keys that hash them."""
-    keys = np.random.default_rng(5).integers(0, 2**64, queries + len(pairs), np.uint64)
-    return Associations(
-        texts=[f"query{i}" for i in range(queries)],
-        languages=np.array(languages or ["und"] * queries, object),
-        query_keys=keys[:queries],
-        pairs=pairs,
-        weights=np.arange(1, len(pairs) + 1, dtype=np.float32),
-        keys=keys[queries:],
-        refused=as_array(refused),
-    )
 
 
 @pytest.mark.parametrize("query_share", [0.0, 0.2])

@@ -3,7 +3,6 @@
 import functools
 import json
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from model_code.models.text_generator import query_table
 from model_code.models.text_generator import trainer as text_generator
 from model_code.models.text_generator.query_table import Devices, QueryTable
 from schemas.base.errors import PhraseLensError
-from tests import forked, train_on_devices
+from tests.support.processes import forked, train_on_devices
+from tests.support.processes.ports import free_ports
 
-COMMAND = [sys.executable, "-m", "tests.train_on_devices"]
+COMMAND = [sys.executable, "-m", "tests.support.processes.train_on_devices"]
 
 
 def trainer_of(queries, sampled=0, **more):
@@ -99,16 +99,6 @@ def finish(folder, *processes):
 def result(folder, part=0):
     with np.load(folder / f"done-{part}.npz") as found:
         return found["losses"], found["vectors"]
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

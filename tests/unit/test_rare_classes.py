@@ -18,8 +18,8 @@ from model_code.models.fusion import train as train_fusion
 from model_code.report import data as report_data
 from model_code.report import pages as report
 from schemas.datasets.dataset import Dataset
-from tests import mined_dataset
-from tests.examples_dataset import Rows, write_examples
+from tests.support.datasets import mined_dataset
+from tests.support.datasets.examples_dataset import Rows, write_examples
 
 FLAGS = ("--heads=linear", "--weight_decays=0.1", "--pixel_scales=1", "--epochs=1", "--min_steps=1")
 # Which labels the images of train, validation and test have; −1 is one that training has not.

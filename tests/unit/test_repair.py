@@ -13,8 +13,8 @@ from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
 from schemas.runs import changes, snapshots
 from schemas.runs import pointer as pointer_lib
-from tests import gate_work
-from tests.gate_work import Day
+from tests.support.datasets import gate_work
+from tests.support.datasets.gate_work import Day
 
 DATES = ("2026-01-01", "2026-01-02", "2026-01-03")
 NAMES = ("features", "fusion", "mined", "predictions")

@@ -14,7 +14,7 @@ from model_code.report import data as report_data
 from model_code.report import effects as report_effects
 from model_code.report import pages as report
 from schemas.datasets import dataset, manifest
-from tests import report_work
+from tests.support.datasets import report_work
 
 
 @pytest.fixture(scope="module")

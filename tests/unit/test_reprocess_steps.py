@@ -9,7 +9,7 @@ from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.steps import Config
 from schemas.base.errors import PhraseLensError
 from schemas.runs import changes as changes_lib
-from tests.unit.test_snapshots import commit
+from tests.support.datasets.snapshot_work import commit
 
 INPUTS = {"log": "log", "images": "images", "labels": "labels"}
 

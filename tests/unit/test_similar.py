@@ -22,7 +22,8 @@ from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import mined as tables
-from tests import icc_profiles, image_files, mined_dataset
+from tests.support.datasets import mined_dataset
+from tests.support.inputs import icc_profiles, image_files
 from transforms.images.clean import ImageLimits, clean_image
 
 IMAGES, SHARDS, WIDTH = 60, 3, 5

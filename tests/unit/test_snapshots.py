@@ -13,36 +13,13 @@ from schemas.datasets import commit as commit_lib
 from schemas.datasets.dataset import Dataset
 from schemas.runs import changes, command_line, inputs, snapshots, stage
 from schemas.runs import pointer as pointer_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    output: str = flag("Dataset.", role="runtime")
-    text: str = flag("What it holds.", default="")
+from tests.support.datasets.snapshot_work import Config, commit, snapshot, text_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
     model: str = flag("Model.", role="input")
     phrases: str = flag("Phrases.", role="input", default="")
-
-
-def commit(work, name, text, made_by="job"):
-    """Commits a dataset of one file that holds `text`; returns its run."""
-    planned = stage.plan(made_by, Config(f"{work}/{name}", text), [], {})
-    folder = planned.empty_folder("model")
-    storage.write_bytes(f"{folder}/text", text.encode())
-    planned.commit_files("model", folder, {})
-    return planned.run_id
-
-
-def snapshot(work, date, text):
-    return changes.write(work, date, {n: commit(work, n, text) for n in ("model", "phrases")})
-
-
-def text_of(dataset):
-    (shard,) = dataset.shards("model")
-    return storage.read_bytes(dataset.path(shard)).decode()
 
 
 @pytest.fixture

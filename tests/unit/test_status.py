@@ -11,8 +11,8 @@ from schemas.base.errors import Exit
 from schemas.datasets import manifest
 from schemas.maintenance import status
 from schemas.runs import changes, snapshots
-from tests.fake_stages import FORGOTTEN, NEXT, USED, run
-from tests.unit.test_snapshots import commit
+from tests.support.datasets.fake_stages import FORGOTTEN, NEXT, USED, run
+from tests.support.datasets.snapshot_work import commit
 
 
 def told(path, capsys, *flags):

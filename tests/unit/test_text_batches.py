@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model_code.models.text_embedder import batches as text_batches
 from model_code.models.text_embedder.batches import Batches, BatchRules
-from tests.unit.test_query_pairs import associations
+from tests.support.datasets.associations import associations
 
 RULES = BatchRules(
     batch_size=16,

@@ -6,7 +6,7 @@ from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_embedder import network as text_embedder
 from model_code.models.text_embedder import train as trainer
 from schemas.datasets.dataset import Dataset
-from tests.mined_dataset import query_id, write_mined
+from tests.support.datasets.mined_dataset import query_id, write_mined
 
 
 @pytest.mark.parametrize(

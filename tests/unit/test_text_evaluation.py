@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import RidgeClassifierCV
 
-from benchmarks.models.text_embedder import ridge_probe
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.data import Neighbours
 from model_code.models.text_embedder.held_out import make_bags
@@ -84,18 +82,3 @@ def test_mean_of_words_leaves_pairs_out():
     expected = expected + table[bags.ids[0, 0]] + table[bags.ids[2, 0]]
     np.testing.assert_allclose(found[1], expected / np.linalg.norm(expected), atol=1e-6)
     assert not found[5].any()
-
-
-def test_the_probe_equals_scikit_learn():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), 15)
-    centres = 1.5 * rng.normal(size=(4, 6))
-    rows, tested = (centres[labels] + rng.normal(size=(60, 6)) for _ in range(2))
-    found = ridge_probe(rows @ rows.T, tested @ rows.T, labels)
-    # A constant feature is the intercept here, and is penalised as any other.
-    one = np.ones((60, 1))
-    penalties = np.logspace(-4, 2, 19) * np.mean(np.linalg.eigvalsh(rows @ rows.T + 1))
-    oracle = RidgeClassifierCV(penalties, fit_intercept=False)
-    expected = oracle.fit(np.hstack([rows, one]), labels).predict(np.hstack([tested, one]))
-    assert np.mean(found == expected) > 0.95, "the oracle's targets are -1 and 1"
-    assert np.mean(found == labels) > 0.7, "chance is 0.25"

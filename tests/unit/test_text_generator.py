@@ -16,7 +16,7 @@ from model_code.models.text_generator import trainer as text_generator
 from model_code.runtime import training
 from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
-from tests.mined_dataset import NAMES, prepare, query_id, write_colours
+from tests.support.datasets.mined_dataset import NAMES, prepare, query_id, write_colours
 
 
 def unit(rng, rows, width):

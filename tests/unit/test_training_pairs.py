@@ -16,9 +16,9 @@ from model_code.images import ops as image_ops
 from model_code.models.text_generator.examples import PairEncoder
 from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
-from tests.mined_dataset import jpeg, prepare, query_id, write_mined
-from tests.poisoned import checksums, poison
-from tests.work_folder import rows_of, tfrecords
+from tests.support.datasets.mined_dataset import jpeg, prepare, query_id, write_mined
+from tests.support.datasets.work_folder import rows_of, tfrecords
+from tests.support.inputs.poisoned import checksums, poison
 
 TEXTS = [f"query {i}" for i in range(14)]
 NOT_HEAD = (12, 13)

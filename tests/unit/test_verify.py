@@ -6,7 +6,7 @@ from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
 from schemas.maintenance import verify
 from schemas.runs import changes
-from tests import mined_dataset
+from tests.support.datasets import mined_dataset
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest, shards
 from schemas.runs import changes, snapshots, stage
 from schemas.tables import mined as tables
-from tests import mined_dataset
+from tests.support.datasets import mined_dataset
 
 LABELS = tuple("abcdefghijkl")
 LANGUAGES = ("en", "de", "ja")

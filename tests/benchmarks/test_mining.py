@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.logs import mining_log, mining_peers
 from model_code.text.normalise import normalize_query
-from tests.mining_sql import Settings, mine
+from tests.support.oracles.mining_sql import Settings, mine
 
 ROWS = 30_000
 

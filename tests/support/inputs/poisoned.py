@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from schemas.datasets.dataset import Dataset
-from tests.mined_dataset import query_id
+from tests.support.datasets.mined_dataset import query_id
 
 NEW_QUERY, NEW_LABEL = "only of test images", "only in test"
 Rows = list[dict]

@@ -8,6 +8,7 @@ from PIL import Image
 from benchmarks.runs import embed, scale
 from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import arrow_to_vectors
+from tests.support.datasets import networks
 
 
 def test_tiny_images_are_images_and_broken_ones_are_not():
@@ -43,14 +44,14 @@ def test_every_image_is_embedded_or_counted(tmp_path, capsys):
 
 
 def test_all_raw_loops_compute_the_same(tmp_path):
-    roots = embed.write_networks(str(tmp_path), "small_resnet", image_size=32, small_width=4)
+    roots = networks.write_networks(str(tmp_path), "small_resnet", image_size=32, small_width=4)
     raws = {folded: embed.Raw.load(roots["generator"], folded) for folded in (True, False)}
     images = [embed.photo(seed, (48, 32)) for seed in range(7)]
     found = {
         name: [np.concatenate(parts) for parts in zip(*loop(raws[folded], images, 3), strict=True)]
         for name, (loop, folded) in embed.LOOPS.items()
     }
-    assert found["tf.data"][0].shape == (7, embed.WIDTH)
+    assert found["tf.data"][0].shape == (7, networks.WIDTH)
     for name in ("one graph", "not folded"):
         for one, other in zip(found["tf.data"], found[name], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)

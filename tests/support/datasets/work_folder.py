@@ -21,9 +21,9 @@ from schemas.base import storage
 from schemas.console import launch
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import GRAPH_FILES
-from tests import forked
+from tests.support.processes import forked
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 SMALL_NETWORK = {"backbone": "small_resnet", "small_resnet_width": "4", "image_size": "32"}
 SETTINGS: dict[str, dict[str, str]] = {

@@ -15,7 +15,7 @@ from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import dead_letters
 from schemas.tables import mined as tables
-from tests import mined_dataset
+from tests.support.datasets import mined_dataset
 
 LABELS = ("red", "green", "blue", "a|b $x$ <b>grey</b>")
 COLOURS = ((220, 30, 30), (30, 180, 60), (40, 60, 220), (128, 128, 128))

@@ -1,7 +1,7 @@
 """Search logs as people have them: rows that are good, odd and bad, from a seed or hypothesis.
 
-A row is a dictionary of bytes by the names of tests.mining_sql.LOG_FIELDS, as a Parquet
-file of binary columns holds it. `messy_log` follows people through their sessions; then
+A row is a dictionary of bytes by the names of LOG_FIELDS in mining_sql.py, as a Parquet file of
+binary columns holds it. `messy_log` follows people through their sessions; then
 some of the rows are spoilt.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from tests.mining_sql import LOG_FIELDS
+from tests.support.oracles.mining_sql import LOG_FIELDS
 
 FIRST_DAY = 1_795_132_800  # 2026-11-20T00:00:00Z in seconds
 DAY = 86_400

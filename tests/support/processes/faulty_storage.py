@@ -1,6 +1,6 @@
 """A Cloud Storage that fails: a proxy before its emulator, in a process of its own.
 
-  python -m tests.faulty_storage --port=8001 --upstream=8000 --log=LOG --share=0.05
+  python -m tests.support.processes.faulty_storage --port=8001 --upstream=8000 --log=LOG
 
 Answers a share of all requests with a status of trouble, half of them after the request was done;
 or so many of the requests that match a pattern, by a status or never (`--status=hang`), and not

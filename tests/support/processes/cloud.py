@@ -110,10 +110,16 @@ def bucket(credentials) -> Iterator[str]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     # A process of its own: Arrow holds the interpreter's lock while it waits for an answer.
-    command = [sys.executable, "-m", "tests.emulator", "start", "--host=localhost"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.processes.emulator",
+        "start",
+        "--host=localhost",
+    ]
     command += [f"--port={port}", "--in-memory"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], **quiet)
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[3], **quiet)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from schemas.base.code_fingerprint import PACKAGES
-from tests import work_folder
+from tests.support.datasets import work_folder
 
 SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", "phraselens", *sorted(PACKAGES))
 

@@ -32,7 +32,8 @@ from schemas.datasets.dataset import Dataset
 from schemas.maintenance import gc, pending, promote, status, verify
 from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
-from tests import forked, work_folder
+from tests.support.datasets import work_folder
+from tests.support.processes import forked
 
 FIRST_DAY = datetime.date(2026, 3, 2)
 SEED, SIDE = 77, 48

@@ -10,8 +10,8 @@ import pyarrow.dataset as ds
 
 from beam_jobs.dataflow import submit
 from beam_jobs.runs.all_stages import sample_inputs
-from tests import work_folder
-from tests.work_folder import STEPS, TinyRun
+from tests.support.datasets import work_folder
+from tests.support.datasets.work_folder import STEPS, TinyRun
 
 STAGES = [name for name, step in STEPS.items() if step.module.startswith("beam_jobs.")]
 JOBS = ["mine_log", *STAGES, "forget"]

@@ -5,7 +5,7 @@ the object has that generation, as Cloud Storage does. One request is answered a
 that nothing comes between the look and the write; but each connection has a thread, because Arrow
 may open one, ask on another, and only then go on with the first.
 
-  python -m tests.emulator start --host=localhost --port=PORT --in-memory
+  python -m tests.support.processes.emulator start --host=localhost --port=PORT --in-memory
 """
 
 import sys

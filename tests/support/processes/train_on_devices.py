@@ -1,6 +1,6 @@
 """A training run of the text generator on made features, in a process of its own.
 
-  python -m tests.train_on_devices FOLDER --devices=2 --queries=1003 --epochs=4
+  python -m tests.support.processes.train_on_devices FOLDER --devices=2 --queries=1003 --epochs=4
 
 Goes on where an earlier run in FOLDER was killed; `--kill_at` kills it as `kill -9` does.
 Writes FOLDER/done-0.npz: the loss of each step, and the vectors of the queries.

@@ -9,7 +9,7 @@ from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.reprocess import Done, StageError
 from schemas.base.errors import Exit
 from schemas.runs import changes
-from tests.unit.test_snapshots import commit
+from tests.support.datasets.snapshot_work import commit
 
 OUTPUTS = [step.output for step in all_stages.STEPS]
 USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
