@@ -32,7 +32,7 @@ ON_GPU = {
     "embed_images": ["EmbedImages"],
     "classify_images": ["ClassifyImages"],
 }
-ALWAYS = {"all_stages.pb", "submission_environment_dependencies.txt"}
+ALWAYS = {"pipeline.pb", "submission_environment_dependencies.txt"}
 TABLE: dict[str, str] = {}
 # What must be in no graph: a key, and what a deletion list names.
 KEY = b"5ec3e7a91bd0c4f85ec3e7a91bd0c4f8"
@@ -122,9 +122,9 @@ def read_job(job: dict) -> dataflow_plan.Plan:
     environment = job["environment"]
     staging = environment["sdkPipelineOptions"]["options"]["staging_location"]
     staged = {name: storage.size(f"{staging}/{name}") for name in storage.list_files(staging)}
-    graph = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"{staging}/all_stages.pb"))
+    graph = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"{staging}/pipeline.pb"))
     (pool,) = environment["workerPools"]
-    assert {package["name"] for package in pool["packages"]} == set(staged) - {"all_stages.pb"}
+    assert {package["name"] for package in pool["packages"]} == set(staged) - {"pipeline.pb"}
     return dataflow_plan.plan_of(job["name"], environment, graph, staged)
 
 
@@ -170,7 +170,7 @@ def test_a_job_arrives(job, work, secrets, dataflow, capsys):
 def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> None:
     """That no secret is in what a job leaves behind: its graph, the posted job, what it printed."""
     staging = posted["environment"]["sdkPipelineOptions"]["options"]["staging_location"]
-    graph = storage.read_bytes(f"{staging}/all_stages.pb")
+    graph = storage.read_bytes(f"{staging}/pipeline.pb")
     # The search sees what is in the functions, and in what they hold.
     assert shown(graph, [f"{work}/days".encode() if job == "forget" else f"sent/{job}".encode()])
     everything = [graph, json.dumps(posted).encode(), printed.encode()]

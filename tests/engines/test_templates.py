@@ -254,7 +254,7 @@ def image(request, tmp_path) -> Path:
                 elif (ROOT / source).is_dir():
                     (packages / source).symlink_to(ROOT / source)
         elif instruction == "RUN":
-            # What a whole installation leaves, which tests/unit/test_install.py runs.
+            # What a whole installation leaves, which tests/unit/project/test_install.py runs.
             for flag in re.findall(r"run\.sh setup( --gpu)?", words):
                 kind = "-gpu" if flag else ""
                 shutil.copy(place(f"requirements{kind}.lock"), place("/opt/venv"))

@@ -1,5 +1,4 @@
-"""What people typed, where it is shown: terminals and Markdown. (HTML: tests/unit/test_report.py,
-and in a browser tests/e2e/test_report_browser.py.)"""
+"""What people typed, where it is shown: in terminals and in Markdown. HTML has tests of its own."""
 
 import re
 import unicodedata

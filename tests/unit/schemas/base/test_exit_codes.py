@@ -17,10 +17,10 @@ from schemas.datasets import manifest
 from schemas.maintenance import promote, verify
 from schemas.runs import changes, snapshots
 from schemas.runs import folders as run_folders
-from tests.support.datasets import gate_work
+from tests.support.datasets import gate_work, work_folder
 from tests.support.datasets.gate_work import Day
 
-PAGE = Path(__file__).parents[2] / "docs" / "exit_codes.md"
+PAGE = work_folder.ROOT / "docs" / "exit_codes.md"
 FIRST, SECOND = "2026-01-01", "2026-01-02"
 
 

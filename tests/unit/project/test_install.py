@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.datasets import work_folder
 from tests.support.processes import package_index
 from tests.support.processes.cloud import serve
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = work_folder.ROOT
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
 
 # What Python 3.11.0 was released with.

@@ -18,6 +18,7 @@ from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLen
 from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
 from schemas.runs import command_line
+from tests.support.datasets import work_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +221,7 @@ def test_what_a_disk_refuses_is_told(error):
     assert status == Exit.UNAVAILABLE
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = work_folder.ROOT
 FOLDERS = ("beam_jobs", "model_code", "schemas", "samples", "benchmarks", "deploy")
 
 

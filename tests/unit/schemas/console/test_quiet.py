@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.support.datasets import work_folder
+
+ROOT = work_folder.ROOT
 
 # Each way in which a library may write; the last of them is how C++ does.
 WAYS = {

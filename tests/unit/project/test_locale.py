@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from schemas.base import code_fingerprint
+from tests.support.datasets import work_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = work_folder.ROOT
 VERIFY = "schemas.maintenance.verify"
 FOLDERS = ("schemas", "transforms", "model_code", "beam_jobs", "samples", "deploy", "benchmarks")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
