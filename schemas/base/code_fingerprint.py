@@ -9,12 +9,14 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
 
+IMPORTERS = ("import_module", "__import__")
 PACKAGES = frozenset({"beam_jobs", "transforms", "model_code", "schemas", "samples"})
 # What runs a stage and decides no byte of its rows: how flags are parsed (their values are settings
 # of the run), how a graph is run and shown, what people are told meanwhile. Neither these nor what
@@ -82,20 +84,41 @@ def sources_of(modules: Iterable[str]) -> dict[str, str]:
 @functools.cache  # one process may run many stages
 def _source(name: str) -> tuple[str, tuple[str, ...]] | None:
     """Hex SHA-256 of a module's syntax, and what it imports; None where it has no source."""
-    spec = _spec(name)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    path = _path(name)
+    if path is None:
         return None
-    tree = _without_prose(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    package = name if spec.submodule_search_locations else name.rpartition(".")[0]
+    tree = _without_prose(ast.parse(path.read_text(encoding="utf-8")))
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     syntax = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
     return syntax, tuple(_imported(tree, package))
 
 
-def _spec(name: str):
-    try:
-        return importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # something in it is a name, and no module
+def _path(name: str) -> Path | None:
+    """The file of a module; None of what is a name in one.
+
+    Found without importing anything, which `find_spec` does with all that a module lies in: with
+    the module itself, where it is asked for a name in it.
+    """
+    top, *parts = name.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
         return None
+    path, package = Path(spec.origin), top
+    for part in parts:
+        if path.name != "__init__.py":
+            return None
+        # A package that is loaded may have folders beside its own.
+        folders = getattr(sys.modules.get(package), "__path__", [path.parent])
+        places = [
+            place
+            for folder in map(Path, folders)
+            for place in (folder / part / "__init__.py", folder / f"{part}.py")
+            if place.exists()
+        ]
+        if not places:
+            return None
+        path, package = places[0], f"{package}.{part}"
+    return path
 
 
 def _parents(name: str) -> list[str]:
@@ -109,9 +132,9 @@ def _without_prose(tree: ast.Module) -> ast.Module:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             is_prose = node.body and ast.get_docstring(node, clean=False) is not None
             node.body = node.body[1:] if is_prose else node.body
-        elif isinstance(node, ast.Call) and _called(node) == "flag":
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "flag":
             node.args = node.args[1:]
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
             node.body = []
     return tree
 
@@ -126,12 +149,15 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and _last_name(node.func) in (
+            "import_module",
+            "__import__",
+        ):
             given = node.args[0] if node.args else None
             if isinstance(given, ast.Constant) and isinstance(given.value, str):
                 yield importlib.util.resolve_name(given.value, package)
 
 
-def _called(node: ast.Call) -> str:
-    """The last name of what is called."""
-    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+def _last_name(node: ast.expr) -> str:
+    """`c` of `a.b.c`; "" of what is no name."""
+    return getattr(node, "attr", getattr(node, "id", ""))

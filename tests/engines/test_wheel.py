@@ -31,7 +31,7 @@ def test_it_holds_every_module_and_template(built):
 
 def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
     """Launcher, workers and checkout agree, or nothing would ever be found done."""
-    modules = [[step.module] for step in all_stages.STEPS]
+    modules = [step.module for step in all_stages.STEPS]
     script = (
         f"from schemas.base.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
     )
@@ -45,7 +45,7 @@ def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == str([*map(code_fingerprint.of_code, modules)]), done.stderr
+    assert done.stdout.strip() == str([code_fingerprint.of_code([m]) for m in modules]), done.stderr
 
 
 @pytest.mark.slow

@@ -81,6 +81,16 @@ def test_every_form_of_import_is_followed(tree, importing, expected):
     assert tree(importing) == expected
 
 
+def test_nothing_is_imported_to_look_at_it():
+    lines = (
+        "from schemas.base.code_fingerprint import *; of_code(['beam_jobs.models.embed_images'])"
+    )
+    lines += "\nprint({'apache_beam', 'tensorflow'} & {*sys.modules})"
+    command = [sys.executable, "-c", lines]
+    done = subprocess.run(command, env=work_folder.environment(), capture_output=True, check=True)
+    assert done.stdout == b"set()\n"
+
+
 def test_a_module_that_is_not_there_is_refused():
     with pytest.raises(PhraseLensError, match=r"module model_code\.fusionn"):
         code_fingerprint.of_code(["model_code.fusionn"])
