@@ -1,5 +1,5 @@
--- Mining as SQL that DuckDB and Spark both take; benchmarks/mining_peers.py runs it.
--- A log of benchmarks/mining_log.py is there as `log`. `table` is kept, `view` only named.
+-- Mining as SQL that DuckDB and Spark both take; mining_peers.py runs it.
+-- A log of mining_log.py is there as `log`. `table` is kept, `view` only named.
 -- Left out against mine_pairs: everything that such a log does not need (repair of
 -- text, privacy patterns, fractions of clicks, label files), the naming of languages, and
 -- what follows from the other columns (head, texts of variants, kind of evidence).

@@ -1,4 +1,4 @@
--- Mining as SQL: the statements of tests/mining_sql.py, which runs them step by step and puts
+-- Mining as SQL: the statements of mining_sql.py, which runs them step by step and puts
 -- the tables log, texts, files and variants between them.
 
 -- step: checks

@@ -83,6 +83,15 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder):
     assert len(folder.relative_to(ROOT).parts) <= 3, "two levels below the layer, no more"
 
 
+def test_the_page_of_the_layout_names_every_folder_and_no_other():
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    told = re.findall(r"^\| (\w+/[\w/]+) \|", page, re.MULTILINE)
+    held = {path.parent for path in FILES if path.stem != "__init__"} - {
+        ROOT / p for p in MAY_IMPORT
+    }
+    assert sorted(told) == sorted(str(folder.relative_to(ROOT)) for folder in held)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_keras_2(path):
     # tf.keras becomes Keras 2 as soon as tensorflow_transform is imported anywhere.
