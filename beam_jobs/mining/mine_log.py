@@ -41,8 +41,8 @@ from transforms.mining.queries import EPOCH
 from transforms.rows.checked import ReadRows
 from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
 from transforms.rows.tabular import column_mapping
-from transforms.shards import blocks
-from transforms.shards.blocks import COUNTS, DEAD, NOTES, SHARDS
+from transforms.shards import blocks, commit, outputs
+from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
 EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
@@ -122,7 +122,7 @@ SCHEMAS = {
     "languages": evidence.LANGUAGES,
     "texts": events.QUERY_TEXTS,
 }
-TABLES = {name: blocks.parquet(schema) for name, schema in SCHEMAS.items()}
+TABLES = {name: commit.parquet(schema) for name, schema in SCHEMAS.items()}
 
 
 def person_key(path: str) -> bytes:
@@ -311,7 +311,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     shards = [
         tables
         | f"Write {name}"
-        >> blocks.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
+        >> outputs.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
         for name, tables in written.items()
     ]
     {
@@ -319,7 +319,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         DEAD: log[DEAD],
         COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
         NOTES: mined[NOTES],
-    } | blocks.CommitManifest(
+    } | commit.CommitManifest(
         stage,
         TABLES,
         num_shards,
@@ -336,7 +336,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 def check_day(
     counters: Mapping[str, int],
-    notes: blocks.Notes,
+    notes: outputs.Notes,
     max_robot_share: float,
     allow_empty: bool = False,
     usual: Mapping[str, int] | None = None,

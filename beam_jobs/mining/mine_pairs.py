@@ -78,16 +78,10 @@ from transforms.mining.labels import LABEL_FIELDS, parse_labels
 from transforms.rows.checked import ReadRows, id_texts
 from transforms.rows.logs import check_times, read_log
 from transforms.rows.tabular import BadRows, check_tables, column_mapping, read_table
-from transforms.shards import blocks
-from transforms.shards.blocks import (
-    COUNTS,
-    DEAD,
-    NOTES,
-    SHARDS,
-    GroupShards,
-    Output,
-)
+from transforms.shards import commit, outputs
+from transforms.shards.blocks import GroupShards
 from transforms.shards.ceilings import Ceilings
+from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,13 +183,13 @@ class Config(mine_log.LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
 
 
 TABLES = {
-    "images": blocks.parquet(tables.IMAGES),
-    "sources": blocks.parquet(tables.SOURCES),
-    "pairs": blocks.parquet(tables.PAIRS),
-    examination.TABLE: blocks.parquet(tables.EXAMINATION),
-    "queries": blocks.parquet(tables.QUERIES),
-    "query_days": blocks.parquet(tables.QUERY_DAYS),
-    "query_pairs": blocks.parquet(tables.QUERY_PAIRS),
+    "images": commit.parquet(tables.IMAGES),
+    "sources": commit.parquet(tables.SOURCES),
+    "pairs": commit.parquet(tables.PAIRS),
+    examination.TABLE: commit.parquet(tables.EXAMINATION),
+    "queries": commit.parquet(tables.QUERIES),
+    "query_days": commit.parquet(tables.QUERY_DAYS),
+    "query_pairs": commit.parquet(tables.QUERY_PAIRS),
 }
 SAMPLED_ROWS = 10_000  # of the log and the labels, to see early that no key can match
 Batches = Iterable[pa.Table | pa.RecordBatch | BadRows]
@@ -413,7 +407,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | "Notes" >> beam.Flatten(pipeline=pipeline),
         COUNTS: (*merged[COUNTS], *pictures[COUNTS], *(c[COUNTS] for c in counted))
         | "Counts" >> beam.Flatten(),
-    } | blocks.CommitManifest(
+    } | commit.CommitManifest(
         stage,
         TABLES,
         num_shards,
@@ -426,7 +420,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
 
 def check_counts(
-    counters: Mapping[str, int], notes: blocks.Notes, max_robot_share: float, min_match: float
+    counters: Mapping[str, int], notes: outputs.Notes, max_robot_share: float, min_match: float
 ) -> None:
     """Raises PhraseLensError where too much is a robot's, or hardly anything belongs together."""
     evidence.check_robots(counters, notes, max_robot_share)

@@ -40,7 +40,8 @@ from transforms.images.units import (
 from transforms.inference.classify import ClassifyImages, Networks, group_units
 from transforms.inference.folders import ModelFolder
 from transforms.rows.tabular import column_mapping
-from transforms.shards import blocks
+from transforms.shards import commit
+from transforms.shards import outputs as outputs_lib
 from transforms.shards.map_shards import MapShards
 
 
@@ -115,12 +116,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
             hints,
         )
     )
-    outputs = {name: classified[name] for name in (blocks.SHARDS, blocks.COUNTS)}
-    outputs | blocks.CommitManifest(
+    outputs = {name: classified[name] for name in (outputs_lib.SHARDS, outputs_lib.COUNTS)}
+    outputs | commit.CommitManifest(
         stage,
         {
-            "predictions": blocks.parquet(tables.PREDICTIONS),
-            "embeddings": blocks.parquet(networks.schema),
+            "predictions": commit.parquet(tables.PREDICTIONS),
+            "embeddings": commit.parquet(networks.schema),
         },
         len(tasks),
         config.ceilings(),

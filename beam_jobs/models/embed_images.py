@@ -28,7 +28,7 @@ from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
 from transforms.inference.embed_images import EmbedImages, Widths
 from transforms.inference.folders import ModelFolder
-from transforms.shards import blocks
+from transforms.shards import commit, outputs
 from transforms.shards.map_shards import MapShards
 from transforms.shards.reuse import shards_by_index
 
@@ -124,8 +124,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | WaitForCheck(reused)
         | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
     )
-    tables = {"features": blocks.parquet(widths.schema)}
-    {name: embedded[name] for name in (blocks.SHARDS, blocks.COUNTS)} | blocks.CommitManifest(
+    tables = {"features": commit.parquet(widths.schema)}
+    {name: embedded[name] for name in (outputs.SHARDS, outputs.COUNTS)} | commit.CommitManifest(
         stage, tables, num_shards, config.ceilings()
     )
 

@@ -37,9 +37,9 @@ from transforms.phrases import calibration, prototypes
 from transforms.phrases import index as phrase_index
 from transforms.phrases import ranks as phrase_ranks
 from transforms.phrases.prototypes import EVIDENCE
-from transforms.shards import blocks
-from transforms.shards.blocks import COUNTS, SHARDS
+from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
+from transforms.shards.outputs import COUNTS, SHARDS
 from transforms.shards.reuse import shards_by_index
 
 
@@ -186,11 +186,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {
         SHARDS: (embedded[SHARDS], built[SHARDS], report, index) | "Shards" >> beam.Flatten(),
         COUNTS: (embedded[COUNTS], built[COUNTS]) | "Counts" >> beam.Flatten(),
-    } | blocks.CommitManifest(
+    } | commit.CommitManifest(
         stage,
         {
-            "image_embs": blocks.parquet(prototypes.image_embs_schema(query_width)),
-            "phrases": blocks.parquet(tables.phrases(query_width, text_width)),
+            "image_embs": commit.parquet(prototypes.image_embs_schema(query_width)),
+            "phrases": commit.parquet(tables.phrases(query_width, text_width)),
             "calibration": Table("files", "", ()),
             "index": Table("files", "", ()),
         },

@@ -27,8 +27,8 @@ from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
 from schemas.tables import mined as tables
-from transforms.shards import blocks
-from transforms.shards.blocks import COUNTS, DEAD, SHARDS
+from transforms.shards import commit
+from transforms.shards.outputs import COUNTS, DEAD, SHARDS
 from transforms.training_data import examples
 from transforms.training_data.examples import ANOMALIES
 from transforms.training_data.validation import anomalies
@@ -139,7 +139,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         SHARDS: (written, learned, report) | "Shards" >> beam.Flatten(),
         DEAD: selected[DEAD],
         COUNTS: selected[COUNTS],
-    } | blocks.CommitManifest(
+    } | commit.CommitManifest(
         stage,
         {
             "examples": Table("tfrecord", "", ()),

@@ -24,9 +24,9 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
-from transforms.shards import blocks
-from transforms.shards.blocks import COUNTS, SHARDS
+from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
+from transforms.shards.outputs import COUNTS, SHARDS
 from transforms.training_data import pairs as training_pairs
 from transforms.training_data.pairs import Limits, PreparePairs
 
@@ -123,12 +123,12 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     {
         SHARDS: (prepared[SHARDS], vocabulary) | "Shards" >> beam.Flatten(),
         COUNTS: prepared[COUNTS],
-    } | blocks.CommitManifest(
+    } | commit.CommitManifest(
         stage,
         {
             "train": Table("tfrecord", "", ()),
             "validation": Table("tfrecord", "", ()),
-            "vocabulary": blocks.parquet(training_pairs.VOCABULARY),
+            "vocabulary": commit.parquet(training_pairs.VOCABULARY),
             "metadata": Table("files", "", ()),
         },
         num_shards,

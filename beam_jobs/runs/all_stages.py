@@ -17,7 +17,6 @@ snapshots are deleted too.
 """
 
 import dataclasses
-import re
 import shlex
 import sys
 import time
@@ -25,281 +24,24 @@ from collections.abc import Mapping, Sequence
 
 from beam_jobs.mining import check as mined_check
 from beam_jobs.runs import stage_flags
+from beam_jobs.runs.overrides import RunConfig, command_of, flags_of, parse_overrides
+from beam_jobs.runs.stages import FORGET, SAMPLES, STEPS, Step
 from model_code.metrics.evaluation import decimals, unmeasured
 from model_code.report.data import ABLATIONS, METRICS, read_evaluation
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import launch, quiet
+from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.console.progress import duration
-from schemas.datasets import dataset, manifest
+from schemas.datasets import dataset
 from schemas.maintenance import forgetting
 from schemas.runs import command_line
-
-# Settings of the stages by preset: "standard" keeps each stage's own defaults, "quickstart" is
-# small enough for the sample data on two cores.
-PRESETS: dict[str, dict[str, dict[str, str]]] = {
-    "standard": {},
-    "quickstart": {
-        "make_samples": {"images": "4000", "workers": "2"},
-        "prepare_pairs": {
-            "backbone": "small_resnet",
-            "image_size": "64",
-            "min_query_images": "3",
-        },
-        "train_text_generator": {
-            "epochs": "40",
-            "patience": "12",
-            "batch_size": "32",
-            "learning_rate": "0.002",
-            "query_learning_rate": "0.3",
-        },
-        "train_text_embedder": {
-            "buckets": "16384",
-            "epochs": "6",
-            "max_steps_per_epoch": "100",
-        },
-        "train_pixel_embedder": {
-            "backbone": "small_resnet",
-            "image_size": "64",
-            "epochs": "60",
-            "patience": "15",
-            "batch_size": "32",
-            "learning_rate": "0.002",
-        },
-    },
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """What every run of the stages takes."""
-
-    workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="output")
-    log: str = flag(
-        "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
-    )
-    days: str = flag(
-        "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
-    )
-    forget: str = flag("Deletion list: images, and what people typed.", default="", role="input")
-    person_key: str = flag(
-        "The key file that mine_log was given for the days.", default="", role="input"
-    )
-    images: str = flag(
-        "Images: files, glob, TFRecord, or a table with a bytes column.", default="", role="input"
-    )
-    labels: str = flag("Labels of some of the images: file or glob.", default="", role="input")
-    columns: str = flag("The log's columns, ours=yours, where names differ.", default="")
-    image_columns: str = flag("The image table's columns, likewise.", default="")
-    label_columns: str = flag("The label table's columns, likewise.", default="")
-    samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
-    preset: str = flag("Settings of all stages.", default="standard", choices=tuple(PRESETS))
-    set: str = flag("Settings over the preset's: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…", default="")
-    beam: str = flag("Pipeline options for every Beam job, in one word.", default="")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
     until: str = flag("Stop after this stage.", default="", role="runtime")
     dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One stage of the run.
-
-    Attributes:
-      name: the stage, and the part before the dot in --set.
-      module: what `python -m` runs.
-      does: what people see while it runs.
-      output: its dataset's folder below the work folder.
-      inputs: flag → dataset below the work folder.
-    """
-
-    name: str
-    module: str
-    does: str
-    output: str
-    inputs: Mapping[str, str]
-
-
-def _step(name: str, module: str, does: str, output: str, *inputs: str, **renamed: str) -> Step:
-    return Step(name, module, does, output, {i: i for i in inputs} | renamed)
-
-
-SAMPLES = _step(
-    "make_samples", "samples.make_samples", "draws scenes, a click log and labels", "samples"
-)
-FORGET = Step(
-    "forget", "beam_jobs.mining.forget", "deletes from days what must be forgotten", "", {}
-)
-STEPS = (
-    _step(
-        "mine_pairs",
-        "beam_jobs.mining.mine_pairs",
-        "finds who chose which image for which query",
-        "mined",
-    ),
-    _step(
-        "prepare_pairs",
-        "beam_jobs.models.prepare_pairs",
-        "brings clicked images to training resolution, with their queries",
-        "training_pairs",
-        "mined",
-    ),
-    _step(
-        "train_text_generator",
-        "model_code.models.text_generator.train",
-        "learns to predict queries from pixels",
-        "text_generator",
-        pairs="training_pairs",
-    ),
-    _step(
-        "train_text_embedder",
-        "model_code.models.text_embedder.train",
-        "learns which queries mean alike",
-        "text_embedder",
-        "mined",
-    ),
-    _step(
-        "embed_phrases",
-        "beam_jobs.models.embed_phrases",
-        "gives every query its vectors and builds the phrase index",
-        "phrases",
-        "mined",
-        "text_embedder",
-        generator="text_generator",
-    ),
-    _step(
-        "train_pixel_embedder",
-        "model_code.models.pixel_embedder.train",
-        "prepares the pixel network",
-        "pixel_embedder",
-        "mined",
-    ),
-    _step(
-        "embed_images",
-        "beam_jobs.models.embed_images",
-        "predicts phrases and embeds text and pixels of every image",
-        "features",
-        "mined",
-        "pixel_embedder",
-        "phrases",
-        generator="text_generator",
-    ),
-    _step(
-        "prepare_examples",
-        "beam_jobs.models.prepare_examples",
-        "checks and normalises the labelled images' features",
-        "examples",
-        "features",
-    ),
-    _step(
-        "train_fusion",
-        "model_code.models.fusion.train",
-        "trains and compares the pixel-only, text-only and fused classifiers",
-        "fusion",
-        "examples",
-    ),
-    _step(
-        "export_model",
-        "model_code.models.fusion.export",
-        "joins all networks into one model: image bytes to labels and phrases",
-        "model",
-        "pixel_embedder",
-        "phrases",
-        "fusion",
-        generator="text_generator",
-    ),
-    _step(
-        "classify_images",
-        "beam_jobs.models.classify_images",
-        "classifies every image",
-        "predictions",
-        "model",
-    ),
-    _step("report", "model_code.report.pages", "writes the report and the cards", "report"),
-)
-
-
-def parse_overrides(text: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Reads `--set`.
-
-    Args:
-      text: STAGE.FLAG=VALUE, joined by commas; values may hold commas themselves.
-      names: the stages there are.
-
-    Returns:
-      stage → flag → value.
-
-    Raises:
-      PhraseLensError: an assignment cannot be read or names no stage.
-    """
-    overrides: dict[str, dict[str, str]] = {}
-    for part in re.split(r",(?=\w+\.\w+=)", text) if text else []:
-        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", part, re.DOTALL)
-        if not match:
-            raise PhraseLensError(
-                f"--set {part}", "STAGE.FLAG=VALUE", "Example: --set train_fusion.epochs=50"
-            )
-        if match[1] not in names:
-            raise PhraseLensError(
-                f"--set {part}",
-                f"one of the stages {', '.join(names)}",
-                stage_flags.nearest(match[1], names),
-            )
-        if match[2] in stage_flags.OF_THE_RUN:
-            raise PhraseLensError(
-                f"--set {part}",
-                f"a setting of the stage, not --{match[2]}",
-                "Leave it out: --workdir says where all stages write, --dry_run runs none.",
-            )
-        overrides.setdefault(match[1], {})[match[2]] = match[3]
-    return overrides
-
-
-def sample_inputs(root: str) -> dict[str, str]:
-    """The flags that make the sample dataset at `root` the input of mine_pairs."""
-    found = manifest.read(root)
-    run = storage.join(root, "runs", found.run_id if found else "RUN_ID")
-    tables = {"log": "click_log", "images": "images", "labels": "labels"}
-    return {flag_name: f"{run}/{table}/*.parquet" for flag_name, table in tables.items()}
-
-
-def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
-    """The flags of a stage: inputs, then the preset's settings, then those of `--set`."""
-    flags = {name: storage.join(config.workdir, path) for name, path in step.inputs.items()}
-    if step.name == "mine_pairs" and config.samples:
-        flags |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
-    elif step.name == "mine_pairs":
-        names = ("log", "days", "forget", "person_key", "images", "labels")
-        names += ("columns", "image_columns", "label_columns")
-        flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
-    elif step.name == "forget":
-        flags |= {"list": config.forget, "days": config.days}
-        flags |= {"person_key": config.person_key} if config.person_key else {}
-    elif step.name == "classify_images":
-        flags |= {
-            "images": sample_inputs(storage.join(config.workdir, SAMPLES.output))["images"]
-            if config.samples
-            else config.images
-        }
-        flags |= {"image_columns": config.image_columns} if config.image_columns else {}
-    elif step.name == "report":
-        flags["work"] = config.workdir
-    names = [s.name for s in (SAMPLES, FORGET, *STEPS)]
-    for settings in (PRESETS[config.preset], parse_overrides(config.set, names)):
-        flags |= settings.get(step.name, {})
-    output = {"output": storage.join(config.workdir, step.output)} if step.output else {}
-    return flags | output
-
-
-def command_of(step: Step, config: RunConfig) -> list[str]:
-    """The command line of a stage."""
-    flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
-    beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
-    return [sys.executable, "-m", step.module, *flags, *quiet.flags(), *beam]
 
 
 def ablation_table(evaluation: Mapping) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from beam_jobs.frame import job
 from beam_jobs.mining import mine_log
 from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.all_stages import Step
+from beam_jobs.runs.stages import Step
 from beam_jobs.runs.steps import Config
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset

@@ -26,9 +26,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from beam_jobs.frame.beside import Beside
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import all_stages, overrides, stages
 from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.all_stages import Step
+from beam_jobs.runs.stages import Step
 from beam_jobs.runs.steps import Config
 from schemas.base import storage
 from schemas.base.errors import (
@@ -196,7 +196,7 @@ def reprocess(config: Config, miner: Beside | None = None) -> Iterator[Done]:
     for n, step in enumerate(others, 1):
         done = run(step)
         if step.name == "mine_pairs":
-            later = {s.name: all_stages.flags_of(s, config) for s in others[n:]}
+            later = {s.name: overrides.flags_of(s, config) for s in others[n:]}
             all_stages.check_mined(config, later)
         yield done
     changes.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
@@ -340,7 +340,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
 def _say_what_is_left(config: Config) -> None:
     """Says where what must be forgotten may still lie, after a deletion that failed."""
     if config.forget and (begun := pending.read(config.workdir)):
-        names = [step.output for step in all_stages.STEPS]
+        names = [step.output for step in stages.STEPS]
         print(
             f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
             "./run.sh reprocess ends this deletion first, and nothing is put in use before",

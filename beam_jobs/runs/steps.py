@@ -4,8 +4,8 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 
-from beam_jobs.runs import all_stages
-from beam_jobs.runs.all_stages import Step
+from beam_jobs.runs import overrides, stages
+from beam_jobs.runs.stages import Step
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import quiet
@@ -21,7 +21,7 @@ REUSING = ("mine_pairs", "embed_phrases", "embed_images", "classify_images")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(all_stages.RunConfig):
+class Config(overrides.RunConfig):
     date: str = flag("The snapshot's name, such as 2026-01-31.", role="runtime")
     retrain: tuple[str, ...] = flag(
         f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
@@ -72,8 +72,8 @@ def steps_of(config: Config) -> tuple[Step, ...]:
             return TRAINING_DATA[step.name] in trained or bool(config.forget and committed)
         return step.name != "report" or bool(config.forget and committed)
 
-    first = (all_stages.FORGET,) if config.days and config.forget else ()
-    return (*first, *(step for step in all_stages.STEPS if runs(step)))
+    first = (stages.FORGET,) if config.days and config.forget else ()
+    return (*first, *(step for step in stages.STEPS if runs(step)))
 
 
 def models_in_use(config: Config) -> dict[str, str]:
@@ -95,7 +95,7 @@ def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
     embedded images; after a model that was tried and refused these are not the last runs.
     """
     work = config.workdir
-    outputs = [step.output for step in all_stages.STEPS if step.name in REUSING]
+    outputs = [step.output for step in stages.STEPS if step.name in REUSING]
     last = {
         name: Dataset(storage.join(work, name)).run_folder
         for name in outputs
@@ -130,7 +130,7 @@ def flags_of(
       where: dataset → folder of the run to read.
       earlier: see `earlier_runs`.
     """
-    flags = all_stages.flags_of(step, config)
+    flags = overrides.flags_of(step, config)
     flags |= {name: where[path] for name, path in step.inputs.items() if path in where}
     if step.name in REUSING and step.output in earlier:
         flags.setdefault("reuse", earlier[step.output])

@@ -26,7 +26,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow.compute as pc
 
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import all_stages, overrides
+from beam_jobs.runs import stages as stages_lib
 from model_code.metrics.classification import mean_and_error
 from model_code.models.fusion.ablations import TITLES
 from schemas.base import fingerprint, storage
@@ -133,13 +134,13 @@ class Collection:
         """
         folders: dict[str, str] = {}
         changed: set[str] = set()
-        for step in all_stages.STEPS:
+        for step in stages_lib.STEPS:
             here = step.name in changes or not changed.isdisjoint(step.inputs.values())
             parent = storage.join(self.base.workdir, "variants", variant) if here else None
             folders[step.output] = storage.join(parent or self.base.workdir, step.output)
             if here:
                 changed.add(step.output)
-            flags = all_stages.flags_of(step, self.base) | changes.get(step.name, {})
+            flags = overrides.flags_of(step, self.base) | changes.get(step.name, {})
             flags |= {name: folders[path] for name, path in step.inputs.items()}
             flags["output"] = folders[step.output]
             if step.name == "embed_images" and here:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.models import classify_images, embed_images
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import overrides
 from model_code.models.fusion import export as export_model
 from model_code.phrases.settings import PhraseSettings
 from schemas.datasets.dataset import Dataset
@@ -237,7 +237,7 @@ def test_predictions_are_what_the_model_says(tiny_run, images, classified):
 
 def test_vectors_of_the_same_networks_are_taken_from_an_earlier_run(tiny_run, tmp_path):
     before = Dataset(tiny_run.dataset("embed_images"))
-    flags = all_stages.flags_of(STEPS["embed_images"], tiny_run.config)
+    flags = overrides.flags_of(STEPS["embed_images"], tiny_run.config)
     flags |= {"num_phrases": "2", "reuse": before.root, "output": str(tmp_path / "features")}
     assert embed_images.run([f"--{name}={value}" for name, value in flags.items()]) == 0
     after = Dataset(flags["output"])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import all_stages, overrides
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
@@ -188,7 +188,7 @@ def test_every_line_is_one_of_ours(tiny_run, started):
 def test_flags_are_shown_where_they_are_not_the_defaults(tiny_run):
     """Of every stage those that it was given, and no other setting."""
     shown = re.findall(r"^  ('?--\w+=.*)$", tiny_run.printed, re.MULTILINE)
-    given = [all_stages.flags_of(step, tiny_run.config) for step in STEPS.values()]
+    given = [overrides.flags_of(step, tiny_run.config) for step in STEPS.values()]
     for line, flags in zip(shown, given, strict=True):
         words = dict(word[2:].split("=", 1) for word in shlex.split(line))
         assert set(words) <= set(flags)
@@ -252,7 +252,7 @@ def test_dry_run_prints_every_command_and_makes_nothing(tmp_path, capsys):
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [command[2] for command in commands] == [step.module for step in STEPS.values()]
     for command, step in zip(commands, STEPS.values(), strict=True):
-        assert command[1:] == all_stages.command_of(step, config)[1:]
+        assert command[1:] == overrides.command_of(step, config)[1:]
     assert not list(tmp_path.iterdir())
 
 

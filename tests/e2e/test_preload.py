@@ -13,9 +13,9 @@ import pytest
 from beam_jobs.frame.beside import Beside
 from beam_jobs.models import embed_images
 from beam_jobs.models.preload import preload
-from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import overrides, reprocess
 from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.all_stages import Step
+from beam_jobs.runs.stages import Step
 from model_code.images import embedder as image_embedder
 from schemas.base.errors import Exit
 from schemas.runs import command_line
@@ -68,7 +68,7 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     work = str(tmp_path / "work")
     shutil.copytree(tiny_run.config.workdir, work)
     again = {"mine_pairs": {"num_shards": "4", "max_dead_fraction": "0.2"}}
-    inputs = all_stages.sample_inputs(tiny_run.dataset("make_samples"))
+    inputs = overrides.sample_inputs(tiny_run.dataset("make_samples"))
     argv = [f"--{name}={path}" for name, path in inputs.items()]
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]

@@ -16,7 +16,7 @@ from beam_jobs.dataflow import plan as dataflow_plan
 from beam_jobs.dataflow import submit
 from beam_jobs.frame import job
 from beam_jobs.mining import mine_log
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import overrides
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
@@ -63,7 +63,7 @@ def work(bucket, tiny_run, secrets, tmp_path_factory) -> str:
         if name.output not in ("fusion", "report", "predictions"):
             local = storage.join(tiny_run.config.workdir, name.output)
             storage.upload_dir(local, f"{bucket}/mine/{name.output}")
-    log = all_stages.sample_inputs(tiny_run.dataset("make_samples"))["log"]
+    log = overrides.sample_inputs(tiny_run.dataset("make_samples"))["log"]
     day = str(tmp_path_factory.mktemp("days") / "day")
     assert (
         submit.job_module("mine_log").run(
@@ -87,12 +87,12 @@ def flags_of(job: str, work: str, secrets: dict[str, str]) -> list[str]:
     """The job's own flags: inputs of the work folder, all files of secrets, another output."""
     config = work_folder.config(work)
     if job == "mine_log":
-        flags = {"log": all_stages.sample_inputs(f"{work}/samples")["log"]}
+        flags = {"log": overrides.sample_inputs(f"{work}/samples")["log"]}
     elif job == "forget":
         key, listed = secrets.values()
         return [f"--list={listed}", f"--person_key={key}", f"--days={work}/days"]
     else:
-        flags = all_stages.flags_of(work_folder.STEPS[job], config)
+        flags = overrides.flags_of(work_folder.STEPS[job], config)
     flags |= secrets if job in ("mine_log", "mine_pairs") else {}
     flags |= {"output": f"{work}/sent/{job}"}
     return [f"--{name}={value}" for name, value in flags.items()]
@@ -187,7 +187,7 @@ def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> N
 def test_mining_days_shows_no_secret(work, secrets, dataflow, capsys):
     """The other way to mine: days that were read before."""
     step, config = work_folder.STEPS["mine_pairs"], work_folder.config(work)
-    images = all_stages.flags_of(step, config)["images"]
+    images = overrides.flags_of(step, config)["images"]
     flags = {
         "days": f"{work}/days",
         "images": images,
@@ -312,7 +312,7 @@ def test_a_dry_run_needs_no_network(tmp_path, capsys, monkeypatch, tiny_run):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     config = work_folder.config(tiny_run.config.workdir)
-    flags = all_stages.flags_of(work_folder.STEPS["embed_images"], config)
+    flags = overrides.flags_of(work_folder.STEPS["embed_images"], config)
     flags |= {"output": str(tmp_path / "features"), "temp_location": "gs://bucket/temp"}
     flags |= {"project": PROJECT, "region": REGION, "image": IMAGE, "gpu": "nvidia-l4"}
     words = [f"--{name}={value}" for name, value in flags.items()]

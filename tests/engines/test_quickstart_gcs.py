@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from beam_jobs.dataflow import submit
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import overrides
 from schemas.base import storage
 from schemas.datasets import checks, dataset
 from tests.support.datasets import work_folder
@@ -40,7 +40,7 @@ def upload(tiny_run, bucket: str, *stages: str) -> None:
 )
 def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     upload(tiny_run, bucket, *inputs)
-    flags = all_stages.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
+    flags = overrides.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
     assert checks.verify(flags["output"]) == []

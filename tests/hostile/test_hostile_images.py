@@ -326,3 +326,12 @@ def test_where_a_photo_was_taken_is_forgotten(process):
     turned = process.clean(rotated_jpeg(photo(), 1)).data
     assert b"Exif" not in turned
     assert not Image.open(io.BytesIO(turned)).getexif()
+
+
+@pytest.mark.parametrize("data", [encode(photo(), "PNG"), encode(photo(), "PNG")[:99]])
+def test_the_limit_of_pixels_is_that_of_one_image(data):
+    """Pillow holds one for the whole process, in which others open images, too."""
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError):
+        clean_image(data, ImageLimits(max_pixels=10))
+    assert before == Image.MAX_IMAGE_PIXELS

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from beam_jobs.mining import check as mined_check
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import all_stages, stages
 from model_code.metrics import evaluation
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
 from tests.support.datasets import mined_dataset
 
-ALL: list[str] = [step.name for step in all_stages.STEPS]
+ALL: list[str] = [step.name for step in stages.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]
 # Five images of each of two classes: three train, one is for validation and one for testing.
 SPLITS = ("train", "train", "train", "validation", "test")

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from beam_jobs.runs import all_stages, reprocess
 from beam_jobs.runs import plan as reprocess_plan
+from beam_jobs.runs import reprocess, stages
 from beam_jobs.runs import steps as reprocess_steps
 from schemas.base import storage
 from schemas.maintenance import metrics, summaries
@@ -23,7 +23,7 @@ SETTINGS = ("num_shards=2", "max_dead_fraction=1", "min_users=1", "one_person_pa
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Plans and runs a reprocess of mine_pairs alone; returns both, and what it printed."""
-    monkeypatch.setattr(all_stages, "STEPS", all_stages.STEPS[:1])
+    monkeypatch.setattr(stages, "STEPS", stages.STEPS[:1])
     work = str(tmp_path / "work")
     for name in reprocess_steps.MODELS:
         commit(work, name, name, f"train_{name}")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import stages as stages_lib
 from schemas.datasets.dataset import Dataset
 from schemas.runs import pointer as pointer_lib
 from schemas.runs import snapshots
@@ -234,7 +234,7 @@ def write_settings(path, work, data, alert_url):
 def test_three_dates_on_one_machine(airflow, tiny_run, tmp_path):
     work = str(tmp_path / "work")
     shutil.copytree(tiny_run.config.workdir, work)
-    sample = Dataset(f"{work}/{all_stages.SAMPLES.output}")
+    sample = Dataset(f"{work}/{stages_lib.SAMPLES.output}")
     for date, new_images, one_label in zip(
         DATES, (0, NEW_IMAGES, NEW_IMAGES), (False, False, True), strict=True
     ):

@@ -23,14 +23,8 @@ from transforms.images.read import clean_images, source_of
 from transforms.images.units import BATCH_IMAGES, RAW_IMAGES, read_unit
 from transforms.mining.deletions import Deletions
 from transforms.rows.checked import checked_file
-from transforms.shards.blocks import (
-    COUNTS,
-    DEAD,
-    GroupShards,
-    Output,
-    from_blocks,
-    par_do,
-)
+from transforms.shards.blocks import GroupShards, from_blocks
+from transforms.shards.outputs import COUNTS, DEAD, Output, par_do
 from transforms.shards.reuse import first_of_each
 
 NAMED_IMAGES = pa.schema([*RAW_IMAGES, ("source", pa.string())])

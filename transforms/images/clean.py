@@ -101,6 +101,10 @@ def clean_image(data: bytes, limits: ImageLimits) -> CleanImage:
         raise ImageError("empty_image", "0 bytes")
     if len(data) > limits.max_bytes:
         raise ImageError("too_many_bytes", f"{len(data):,} bytes")
+    others = Image.MAX_IMAGE_PIXELS
+    # An icon and a movie hold images of their own, whose size only PIL looks at, with this limit;
+    # up to twice of it PIL warns, and we look again.
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
         image = _opened(data, limits.max_pixels)
         image.load()
@@ -120,6 +124,8 @@ def clean_image(data: bytes, limits: ImageLimits) -> CleanImage:
         raise
     except Exception as error:
         raise ImageError("truncated_image", _words(type(error).__name__, error)) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = others  # whoever else opens images in this process has its own
     return CleanImage(digest.hexdigest()[:32], rgb.width, rgb.height, shown, signature(rgb))
 
 
@@ -131,9 +137,6 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
       Image.DecompressionBombError, MemoryError: the same, as Pillow has found out.
     """
     image_formats.register()
-    # An icon and a movie hold images of their own, whose size only PIL looks at, with this limit;
-    # up to twice of it PIL warns, and we look again.
-    Image.MAX_IMAGE_PIXELS = max_pixels
     if other := image_formats.unsupported(data):
         raise ImageError("not_an_image", f"{other[0]} is not read: {other[1]}")
     said = []

@@ -18,7 +18,7 @@ from transforms.images.process import clean_safely
 from transforms.images.units import read_unit
 from transforms.mining.deletions import Deletions
 from transforms.rows.checked import checked_file
-from transforms.shards.blocks import COUNTS, DEAD, Output, par_do
+from transforms.shards.outputs import COUNTS, DEAD, Output, par_do
 
 CLEAN_IMAGES = pa.schema(
     [

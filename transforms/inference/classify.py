@@ -19,7 +19,7 @@ from transforms.inference.batches import embeddings_of, full_batches, pixel_byte
 from transforms.inference.bisect import inference_failed, run_or_bisect
 from transforms.inference.folders import ModelFolder, load
 from transforms.rows.checked import checked_file
-from transforms.shards.blocks import Output
+from transforms.shards.outputs import Output
 from transforms.shards.reuse import Earlier, first_of_each
 
 KEYS = pa.schema([("key", pa.string())])

@@ -21,7 +21,7 @@ from transforms.inference.batches import (
 )
 from transforms.inference.bisect import inference_failed
 from transforms.inference.folders import Lazy, ModelFolder, load
-from transforms.shards.blocks import Output
+from transforms.shards.outputs import Output
 from transforms.shards.reuse import Earlier, read_images
 
 ROW = ["image_id", "split", "labels"]  # of an image, as its features have them

@@ -12,7 +12,8 @@ from schemas.tables import mined as tables
 from transforms.mining.events import CLICK_UNIT
 from transforms.mining.evidence import add_up
 from transforms.mining.queries import QUERY_IDS, ids_of, rename_variants
-from transforms.shards.blocks import GroupShards, from_blocks, par_do, write_sorted
+from transforms.shards.blocks import GroupShards, from_blocks
+from transforms.shards.outputs import par_do, write_sorted
 
 # One row for each piece of evidence, summed later; query_a < query_b.
 EDGES = pa.schema(

@@ -23,7 +23,8 @@ from transforms.mining.evidence import (
     mine_days,
 )
 from transforms.rows.checked import one_form
-from transforms.shards.blocks import COUNTS, NOTES, Output, from_blocks, par_do
+from transforms.shards.blocks import from_blocks
+from transforms.shards.outputs import COUNTS, NOTES, Output, par_do
 
 PAIR_EVIDENCE = pa.schema(
     [

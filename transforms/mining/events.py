@@ -23,7 +23,7 @@ from transforms.rows.checked import (
     one_form,
     texts_of,
 )
-from transforms.shards.blocks import Output
+from transforms.shards.outputs import Output
 
 LOG_FIELDS = (
     "query",

@@ -18,16 +18,9 @@ from schemas.base.errors import PhraseLensError
 from transforms.files.secret_files import FromFiles
 from transforms.mining.deletions import Deletions
 from transforms.mining.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
-from transforms.shards.blocks import (
-    COUNTS,
-    NOTES,
-    Notes,
-    Output,
-    from_blocks,
-    par_do,
-    split_by_hash,
-)
+from transforms.shards.blocks import from_blocks, split_by_hash
 from transforms.shards.ceilings import EXAMPLES
+from transforms.shards.outputs import COUNTS, NOTES, Notes, Output, par_do
 
 EVIDENCE = pa.schema(
     [

@@ -18,7 +18,7 @@ from schemas.datasets.manifest import Shard
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.mining.events import MAX_POSITION
-from transforms.shards.blocks import write_sorted
+from transforms.shards.outputs import write_sorted
 
 TABLE = "examination"
 EXAMINED_UNIT = 65_536

@@ -16,15 +16,8 @@ from transforms.images.read import CLEAN_IMAGES
 from transforms.mining import key_match
 from transforms.mining.deletions import Deletions
 from transforms.mining.labels import LABELS
-from transforms.shards.blocks import (
-    COUNTS,
-    NOTES,
-    SHARDS,
-    Output,
-    from_blocks,
-    par_do,
-    write_sorted,
-)
+from transforms.shards.blocks import from_blocks
+from transforms.shards.outputs import COUNTS, NOTES, SHARDS, Output, par_do, write_sorted
 
 IMAGE_KEYS = pa.schema([("key", pa.string()), ("image_id", pa.string())])
 EARLIER_KEYS = pa.schema([("key", pa.string())])

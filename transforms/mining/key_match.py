@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from schemas.base.errors import PhraseLensError
 from transforms.images.units import KEY_KINDS, key_of_path
-from transforms.shards.blocks import Notes
 from transforms.shards.ceilings import EXAMPLES
+from transforms.shards.outputs import Notes
 
 # Kind of row → what it is called, what counts the images that it names, and what is its flag.
 SIDES = {

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from schemas.runs.stage import Stage
 from schemas.tables.mined import SPLITS
 from transforms.rows.checked import Checked, id_texts
-from transforms.shards.blocks import Output
+from transforms.shards.outputs import Output
 
 LABEL_FIELDS = ("key", "label", "split")
 

@@ -23,15 +23,8 @@ from transforms.mining.images import (
     split_of,
 )
 from transforms.mining.queries import query_stats, rename_variants
-from transforms.shards.blocks import (
-    COUNTS,
-    NOTES,
-    SHARDS,
-    Output,
-    from_blocks,
-    par_do,
-    write_sorted,
-)
+from transforms.shards.blocks import from_blocks
+from transforms.shards.outputs import COUNTS, NOTES, SHARDS, Output, par_do, write_sorted
 
 IMAGE_EVIDENCE = pa.schema(
     [("image_id", pa.string()), *[f for f in PAIR_EVIDENCE if f.name != "key"]]

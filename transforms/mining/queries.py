@@ -14,7 +14,8 @@ from schemas.tables import mined as tables
 from transforms.mining.days import QUERY_DAYS, QUERY_USERS
 from transforms.mining.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.mining.evidence import LANGUAGES, add_up
-from transforms.shards.blocks import SHARDS, from_blocks, par_do, write_sorted
+from transforms.shards.blocks import from_blocks
+from transforms.shards.outputs import SHARDS, par_do, write_sorted
 
 QUERY_STATS = pa.schema(
     [

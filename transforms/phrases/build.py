@@ -23,7 +23,8 @@ from transforms.inference.folders import Lazy, ModelFolder, load
 from transforms.phrases.calibration import Calibrated, HeadWeights
 from transforms.phrases.prototypes import image_embs_schema, sums_schema
 from transforms.phrases.ranks import rank_phrases
-from transforms.shards.blocks import COUNTS, SHARDS, Output, from_blocks, write_sorted
+from transforms.shards.blocks import from_blocks
+from transforms.shards.outputs import COUNTS, SHARDS, Output, write_sorted
 from transforms.shards.reuse import Earlier, read_images
 
 RANKED = "ranked"

@@ -14,7 +14,7 @@ from schemas.tables.dead_letters import dead_letters
 from transforms.rows import moments
 from transforms.rows.column_types import as_binary, whole_texts
 from transforms.rows.tabular import BadRows
-from transforms.shards.blocks import COUNTS, DEAD, Output, par_do
+from transforms.shards.outputs import COUNTS, DEAD, Output, par_do
 
 # Rows that are dropped as a matter of course: counted, but nobody has to look into them.
 HARMLESS = (

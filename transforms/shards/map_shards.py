@@ -18,7 +18,8 @@ from schemas.console.progress import Progress
 from schemas.datasets import manifest
 from schemas.datasets.records import Record
 from schemas.runs.stage import Stage
-from transforms.shards.blocks import COUNTS, SHARDS, Output, record_path, write_sorted
+from transforms.shards.commit import record_path
+from transforms.shards.outputs import COUNTS, SHARDS, Output, write_sorted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

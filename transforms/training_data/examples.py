@@ -18,7 +18,8 @@ from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from schemas.tables.dead_letters import dead_letters
-from transforms.shards.blocks import COUNTS, DEAD, Output, to_block
+from transforms.shards.blocks import to_block
+from transforms.shards.outputs import COUNTS, DEAD, Output
 from transforms.shards.tfrecords import RecordWriter
 from transforms.training_data.validation import validate
 

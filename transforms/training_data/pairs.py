@@ -20,7 +20,7 @@ from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.inference.bisect import inference_failed, run_or_bisect
-from transforms.shards.blocks import Output, write_sorted
+from transforms.shards.outputs import Output, write_sorted
 from transforms.shards.tfrecords import RecordWriter
 
 READ_BATCH = 64

@@ -4,14 +4,14 @@ import contextlib
 
 import pytest
 
-from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import all_stages, reprocess, stages
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.reprocess import Done, StageError
 from schemas.base.errors import Exit
 from schemas.runs import changes
 from tests.support.datasets.snapshot_work import commit
 
-OUTPUTS = [step.output for step in all_stages.STEPS]
+OUTPUTS = [step.output for step in stages.STEPS]
 USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
 OWN = ("new_predictions", "of_my_own/2026-01-01")
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import all_stages, overrides, stages
 from schemas.base import storage
 from schemas.console import launch
 from schemas.datasets.dataset import Dataset
@@ -74,7 +74,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "min_steps": "4",
     },
 }
-STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
+STEPS = {step.name: step for step in (stages.SAMPLES, *stages.STEPS)}
 
 
 def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) -> all_stages.Config:
@@ -132,7 +132,7 @@ def drive_forks(of: all_stages.Config, folder: Path) -> subprocess.CompletedProc
 def command_into(name: str, of: all_stages.Config, output: str, *more: str) -> list[str]:
     """The command of one stage on the inputs of a work folder, but with another output."""
     elsewhere = dataclasses.replace(STEPS[name], output=os.path.relpath(output, of.workdir))
-    return [*all_stages.command_of(elsewhere, of), *more]
+    return [*overrides.command_of(elsewhere, of), *more]
 
 
 def run(command: Sequence[str], cwd: str | Path | None = None) -> str:

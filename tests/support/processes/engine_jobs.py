@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 
 from beam_jobs.dataflow import submit
-from beam_jobs.runs.all_stages import sample_inputs
+from beam_jobs.runs.overrides import sample_inputs
 from tests.support.datasets import work_folder
 from tests.support.datasets.work_folder import STEPS, TinyRun
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from beam_jobs.mining import check as mined_check
 from beam_jobs.mining.check import Needs
 from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import stages as stages_lib
 from beam_jobs.runs import steps as reprocess_steps
 from model_code.metrics import labelling
 from model_code.models.pixel_embedder import train as train_pixel_embedder
@@ -21,7 +22,7 @@ from tests.support.datasets.snapshot_work import commit
 from tests.support.datasets.work_folder import ROOT
 from transforms.training_data.examples import LABELLED, select
 
-ALL = [step.name for step in all_stages.STEPS]
+ALL = [step.name for step in stages_lib.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]
 GOOD: Images = [("train", ["a"])] * 3 + [("train", ["b"]), ("validation", ["a"]), ("test", ["b"])]
 
@@ -209,7 +210,7 @@ def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     steps = [
-        all_stages.Step(name, "noted", "notes", output, {})
+        stages_lib.Step(name, "noted", "notes", output, {})
         for name, output in (("mine_pairs", "mined"), ("train_fusion", "fusion"))
     ]
     config = all_stages.Config(workdir=str(tmp_path), log="l", images="i", labels="l")
@@ -232,10 +233,10 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     steps = (
-        all_stages.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
-        all_stages.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
+        stages_lib.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
+        stages_lib.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
     )
-    monkeypatch.setattr(all_stages, "STEPS", steps)
+    monkeypatch.setattr(stages_lib, "STEPS", steps)
     write(f"{work}/mined", [(split, []) for split, _ in GOOD])
     argv = [f"--workdir={work}", "--date=2026-01-31", "--log=l", "--images=i", "--labels=l"]
     argv += ["--retrain=fusion"]

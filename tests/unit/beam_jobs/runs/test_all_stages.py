@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.runs import all_stages, reprocess, stage_flags
+from beam_jobs.runs import all_stages, overrides, reprocess, stage_flags
+from beam_jobs.runs import stages as stages_lib
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import dataset
 from tests.support.datasets import report_work, work_folder
 
-STEPS = {step.name: step for step in (all_stages.SAMPLES, *all_stages.STEPS)}
+STEPS = {step.name: step for step in (stages_lib.SAMPLES, *stages_lib.STEPS)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
 
 
@@ -47,7 +48,7 @@ def test_every_flag_that_is_passed_exists(name, samples):
     config = all_stages.Config(
         workdir="w", preset="quickstart", samples=samples, **({} if samples else own)
     )
-    assert set(all_stages.flags_of(step, config)) <= fields_of(step.module)
+    assert set(overrides.flags_of(step, config)) <= fields_of(step.module)
 
 
 def test_days_are_made_to_forget_before_anything_is_read_of_them():
@@ -55,12 +56,12 @@ def test_days_are_made_to_forget_before_anything_is_read_of_them():
     config = all_stages.Config(workdir="w", **flags)
     all_stages.check(config)
     steps = all_stages.steps_of(config)
-    assert [step.name for step in steps] == ["forget", *[s.name for s in all_stages.STEPS]]
-    assert all_stages.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
-    mined = all_stages.flags_of(steps[1], config)
+    assert [step.name for step in steps] == ["forget", *[s.name for s in stages_lib.STEPS]]
+    assert overrides.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
+    mined = overrides.flags_of(steps[1], config)
     assert (mined["days"], mined["forget"]) == ("days", "list.csv")
     assert "log" not in mined
-    assert set(all_stages.flags_of(steps[0], config)) <= fields_of("beam_jobs.mining.forget")
+    assert set(overrides.flags_of(steps[0], config)) <= fields_of("beam_jobs.mining.forget")
 
 
 def test_every_stage_reads_what_an_earlier_one_wrote():
@@ -79,14 +80,14 @@ values = st.from_regex(r"[a-zA-Z0-9_=,/*-]{1,12}", fullmatch=True).filter(
 @given(st.dictionaries(st.tuples(st.sampled_from(sorted(STEPS)), words), values))
 def test_overrides_are_read_back(settings):
     text = ",".join(f"{stage}.{name}={value}" for (stage, name), value in settings.items())
-    found = all_stages.parse_overrides(text, list(STEPS))
+    found = overrides.parse_overrides(text, list(STEPS))
     assert {(s, n): v for s, flags in found.items() for n, v in flags.items()} == settings
 
 
 @pytest.mark.parametrize("text", ["epochs=3", "train_fusoin.epochs=3", "train_fusion.epochs"])
 def test_override_that_cannot_be_read_is_named(text):
     with pytest.raises(PhraseLensError, match=text):
-        all_stages.parse_overrides(text, list(STEPS))
+        overrides.parse_overrides(text, list(STEPS))
 
 
 @pytest.mark.parametrize(
@@ -162,11 +163,11 @@ def test_reprocess_refuses_the_same_settings(capsys):
     assert "Did you mean --num_workers?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", all_stages.PRESETS)
+@pytest.mark.parametrize("preset", overrides.PRESETS)
 def test_every_stage_takes_the_settings_of_every_preset(preset):
     config = all_stages.Config(workdir="w", preset=preset, samples=True)
     for step in STEPS.values():
-        stage_flags.check(step.name, step.module, all_stages.command_of(step, config)[3:])
+        stage_flags.check(step.name, step.module, overrides.command_of(step, config)[3:])
 
 
 def test_a_stage_to_stop_after_that_is_none_is_named_with_the_nearest(capsys):
@@ -182,7 +183,7 @@ def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
     ]
     assert all_stages.run([*OWN, *flags, "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(all_stages.STEPS)
+    assert len(lines) == len(stages_lib.STEPS)
     for line in lines:
         beam = "--runner=DirectRunner --direct_num_workers=2"
         assert (beam in line) == ("-m beam_jobs." in line)
@@ -207,7 +208,7 @@ def test_wrong_flags_are_refused_before_any_work(argv, says, capsys):
 def test_samples_are_found_through_their_manifest(tmp_path):
     root = report_work.write(str(tmp_path))
     run_id = dataset.Dataset(f"{root}/fusion").manifest.run_id
-    found = all_stages.sample_inputs(f"{root}/fusion")
+    found = overrides.sample_inputs(f"{root}/fusion")
     assert found["images"] == f"{root}/fusion/runs/{run_id}/images/*.parquet"
 
 
@@ -220,7 +221,7 @@ def stages(tmp_path, monkeypatch):
         f"import sys; {note}('second '); sys.exit(int(open({str(tmp_path / 'status')!r}).read()))"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
-    return [all_stages.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
+    return [stages_lib.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
 
 
 def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):

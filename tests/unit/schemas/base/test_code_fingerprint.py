@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.runs import all_stages
+from beam_jobs.runs import stages
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from tests.support.datasets import work_folder
@@ -18,7 +18,7 @@ from tests.support.datasets.work_folder import ROOT
 
 MODULES = {
     "mine_log": ("beam_jobs.mining.mine_log",),
-    **{step.name: (step.module,) for step in all_stages.STEPS},
+    **{step.name: (step.module,) for step in stages.STEPS},
 }
 EMBED = "beam_jobs.models.embed_images"
 FEATURES = "transforms/inference/embed_images.py"

@@ -18,8 +18,8 @@ from transforms.images.clean import ImageLimits
 from transforms.images.read import source_of
 from transforms.images.units import IMAGE_FIELDS, plan_images
 from transforms.inference.classify import ClassifyImages, Networks
-from transforms.shards.blocks import Output
 from transforms.shards.ceilings import Ceilings, check_counters
+from transforms.shards.outputs import Output
 
 
 def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from transforms.rows import checked as rows
 from transforms.rows.tabular import BadRows
-from transforms.shards.blocks import Output
+from transforms.shards.outputs import Output
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 

@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base import fingerprint
-from transforms.shards.blocks import (
-    COUNTS,
-    DEAD,
-    Output,
-    from_blocks,
-    split_by_shard,
-    to_block,
-)
+from transforms.shards.blocks import from_blocks, split_by_shard, to_block
+from transforms.shards.outputs import COUNTS, DEAD, Output
 
 SCHEMA = pa.schema([("id", pa.string()), ("place", pa.int64())])
 

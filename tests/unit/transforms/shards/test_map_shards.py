@@ -15,7 +15,7 @@ from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
 from schemas.runs import stage as stage_lib
 from transforms.inference.bisect import run_or_bisect
-from transforms.shards import blocks
+from transforms.shards import commit, outputs
 from transforms.shards.ceilings import Ceilings
 from transforms.shards.map_shards import MapShards
 
@@ -60,7 +60,7 @@ class _Worker:
         with open(self.log, "a") as f:
             f.write(f"{task}\n")
         table = pa.table({"id": list(range(task * 10, task * 10 + 10))}, SCHEMA)
-        return blocks.Output({"rows": table}, (), {"rows.in": 10, "rows.out": 10})
+        return outputs.Output({"rows": table}, (), {"rows.in": 10, "rows.out": 10})
 
 
 def _run(root, log, dies_at=None, worker=_Worker, flags=()):
@@ -72,8 +72,8 @@ def _run(root, log, dies_at=None, worker=_Worker, flags=()):
             | beam.Create(list(enumerate(range(4))))
             | MapShards(stage, worker(str(log), dies_at), {"rows": ["id"]}, 4)
         )
-        {name: done[name] for name in (blocks.SHARDS, blocks.COUNTS)} | blocks.CommitManifest(
-            stage, {"rows": blocks.parquet(SCHEMA)}, 4, Ceilings(0.05, rows=0)
+        {name: done[name] for name in (outputs.SHARDS, outputs.COUNTS)} | commit.CommitManifest(
+            stage, {"rows": commit.parquet(SCHEMA)}, 4, Ceilings(0.05, rows=0)
         )
 
 

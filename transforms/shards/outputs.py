@@ -1,0 +1,105 @@
+"""What a step gives out beside its rows, and tables in shards."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.datasets import manifest
+from schemas.datasets import shards as shards_lib
+from schemas.runs.stage import Stage
+from transforms.shards.blocks import Block, SplitByShard, from_blocks, in_order
+
+DEAD, COUNTS, SHARDS, NOTES = "dead", "counts", "shards", "notes"
+
+
+# Counter → examples of what it counts, the heaviest first; see `Output`.
+Notes = Mapping[str, Sequence[tuple[int, str]]]
+
+
+def par_do(fn: beam.DoFn | Callable, *args: Any, tags: Sequence[str]) -> beam.ParDo:
+    """A ParDo with tagged outputs: tables, but for `counts`, `notes` and `shards`."""
+    others = {
+        COUNTS: tuple[str, int],
+        NOTES: tuple[str, tuple[int, str]],
+        SHARDS: tuple[str, manifest.Shard],
+    }
+    types = {tag: others.get(tag, pa.Table) for tag in tags}
+    return beam.ParDo(fn, *args).with_output_types(Any, **types).with_outputs(*tags)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What the pure functions of a job return: tables by name, dead letters, counts of rows.
+
+    Of a function that writes its rows as they come, `shards` are what it wrote, by table.
+    `notes` are examples of what a counter counts, as (weight, text): an error that the counter
+    leads to names the heaviest of all shards.
+    """
+
+    tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
+    dead: tuple[pa.Table, ...] = ()
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: tuple[tuple[str, manifest.Shard], ...] = ()
+    notes: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
+
+    def tagged(self) -> Iterator[beam.pvalue.TaggedOutput]:
+        """The outputs for Beam: one tag a table, and `dead`, `counts` and `notes`."""
+        for name, table in self.tables.items():
+            if table.num_rows:
+                yield beam.pvalue.TaggedOutput(name, table)
+        for table in self.dead:
+            if table.num_rows:
+                yield beam.pvalue.TaggedOutput(DEAD, table)
+        for item in self.counts.items():
+            yield beam.pvalue.TaggedOutput(COUNTS, item)
+        for name, notes in self.notes.items():
+            for note in notes:
+                yield beam.pvalue.TaggedOutput(NOTES, (name, note))
+
+
+def write_sorted(
+    stage: Stage, table: pa.Table, name: str, index: int, num_shards: int, keys: list[str]
+) -> tuple[str, manifest.Shard]:
+    """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
+    # Where chunks begin must not show in the file.
+    table = in_order(table, order.to_numpy()).combine_chunks()
+    path = stage.shard_path(name, index, num_shards, "parquet")
+    return name, shards_lib.write_parquet(stage.output, path, index, table)
+
+
+class WriteTable(beam.PTransform):
+    """Writes tables as Parquet shards: PCollection[pa.Table] → PCollection[(name, Shard)].
+
+    FileBasedSink deals rows out to shards from a random start; here a row's shard and
+    its place in it follow from its id, and the shard's checksum is known as it is written.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        name: str,
+        schema: pa.Schema,
+        keys: list[str],
+        num_shards: int,
+    ):
+        super().__init__()
+        self._stage, self._name, self._schema = stage, name, schema
+        self._keys, self._num_shards = keys, num_shards
+
+    def _write(self, shard: tuple[int, Iterable[Block]]) -> tuple[str, manifest.Shard]:
+        index, blocks = shard
+        table = from_blocks(blocks, self._schema)
+        return write_sorted(self._stage, table, self._name, index, self._num_shards, self._keys)
+
+    def expand(self, tables):
+        return (
+            tables
+            | SplitByShard(self._keys[0], self._num_shards, self._stage.spill)
+            | beam.GroupByKey()
+            | "Write" >> beam.Map(self._write)
+        )
