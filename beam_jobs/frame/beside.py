@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from schemas.base.errors import Exit, say
 from schemas.console import launch
 
+_GRACE = 3.0  # seconds that it has to let go of workers and files
+
 
 class Beside:
     """The process, which loads the job's module from now on.
@@ -40,12 +42,13 @@ class Beside:
         """
 
         def stop(number: int, _: object) -> None:
-            # No exception: what runs meanwhile could catch it.
-            self.close()
+            # No exception: what runs meanwhile could catch it. And no wait: this may be one.
+            self._process.kill()
             signal.signal(number, before)
             signal.raise_signal(number)
 
-        before = signal.signal(signal.SIGTERM, stop)
+        before = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, stop)
         try:
             self._tell(argv)
             meanwhile()
@@ -66,8 +69,13 @@ class Beside:
             line.write(json.dumps(list(argv)) + "\n")
 
     def close(self) -> None:
-        """Ends the process, if it runs."""
-        self._process.kill()
+        """Ends the process, if it runs, and waits for its end: it may hold locks."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE)
+            self._process.kill()
+            self._process.wait()
 
 
 def main(module: str) -> int:

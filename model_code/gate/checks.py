@@ -180,8 +180,13 @@ def _embedding(name: str, old: Embedding, new: Embedding, limit: float) -> Check
 
 
 def _dead(old: Mapping, new: Mapping, limit: float) -> Check:
-    """The kind of row whose dead share rose most."""
-    rises = {kind: _share(*new[kind]) - _share(*old.get(kind, (0, 0))) for kind in new}
+    """The kind of row whose dead share rose most, of datasets that both snapshots name."""
+    made = {_dataset_of(kind) for kind in old}
+    rises = {
+        kind: _share(*new[kind]) - _share(*old.get(kind, (0, 0)))
+        for kind in new
+        if _dataset_of(kind) in made
+    }
     worst = max(rises, key=lambda kind: (rises[kind], kind), default="")
     rise = max(rises.get(worst, 0.0), 0.0)
     return Check("dead_letters", rise, 0.0, limit, worst if rise else "")

@@ -40,7 +40,6 @@ FRAME = frozenset(
         "schemas.console.heartbeat",
         "schemas.console.launch",
         "schemas.console.log_lines",
-        "schemas.base.printable",
         "schemas.console.quiet",
         "schemas.runs.command_line",
         "schemas.runs.inputs",
@@ -149,10 +148,7 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and _last_name(node.func) in (
-            "import_module",
-            "__import__",
-        ):
+        elif isinstance(node, ast.Call) and _last_name(node.func) in IMPORTERS:
             given = node.args[0] if node.args else None
             if isinstance(given, ast.Constant) and isinstance(given.value, str):
                 yield importlib.util.resolve_name(given.value, package)

@@ -122,6 +122,16 @@ def test_dataset_that_only_retraining_makes_is_not_missed(used):
     assert (status, result["refused_by"]) == (0, [])
 
 
+def test_dead_rows_of_what_only_retraining_makes_are_no_rise():
+    old = {"mined.images": (1, 100)}
+    examples = {"examples.examples": (4, 100)}
+    check = gate_checks._dead(old, old | examples, 0.01)
+    assert (check.figure, check.verdict) == (0, "pass")
+    assert gate_checks._dead(old | examples, old | examples, 0.01).verdict == "pass"
+    assert gate_checks._dead(old, {"mined.images": (4, 100)}, 0.01).verdict == "refuse"
+    assert gate_checks._dead(old, old | {"mined.labels": (4, 100)}, 0.01).verdict == "refuse"
+
+
 def test_history_of_queries_may_grow(used):
     old = {"mined.query_days": 100, "mined.pairs": 100}
     limits = gate_checks.Limits()

@@ -1,6 +1,6 @@
 """The text generator: images and queries in one space, trained by a cosine softmax over queries.
 
-Source: CN112204575A / US11907337B2, equation (1); its loss and samples: model_code/sampled_softmax.
+Source: CN112204575A / US11907337B2, equation (1); its loss and samples: sampled_softmax.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence
