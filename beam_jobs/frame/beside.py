@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from schemas.base.errors import Exit, say
 from schemas.console import launch
 
-_GRACE = 3.0  # seconds that it has to let go of workers and files
-
 
 class Beside:
     """The process, which loads the job's module from now on.
@@ -69,13 +67,8 @@ class Beside:
             line.write(json.dumps(list(argv)) + "\n")
 
     def close(self) -> None:
-        """Ends the process, if it runs, and waits for its end: it may hold locks."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE)
-            self._process.kill()
-            self._process.wait()
+        """Ends the process, if it runs."""
+        launch.end(self._process)
 
 
 def main(module: str) -> int:

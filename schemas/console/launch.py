@@ -91,11 +91,17 @@ def call(command: Sequence[str]) -> int:
         try:
             return process.wait()
         except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-            process.kill()
+            end(process)
             raise
+
+
+def end(process: subprocess.Popen) -> None:
+    """Asks a process to end, ends it where it does not, and waits: it may hold locks."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    process.kill()
+    process.wait()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,3 +1,3 @@
-"""The bucket of tests/support/processes/cloud.py, under the name by which other tests import it."""
+"""The bucket of tests/support/processes/cloud.py, for all tests of this folder."""
 
 from tests.support.processes.cloud import bucket  # noqa: F401

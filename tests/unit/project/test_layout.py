@@ -17,18 +17,23 @@ TENSORFLOW = {"tensorflow", "keras", "tensorflow_transform", "tensorflow_hub"}
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imports(source: str) -> set[str]:
-    """The packages that a module imports, at its top or nested."""
+def modules(source: str) -> set[str]:
+    """The modules that a module imports, top or nested, and what it takes of them."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def imports(source: str) -> set[str]:
+    """The packages that a module imports."""
     # Half of tf.Transform is Beam, and belongs where Beam does.
     return {
         "apache_beam" if name == "tensorflow_transform.beam" else name.split(".")[0]
-        for name in found
+        for name in modules(source)
     }
 
 
@@ -55,20 +60,10 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 @pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_tests_share_what_stands_in_support_alone(path):
     """None imports another test; of benchmarks, only their own tests do."""
-    modules = {
-        name
-        for node in ast.walk(ast.parse(path.read_text()))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert not {name for name in modules if ".test_" in name or ".conftest" in name}
+    found = modules(path.read_text())
+    assert not {name for name in found if ".test_" in name or ".conftest" in name}
     if path.parent.name != "benchmarks":
-        assert not {name for name in modules if name.split(".")[0] == "benchmarks"}
+        assert not {name for name in found if name.split(".")[0] == "benchmarks"}
 
 
 LIMIT = 12  # files of one folder, beside __init__.py
