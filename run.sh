@@ -13,64 +13,22 @@ export PYTHONUTF8=1
 # TensorFlow's errors arrive as exceptions; its log calls even a missing GPU driver an error.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3} GRPC_VERBOSITY=${GRPC_VERBOSITY:-ERROR}
 
-jobs="mine_log mine_pairs prepare_pairs embed_phrases embed_images prepare_examples classify_images"
-models="text_generator text_embedder pixel_embedder fusion"
-commands="setup quickstart all test $jobs forget train index-eval export report samples similar submit"
-commands="$commands flink template reprocess status promote rollback hold gc gate verify doctor bench lock"
+export PHRASELENS_PROGRAM=./run.sh
 
 usage() {
+  python3.11 -m phraselens.cli || true
   cat <<'EOF'
-PhraseLens classifies images with the help of the words it predicts for them.
 
-usage: ./run.sh COMMAND [FLAGS]       ./run.sh COMMAND --help says more of each, and
-                                      --verbose shows all flags and what libraries say,
-                                      --log_format=text or json gives each line time and level
-
-Start here
-  quickstart          make sample data and run every stage on it: about 10 minutes on 2 cores
-  all                 run every stage on your own click log, images and labels
-  doctor              check this machine, and say what to do
-
-Stages, in the order of `all`
-  samples             draw scenes and a click log to try things on
-  mine_log            click log of one day → a day, which merges with others
-  mine_pairs          click log or days + images + labels → query–image pairs, images, queries
-  prepare_pairs       images with their queries → training examples of the text generator
-  train MODEL         MODEL is text_generator, text_embedder, pixel_embedder or fusion
-  embed_phrases       queries → vectors, text embeddings and the phrase index
-  embed_images        images → phrases, text embeddings, pixel embeddings
-  prepare_examples    features → normalised training examples
-  export              all models → one SavedModel: image bytes to labels and phrases
-  classify_images     images → labels with their phrases
-  report              every result → one HTML page, a model card and a data card
-
-Elsewhere
-  similar IMAGE…      find the images most like an image, by what people would type for it
-  submit JOB          send one of the Beam jobs to Dataflow
-  template JOB        write a Beam job's Flex Template for Dataflow
-  flink up|submit JOB start a Flink cluster on this machine, and send Beam jobs to it
-
-Every day
-  reprocess           what new data needs, and nothing else → a snapshot of a date
-  promote, rollback   put a snapshot of all models and datasets in use, or the one before it
-  hold                keep the snapshot of a date out of use, or end that
-  status WORKDIR      what is in use, what is missing, what waits for a person
-  gate                compare a snapshot with the one in use: may it be promoted?
-  gc                  delete the runs that no kept snapshot names
-
-Care
-  forget              delete images, and what people typed, from days
-  setup [--gpu]       make the environment from the lock file (every command does so when needed)
-  setup --airflow     make Airflow's own environment, to try the DAG of deploy/airflow
-  test [--all] [ARGS] linters, types and tests; --all adds the slow ones; ARGS go to pytest
-  test --fuzz SECONDS fuzz log parsing and image decoding; fails where an input crashes them
-  test --damaged N    damage N images, and fail where mining keeps what training cannot read
-  test --inputs       write docs/inputs.md: inputs that people have, and what happens with each
-  verify PATH…        check datasets against their manifests
-  index-eval          recall, speed and memory of each kind of phrase index
-  bench NAME          run a benchmark of benchmarks/
-  lock [--upgrade]    resolve the requirements*.txt ranges into lock files
-  lock --check        install every lock file into an empty environment, and see that it works
+Of this repository
+  setup [--gpu]         makes the environment from the lock file (every command does so when needed)
+  setup --airflow       makes Airflow's own environment, to try the DAG of deploy/airflow
+  test [--all] [ARGS]   linters, types and tests; --all adds the slow ones; ARGS go to pytest
+  test --fuzz SECONDS   fuzzes log parsing and image decoding; fails where an input crashes them
+  test --damaged N      damages N images, and fails where mining keeps what training cannot read
+  test --inputs         writes docs/inputs.md: inputs that people have, and what happens with each
+  bench NAME            runs a benchmark of benchmarks/
+  lock [--upgrade]      resolves the requirements*.txt ranges into lock files
+  lock --check          installs every lock file into an empty environment, and sees that it works
 
 Examples
   ./run.sh quickstart
@@ -104,14 +62,6 @@ is_help() { # WORDS…
 fail() { # ITEM EXPECTED REMEDY
   echo "error: $1: expected $2. $3" >&2
   exit 2
-}
-
-nearest() { # WORD CHOICES…: the choice most like the word
-  python3.11 - "$@" <<'EOF' || true
-import difflib, sys
-near = difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5)
-print(f"Did you mean {near[0]}?" if near else "See ./run.sh --help.")
-EOF
 }
 
 # pip's lines as a line now and then: how many of the packages have arrived.
@@ -181,9 +131,16 @@ setup_dev() {
   cp "$root/requirements.lock" "$venv/requirements.lock" # requirements-dev.lock contains it
 }
 
-module() { # MODULE ARGS…
+start() { # COMMAND ARGS…
+  if [ ! -x "$python" ] && command -v python3.11 >/dev/null; then
+    # What needs no environment is answered before one is made.
+    local status=0
+    python3.11 -m phraselens.cli "$@" || status=$?
+    [ $status -ne 64 ] || exit 0
+    [ $status -eq 0 ] || exit $status
+  fi
   setup
-  exec "$python" -m schemas.console.launch "$@"
+  exec "$python" -m phraselens "$@"
 }
 
 run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
@@ -217,12 +174,12 @@ bench() { # NAME ARGS…
   ! is_help "${1:-}" || usage_of bench $names
   local file
   file=$(cd "$root" && ls benchmarks/*/"${1:-}.py" 2>/dev/null) ||
-    fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "$(nearest "${1:-}" $names)"
+    fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "See ./run.sh bench --help."
   setup
   # What we are compared with is no part of the product; pip adds it beside what is locked.
   case $1 in mining* | phrases | scale) install requirements-bench.lock ;; esac
   file=${file%.py}
-  module "${file////.}" "${@:2}"
+  exec "$python" -m schemas.console.launch "${file////.}" "${@:2}"
 }
 
 lock() { # ARGS of uv pip compile | --check [FOLDER]
@@ -275,44 +232,13 @@ case $command in
     setup "$@" # not before &&, which would go on after an error inside it
     echo "$venv is ready"
     ;;
-  quickstart) module beam_jobs.runs.all_stages --samples --preset=quickstart --workdir=work/quickstart "$@" ;;
-  all) module beam_jobs.runs.all_stages "$@" ;;
   test) run_tests "$@" ;;
-  mine_log | mine_pairs | forget) module "beam_jobs.mining.$command" "$@" ;;
-  prepare_pairs | embed_phrases | embed_images | prepare_examples | classify_images)
-    module "beam_jobs.models.$command" "$@"
-    ;;
-  train)
-    ! is_help "${1:-}" || usage_of train $models
-    [[ " $models " == *" ${1:-} "* ]] ||
-      fail "train ${1:-}" "one of: ${models// /, }" "$(nearest "${1:-}" $models)"
-    module "model_code.models.$1.train" "${@:2}"
-    ;;
-  submit)
-    ! is_help "${1:-}" || usage_of submit $jobs forget
-    [[ " $jobs forget " == *" ${1:-} "* ]] ||
-      fail "submit ${1:-}" "one of: ${jobs// /, }, forget" "$(nearest "${1:-}" $jobs forget)"
-    module beam_jobs.dataflow.submit --job="$1" "${@:2}"
-    ;;
-  template) module deploy.templates "$@" ;;
-  flink) module deploy.flink "$@" ;;
-  export) module model_code.models.fusion.export "$@" ;;
-  report) module model_code.report.pages "$@" ;;
-  samples) module samples.make_samples "$@" ;;
-  verify) module schemas.maintenance.verify "$@" ;;
-  reprocess) module beam_jobs.runs.reprocess "$@" ;;
-  status) module schemas.maintenance.status "$@" ;;
-  gc) module schemas.maintenance.gc "$@" ;;
-  promote | rollback | hold) module schemas.maintenance.promote "$command" "$@" ;;
-  index-eval) module model_code.phrases.evaluate_index "$@" ;;
-  similar) module beam_jobs.models.similar "$@" ;;
-  gate) module model_code.gate.command "$@" ;;
+  bench) bench "$@" ;;
+  lock) lock "$@" ;;
   doctor)
     # It must run where nothing is installed yet, and say so.
     [ -x "$python" ] || python=python3.11
-    exec "$python" -m schemas.console.launch phraselens.doctor "$@"
+    exec "$python" -m phraselens doctor "$@"
     ;;
-  bench) bench "$@" ;;
-  lock) lock "$@" ;;
-  *) fail "$command" "a command" "$(nearest "$command" $commands)" ;;
+  *) start "$command" "$@" ;;
 esac

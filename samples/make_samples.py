@@ -9,7 +9,7 @@ Every image and every session depends on the seed and its own number alone, so t
 give the same bytes, any size takes the same memory, and a run that died goes on after the
 last shard it had finished.
 
-  ./run.sh samples --output work/samples --images 3000
+  ./run.sh make_samples --output work/samples --images 3000
 """
 
 import dataclasses

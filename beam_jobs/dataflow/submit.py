@@ -16,26 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from beam_jobs.runs import stages
 from schemas.base.errors import PhraseLensError, tell
 from schemas.console.flags import unknown_flags
 
 # Each Beam job and its module.
-JOBS = {
-    "mine_log": "beam_jobs.mining.mine_log",
-    "mine_pairs": "beam_jobs.mining.mine_pairs",
-    "prepare_pairs": "beam_jobs.models.prepare_pairs",
-    "embed_phrases": "beam_jobs.models.embed_phrases",
-    "embed_images": "beam_jobs.models.embed_images",
-    "prepare_examples": "beam_jobs.models.prepare_examples",
-    "classify_images": "beam_jobs.models.classify_images",
-    "forget": "beam_jobs.mining.forget",
-}
+JOBS = {name: step.module for name, step in stages.beam_jobs().items()}
+ON_GPU = tuple(name for name, step in stages.beam_jobs().items() if step.networks)
 
 # What says where workers have the code from.
 CODE_FLAGS = ("--image", "--sdk_container_image", "--setup_file")
 SETUP = Path(__file__).resolve().parents[2] / "setup.py"
-
-ON_GPU = ("embed_phrases", "embed_images", "classify_images")
 
 
 def job_module(name: str) -> ModuleType:

@@ -27,7 +27,8 @@ from beam_jobs.runs import stage_flags
 from beam_jobs.runs.overrides import RunConfig, command_of, flags_of, parse_overrides
 from beam_jobs.runs.stages import FORGET, SAMPLES, STEPS, Step
 from model_code.metrics.evaluation import decimals, unmeasured
-from model_code.report.data import ABLATIONS, METRICS, read_evaluation
+from model_code.models.fusion.family import FUSION
+from model_code.report.data import read_evaluation
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
 from schemas.console import launch
@@ -46,10 +47,12 @@ class Config(RunConfig):
 
 def ablation_table(evaluation: Mapping) -> str:
     """The test split's results as text: a row for each classifier, a column a metric, and notes."""
-    lines = [f"{'':12}" + "".join(f"{title:>8}" for title in METRICS.values())]
-    for key, title in ABLATIONS.items():
+    lines = [f"{'':12}" + "".join(f"{of.title:>8}" for of in FUSION.metrics.values())]
+    for key, title in FUSION.systems.items():
         values = evaluation["test"][key]
-        lines.append(f"{title:12}" + "".join(f"{decimals(values[name]):>8}" for name in METRICS))
+        lines.append(
+            f"{title:12}" + "".join(f"{decimals(values[name]):>8}" for name in FUSION.metrics)
+        )
     return "\n".join([*lines, *unmeasured(evaluation)])
 
 
@@ -91,8 +94,8 @@ def check(config: RunConfig) -> None:
     steps = (SAMPLES, FORGET, *STEPS)
     overrides = parse_overrides(config.set, [step.name for step in steps])
     for step in steps:
-        is_beam = step.module.startswith("beam_jobs.")
-        if step.name in overrides or (config.beam and is_beam and step is not FORGET):
+        is_on_beam = config.beam and step.is_beam_job and step is not FORGET
+        if step.name in overrides or is_on_beam:
             stage_flags.check(step.name, step.module, command_of(step, config)[3:])
 
 

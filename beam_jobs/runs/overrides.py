@@ -124,24 +124,11 @@ def sample_inputs(root: str) -> dict[str, str]:
 def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
     """The flags of a stage: inputs, then the preset's settings, then those of `--set`."""
     flags = {name: storage.join(config.workdir, path) for name, path in step.inputs.items()}
-    if step.name == "mine_pairs" and config.samples:
-        flags |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
-    elif step.name == "mine_pairs":
-        names = ("log", "days", "forget", "person_key", "images", "labels")
-        names += ("columns", "image_columns", "label_columns")
-        flags |= {name: getattr(config, name) for name in names if getattr(config, name)}
-    elif step.name == "forget":
-        flags |= {"list": config.forget, "days": config.days}
-        flags |= {"person_key": config.person_key} if config.person_key else {}
-    elif step.name == "classify_images":
-        flags |= {
-            "images": sample_inputs(storage.join(config.workdir, SAMPLES.output))["images"]
-            if config.samples
-            else config.images
-        }
-        flags |= {"image_columns": config.image_columns} if config.image_columns else {}
-    elif step.name == "report":
-        flags["work"] = config.workdir
+    given = dataclasses.asdict(config)
+    if config.samples:
+        given |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
+    given["datasets"] = ",".join(s.output for s in (SAMPLES, *STEPS) if s is not step)
+    flags |= {name: given[of] for name, of in step.takes.items() if given[of]}
     names = [s.name for s in (SAMPLES, FORGET, *STEPS)]
     for settings in (PRESETS[config.preset], parse_overrides(config.set, names)):
         flags |= settings.get(step.name, {})
@@ -152,5 +139,5 @@ def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
 def command_of(step: Step, config: RunConfig) -> list[str]:
     """The command line of a stage."""
     flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
-    beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
+    beam = shlex.split(config.beam) if step.is_beam_job else []
     return [sys.executable, "-m", step.module, *flags, *quiet.flags(), *beam]

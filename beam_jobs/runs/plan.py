@@ -131,7 +131,7 @@ def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
       PhraseLensError: an input is wrong or missing.
     """
     module = importlib.import_module(step.module)
-    if step.module.startswith("beam_jobs."):
+    if step.is_beam_job:
         config, _ = job.parse(module.JOB.name, module.JOB.config, module.JOB.doc, argv)
         inputs = module.JOB.preflight(config)
         modules = [step.module]
@@ -177,7 +177,7 @@ def plan(config: Config) -> list[Planned]:
             continue
         if upstream:
             why = "to be made: " + ", ".join(upstream)
-        elif step.name.startswith("train_"):
+        elif step.trains:
             why = "--retrain"
         else:
             mined, stage = stage_of(step, argv)
@@ -189,12 +189,17 @@ def plan(config: Config) -> list[Planned]:
         changing.add(step.output)
         if step.name == "mine_pairs":
             sources = compare_sources(mined, flags.get("reuse", ""))
-        planned.append(_with_images(Planned(step.name, True, why), trained, earlier, sources))
+        row = Planned(step.name, True, why)
+        planned.append(_with_images(row, step, trained, earlier, sources))
     return planned
 
 
 def _with_images(
-    row: Planned, trained: Sequence[str], earlier: Mapping[str, str], sources: Sources | None
+    row: Planned,
+    step: Step,
+    trained: Sequence[str],
+    earlier: Mapping[str, str],
+    sources: Sources | None,
 ) -> Planned:
     """Adds the numbers of images."""
     if row.stage == "mine_pairs" and sources:
@@ -202,38 +207,27 @@ def _with_images(
         return dataclasses.replace(
             row, why=row.why + what, images=sources.new, reused=sources.images - sources.new
         )
-    networks = {
-        "embed_phrases": ("text_generator",),
-        "embed_images": ("text_generator", "pixel_embedder"),
-        "classify_images": ("text_generator", "pixel_embedder"),
-    }.get(row.stage)
-    if networks is None:
+    if not step.networks:
         return row
     seen = sources or _sources_of(earlier)
-    known = set() if set(networks) & set(trained) else _embedded(row.stage, earlier)
+    known = set() if set(step.networks) & set(trained) else _embedded(step, earlier)
     if not known:
         return dataclasses.replace(row, images=seen.images, most=True)
-    if row.stage == "classify_images":
+    if step.name == "classify_images":
         # It looks at every file, and each time anew at those that are no image.
         return dataclasses.replace(row, images=seen.new, reused=seen.images - seen.new)
     new = seen.lacking(known)
     return dataclasses.replace(row, images=new, reused=len(known), most=bool(new or seen.gone))
 
 
-# Stage → where an earlier run of it keeps what the networks made: dataset, table, column of ids.
-_EMBEDDED = {
-    "embed_phrases": ("phrases", "image_embs", "image_id"),
-    "embed_images": ("features", "features", "image_id"),
-    "classify_images": ("predictions", "embeddings", "source"),
-}
-
-
-def _embedded(stage: str, earlier: Mapping[str, str]) -> set[str]:
+def _embedded(step: Step, earlier: Mapping[str, str]) -> set[str]:
     """Ids of the images that an earlier run has embedded."""
-    name, table, column = _EMBEDDED[stage]
-    if name not in earlier or table not in Dataset(earlier[name]).manifest.tables:
+    if step.keeps is None or step.output not in earlier:
         return set()
-    batches = Dataset(earlier[name]).batches(table, [column])
+    table, column = step.keeps
+    if table not in Dataset(earlier[step.output]).manifest.tables:
+        return set()
+    batches = Dataset(earlier[step.output]).batches(table, [column])
     return {value for batch in batches for value in batch[column].to_pylist()}
 
 

@@ -109,7 +109,7 @@ def images_of(done: manifest.Manifest) -> tuple[int, int]:
     """Images of a run that were decoded or embedded, and those that were taken over."""
     counters = done.counters
     kinds = ("images", "training_images", "calibration_images")
-    if done.stage not in reprocess_steps.REUSING:
+    if done.stage not in {step.name for step in stages.STEPS if step.reuses}:
         return 0, 0
     reused = counters.get("reused.rows", 0)
     forgotten = counters.get("images.dropped_forgotten", 0)

@@ -14,10 +14,7 @@ from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import pointer, snapshots
 
-MODELS = ("text_generator", "text_embedder", "pixel_embedder", "fusion")
-# What only training reads is made when something is trained; see `steps_of`.
-TRAINING_DATA = {"prepare_pairs": "text_generator", "prepare_examples": "fusion"}
-REUSING = ("mine_pairs", "embed_phrases", "embed_images", "classify_images")
+MODELS = stages.models()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,7 @@ class Config(overrides.RunConfig):
 
 
 def retrained(config: Config) -> tuple[str, ...]:
-    """The models that are trained: those asked for, and the classifier that is made of them.
+    """The models that are trained: those asked for, and what is made of them.
 
     Raises:
       PhraseLensError: `--retrain` names no model, or would keep what must be forgotten.
@@ -56,8 +53,7 @@ def retrained(config: Config) -> tuple[str, ...]:
             "one of them: what is forgotten cannot wait for the new model to pass its checks",
             "Forget first, then train again under another --date.",
         )
-    # A classifier knows only the embeddings that it was trained on.
-    return tuple(name for name in MODELS if name in asked or (asked and name == "fusion"))
+    return stages.trained_with(asked)
 
 
 def steps_of(config: Config) -> tuple[Step, ...]:
@@ -65,11 +61,12 @@ def steps_of(config: Config) -> tuple[Step, ...]:
     trained = retrained(config)
 
     def runs(step: Step) -> bool:
-        if step.name.startswith("train_"):
+        if step.trains:
             return step.output in trained
         committed = manifest.read(storage.join(config.workdir, step.output)) is not None
-        if step.name in TRAINING_DATA:
-            return TRAINING_DATA[step.name] in trained or bool(config.forget and committed)
+        # What only training reads is made when something is trained.
+        if models := stages.only_trained_on(step):
+            return bool(set(models) & set(trained) or (config.forget and committed))
         return step.name != "report" or bool(config.forget and committed)
 
     first = (stages.FORGET,) if config.days and config.forget else ()
@@ -79,13 +76,22 @@ def steps_of(config: Config) -> tuple[Step, ...]:
 def models_in_use(config: Config) -> dict[str, str]:
     """Model → folder of the run that is in use.
 
+    A model that was never trained is not among them, where no other stage needs it.
+
     Raises:
-      PhraseLensError: one of them was never trained.
+      PhraseLensError: one that others need was never trained.
     """
     current = pointer.current(config.workdir)
     if current:
-        return {name: current.path(name) for name in MODELS}
-    return {name: Dataset(storage.join(config.workdir, name)).run_folder for name in MODELS}
+        names = {*stages.needed_models(), *(set(MODELS) & set(current.datasets))}
+        return {name: current.path(name) for name in MODELS if name in names}
+    folders = {name: storage.join(config.workdir, name) for name in MODELS}
+    needed = stages.needed_models()
+    return {
+        name: Dataset(folder).run_folder
+        for name, folder in folders.items()
+        if name in needed or manifest.read(folder) is not None
+    }
 
 
 def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
@@ -95,7 +101,7 @@ def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
     embedded images; after a model that was tried and refused these are not the last runs.
     """
     work = config.workdir
-    outputs = [step.output for step in stages.STEPS if step.name in REUSING]
+    outputs = [step.output for step in stages.STEPS if step.reuses]
     last = {
         name: Dataset(storage.join(work, name)).run_folder
         for name in outputs
@@ -132,11 +138,11 @@ def flags_of(
     """
     flags = overrides.flags_of(step, config)
     flags |= {name: where[path] for name, path in step.inputs.items() if path in where}
-    if step.name in REUSING and step.output in earlier:
+    if step.reuses and step.output in earlier:
         flags.setdefault("reuse", earlier[step.output])
     return flags
 
 
 def command_of(step: Step, flags: Mapping[str, str], config: Config) -> list[str]:
-    beam = shlex.split(config.beam) if step.module.startswith("beam_jobs.") else []
+    beam = shlex.split(config.beam) if step.is_beam_job else []
     return [*(f"--{name}={value}" for name, value in flags.items()), *quiet.flags(), *beam]

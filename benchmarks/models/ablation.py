@@ -16,13 +16,14 @@ import numpy as np
 from beam_jobs.runs import all_stages
 from model_code.metrics.classification import mean_and_error
 from model_code.metrics.evaluation import decimals
+from model_code.models.fusion.family import FUSION
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
 
-ABLATIONS = ("pixel", "text", "fused")
+ABLATIONS = tuple(FUSION.systems)
 SEEDED = (
     "make_samples",
     "train_text_generator",

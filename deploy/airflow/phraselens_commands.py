@@ -1,29 +1,22 @@
 """What the DAG runs, as plain data: its settings, and the commands of one date.
 
-Free of Airflow and of PhraseLens, so that a scheduler's workers need nothing of ours, and a test
-can hold every command against the real flags. `{{ ds }}` is the date, which Airflow fills in.
+Free of Airflow, so that a test can hold every command against the real flags, and of PhraseLens but
+for the table of stages, which needs nothing but Python: a scheduler's workers have no more.
+`{{ ds }}` is the date, which Airflow fills in.
 """
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 DATE = "{{ ds }}"
 # Exit statuses of run.sh after which the same again fails again: a bug, bad input, what the gate
 # refuses, what is corrupt. docs/exit_codes.md says what to do about each.
 LASTING = (1, 2, 3, 6)
 VARIANTS = ("bash", "composer")
-SOURCES = (
-    "log",
-    "days",
-    "person_key",
-    "images",
-    "labels",
-    "columns",
-    "image_columns",
-    "label_columns",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,27 +159,48 @@ def overrides(settings: Settings) -> dict[str, str]:
 
 
 def beam_jobs(settings: Settings) -> tuple[Command, ...]:
-    """The Beam jobs of `reprocess`, one by one: it finds them done, and does what is left."""
+    """The Beam jobs of `reprocess`, one by one: it finds them done, and does what is left.
 
-    def made(*datasets: str, **renamed: str) -> dict[str, str]:
-        names = {name: name for name in datasets} | renamed
-        return {flag: f"{settings.workdir}/{dataset}" for flag, dataset in names.items()}
+    Without those that make training data, and those that read what no Beam job makes.
+    """
+    table, found = stages(), []
+    made: set[str] = set()
+    models = set(table.models())
+    for step in table.STEPS:
+        inputs = set(step.inputs.values())
+        if not step.is_beam_job or table.only_trained_on(step) or not inputs <= models | made:
+            continue
+        made.add(step.output)
+        flags = {
+            n: settings.reprocess[of] for n, of in step.takes.items() if of in settings.reprocess
+        }
+        for name, dataset in step.inputs.items():
+            folder = f"current/{dataset}" if dataset in models else dataset
+            flags[name] = f"{settings.workdir}/{folder}"
+        output = f"{settings.workdir}/{step.output}"
+        flags |= {"reuse": output} if step.reuses else {}
+        flags |= {"output": output} | dict(settings.stages.get(step.name, {}))
+        found.append(Command(step.name, flags, on_dataflow=True))
+    return tuple(found)
 
-    def used(*datasets: str, **renamed: str) -> dict[str, str]:
-        return made(**{k: f"current/{v}" for k, v in ({n: n for n in datasets} | renamed).items()})
 
-    flags = {
-        "mine_pairs": {k: v for k, v in settings.reprocess.items() if k in SOURCES}
-        | made(reuse="mined", output="mined"),
-        "embed_phrases": made("mined", reuse="phrases", output="phrases")
-        | used("text_embedder", generator="text_generator"),
-        "embed_images": made("mined", "phrases", reuse="features", output="features")
-        | used("pixel_embedder", generator="text_generator"),
-    }
-    return tuple(
-        Command(name, of | dict(settings.stages.get(name, {})), on_dataflow=True)
-        for name, of in flags.items()
-    )
+def stages() -> ModuleType:
+    """The table of stages: stages.py beside this file, or else where the repository has it.
+
+    Raises:
+      FileNotFoundError: it is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    places = [here / "stages.py", *(p / "beam_jobs" / "runs" / "stages.py" for p in here.parents)]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{places[0]}: expected a copy of beam_jobs/runs/stages.py")
+    spec = importlib.util.spec_from_file_location("phraselens_stages", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def flex_template(settings: Settings, command: Command) -> dict:

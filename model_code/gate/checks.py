@@ -59,6 +59,9 @@ class Limits:
         minimum=0,
     )
     max_map_drop: float = flag("Sure fall of its mean average precision.", default=0.01, minimum=0)
+    max_family_drop: float = flag(
+        "Sure fall of any metric of another family of models.", default=0.01, minimum=0
+    )
     sure: float = flag(
         "Standard errors that a fall must exceed to be sure of it.", default=2.0, minimum=0
     )

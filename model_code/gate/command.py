@@ -21,9 +21,11 @@ from typing import Any
 from model_code.gate import checks as gate_checks
 from model_code.gate import drift as gate_drift
 from model_code.gate import evaluation as gate_evaluation
+from model_code.gate import families as gate_families
 from model_code.gate import summary as gate_summary
 from model_code.gate.checks import Check
 from model_code.metrics.evaluation import shortened, without_nan
+from model_code.models.fusion.family import FUSION
 from model_code.report.data import Case, read_cases
 from schemas.base import storage
 from schemas.base.errors import Exit, tell
@@ -84,6 +86,7 @@ def check(old: Snapshot | None, new: Snapshot, limits: gate_checks.Limits) -> Fo
     drops = gate_evaluation.compare(*cases) if cases else None
     checks = [
         *gate_checks.compare(summaries[0], summaries[1], drops, limits),
+        *gate_families.compare(before, after, limits, but=FUSION.name),
         _alone(after, limits),
     ]
     labels = [summary.counts["labels"] for summary in summaries]

@@ -6,8 +6,8 @@ embed_phrases left it. Prints a table: recall@N; milliseconds for a batch of 64 
 and without the probability; bytes of the index's file and of what each process holds for
 itself; how far log Z, the denominator of equation (1), is off.
 
-  ./run.sh index-eval --phrases work/phrases
-  ./run.sh index-eval --phrases work/phrases --features work/features --output work/kinds.json
+  ./run.sh evaluate_index --phrases work/phrases
+  ./run.sh evaluate_index --phrases work/phrases --features work/features --output work/kinds.json
 """
 
 import concurrent.futures
@@ -299,7 +299,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh index-eval", __doc__, argv, work)
+    return command_line.main(Config, "./run.sh evaluate_index", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from model_code.report.data import ABLATIONS
+from model_code.models.fusion.family import FUSION
 
 # Legible on white and on black.
 COLOURS = {"pixel": "#e08a2c", "text": "#5b8def", "fused": "#1fa97c"}
@@ -89,7 +89,7 @@ def classifier_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) ->
             for name, history in histories.items():
                 x = [row["epoch"] for row in history]
                 y = [row[key] for row in history]
-                axes.plot(x, y, color=COLOURS[name], label=ABLATIONS[name])
+                axes.plot(x, y, color=COLOURS[name], label=FUSION.systems[name])
             axes.set_title("training loss" if key == "loss" else key)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
@@ -111,7 +111,7 @@ def calibration(reliability: Mapping[str, Sequence[Mapping[str, float]]]) -> str
             x = [b["confidence"] for b in bins]
             y = [b["accuracy"] for b in bins]
             rows = np.array([b["rows"] for b in bins])
-            axes.plot(x, y, color=COLOURS[name], linewidth=0.8, label=ABLATIONS[name])
+            axes.plot(x, y, color=COLOURS[name], linewidth=0.8, label=FUSION.systems[name])
             axes.scatter(x, y, 60 * np.sqrt(rows / rows.max()), COLOURS[name], clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
         axes.legend(fontsize=8)

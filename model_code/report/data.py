@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from PIL import Image
 from model_code.images.rows import read_rows
 from model_code.metrics.classification import mean_and_error
 from model_code.metrics.evaluation import with_nan
+from model_code.models.fusion.family import FUSION
 from schemas.base import fingerprint, storage
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
@@ -20,8 +21,6 @@ from schemas.datasets.shard_files import read_parquet
 from schemas.tables.dead_letters import REASONS
 from schemas.tables.mined import SPLITS
 
-ABLATIONS = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
-METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
 VERDICTS = {
     "corrected": "The words corrected the pixels",
     "broke": "The words misled the pixels",
@@ -42,7 +41,9 @@ def read_evaluation(fusion: Dataset) -> dict:
 
 
 def read_history(dataset: Dataset) -> dict | None:
-    """The training history of a model, or None when it was not trained."""
+    """The training history of a model, or None of what was not trained."""
+    if "model" not in dataset.manifest.tables:
+        return None
     path = storage.join(dataset.folder("model"), "history.json")
     return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
 
@@ -76,9 +77,14 @@ class Case:
         return "corrected" if fused else "broke"
 
 
-def read_cases(fusion: Dataset) -> list[Case]:
-    """All test images with their predictions, in the order of their ids."""
-    path = storage.join(fusion.folder("evaluation"), "predictions.parquet")
+def read_cases(dataset: Dataset, systems: Collection[str] = tuple(FUSION.systems)) -> list[Case]:
+    """All test images of a family that makes labels, with its predictions, in order of their ids.
+
+    Args:
+      dataset: of the family.
+      systems: its classifiers.
+    """
+    path = storage.join(dataset.folder("evaluation"), "predictions.parquet")
     rows = read_parquet(path).to_pylist()
     cases = [
         Case(
@@ -87,7 +93,7 @@ def read_cases(fusion: Dataset) -> list[Case]:
             phrases=tuple(row["phrases"]),
             predictions={
                 name: tuple(zip(row[f"{name}_labels"], row[f"{name}_probabilities"], strict=True))
-                for name in ABLATIONS
+                for name in systems
             },
         )
         for row in rows
@@ -198,7 +204,7 @@ def dead_rows(dataset: Dataset) -> list[dict]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class Counts:
     """The data in numbers.
 
     Attributes:
@@ -218,7 +224,7 @@ class Collection:
     associations: int
 
 
-def read_collection(mined: Dataset) -> Collection:
+def read_collection(mined: Dataset) -> Counts:
     """Counts a mined dataset without reading an image."""
     images, labelled, labels = Counter[str](), Counter[str](), Counter[str]()
     for batch in mined.batches("images", ["split", "labels"]):
@@ -231,7 +237,7 @@ def read_collection(mined: Dataset) -> Collection:
         for row in batch.to_pylist():
             queries[row["language"]] += 1
             clicks[row["language"]] += row["clicks"]
-    return Collection(
+    return Counts(
         images={split: images[split] for split in SPLITS},
         labelled={split: labelled[split] for split in SPLITS},
         labels=dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),

@@ -18,6 +18,8 @@ from pathlib import Path
 import jinja2
 
 from model_code.metrics.evaluation import decimals, shortened, unmeasured
+from model_code.models import family
+from model_code.models.fusion.family import FUSION
 from model_code.report import charts as report_charts
 from model_code.report import data as report_data
 from model_code.report import effects as report_effects
@@ -26,55 +28,38 @@ from schemas.base.printable import printable
 from schemas.console.flags import flag
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command
+from schemas.runs import command, snapshots
 from schemas.runs.stage import Stage
 
 NAME = "report"
 MODULES = ("model_code.report.pages",)
 FILES = ("report.html", "model_card.md", "data_card.md")
 REQUIRED = ("mined", "fusion")
-# In the order in which the stages run; each is a flag and a folder below --work.
-DATASETS = (
-    "samples",
-    "mined",
-    "text_generator",
-    "text_embedder",
-    "phrases",
-    "pixel_embedder",
-    "features",
-    "examples",
-    "fusion",
-    "model",
-    "predictions",
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     output: str = flag("Dataset to write.", role="output")
     work: str = flag("Work folder whose datasets are reported.", default=".", role="input")
-    samples: str = flag("Samples, if not WORK/samples.", default="", role="input")
-    mined: str = flag("Mined dataset, if not WORK/mined.", default="", role="input")
-    text_generator: str = flag("If not WORK/text_generator.", default="", role="input")
-    text_embedder: str = flag("If not WORK/text_embedder.", default="", role="input")
-    phrases: str = flag("If not WORK/phrases.", default="", role="input")
-    pixel_embedder: str = flag("If not WORK/pixel_embedder.", default="", role="input")
-    features: str = flag("If not WORK/features.", default="", role="input")
-    examples: str = flag("If not WORK/examples.", default="", role="input")
-    fusion: str = flag("If not WORK/fusion.", default="", role="input")
-    model: str = flag("If not WORK/model.", default="", role="input")
-    predictions: str = flag("If not WORK/predictions.", default="", role="input")
+    datasets: tuple[str, ...] = flag(
+        "Datasets to report, in this order: NAME, or NAME=FOLDER for one that is not WORK/NAME; "
+        "all of WORK if none are named.",
+        default=(),
+        role="input",
+    )
     gallery: int = flag("Images to show for each kind of outcome.", default=8, minimum=0)
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def folders(config: Config) -> dict[str, str]:
     """Name → folder of each dataset that must be there or is there."""
-    paths = {name: getattr(config, name) or storage.join(config.work, name) for name in DATASETS}
+    given = config.datasets or (*REQUIRED, *snapshots.dataset_names(config.work))
+    named = (text.partition("=") for text in given)
+    paths = {name: path or storage.join(config.work, name) for name, _, path in named}
     return {
         name: path
         for name, path in paths.items()
-        if name in REQUIRED or manifest.read(path) is not None
+        if name != NAME and (name in REQUIRED or manifest.read(path) is not None)
     }
 
 
@@ -152,8 +137,8 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
     collection = report_data.read_collection(datasets["mined"])
     manifests = {name: dataset.manifest for name, dataset in datasets.items()}
     return {
-        "ablations": report_data.ABLATIONS,
-        "metrics": report_data.METRICS,
+        "ablations": FUSION.systems,
+        "metrics": {name: of.title for name, of in FUSION.metrics.items()},
         "verdicts": report_data.VERDICTS,
         "evaluation": evaluation,
         "test": evaluation["test"],
@@ -178,6 +163,9 @@ def describe(datasets: Mapping[str, Dataset], per_verdict: int) -> dict:
         "dead": {name: report_data.dead_rows(dataset) for name, dataset in datasets.items()},
         "provenance": [report_data.provenance(name, m) for name, m in manifests.items()],
         "charts": _charts(datasets, evaluation),
+        "families": [
+            of for name, of in family.evaluations(datasets).items() if name != FUSION.name
+        ],
     }
 
 
@@ -205,17 +193,18 @@ def _unlearned(collected: Sequence[str], learned: Sequence[str]) -> list[str]:
 def _charts(datasets: Mapping[str, Dataset], evaluation: Mapping) -> dict[str, str]:
     """Title → SVG of every chart that there is data for."""
     charts = {}
-    for name in ("text_generator", "text_embedder", "pixel_embedder"):
-        history = report_data.read_history(datasets[name]) if name in datasets else None
+    for name, dataset in datasets.items():
+        # That of the classifiers is three.
+        history = report_data.read_history(dataset) if name != FUSION.name else None
         if history and history["epochs"]:
             title = name.replace("_", " ")
             charts[title] = report_charts.curves(name, history["epochs"], history["best_epoch"])
-    histories = {name: evaluation["curves"].get(name, []) for name in report_data.ABLATIONS}
+    histories = {name: evaluation["curves"].get(name, []) for name in FUSION.systems}
     if any(histories.values()):
         charts["classifiers"] = report_charts.classifier_curves(histories)
     test = evaluation["test"]
     charts["calibration"] = report_charts.calibration(
-        {name: test[name]["calibration"] for name in report_data.ABLATIONS}
+        {name: test[name]["calibration"] for name in FUSION.systems}
     )
     if "confusion" in test["fused"]:
         charts["confusion"] = report_charts.confusion(

@@ -128,7 +128,9 @@ def check(folder: str) -> None:
         with open(path, "rb") as file:
             model = saved_model_pb2.SavedModel.FromString(file.read())
     except Exception as error:  # of protobuf, which has one of its own
-        raise PhraseLensError(path, f"a SavedModel ({error})", "Run ./run.sh export.") from error
+        raise PhraseLensError(
+            path, f"a SavedModel ({error})", "Run ./run.sh export_model."
+        ) from error
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
         raise PhraseLensError(
             path,
@@ -140,7 +142,7 @@ def check(folder: str) -> None:
         raise PhraseLensError(
             path,
             f"a graph that only computes, found {', '.join(found)}",
-            "Take these operations out of the model, or load one that ./run.sh export wrote.",
+            "Take these operations out of the model, or load one that ./run.sh export_model wrote.",
         )
     inside = os.path.realpath(folder)
     for asset in graph.asset_file_def:

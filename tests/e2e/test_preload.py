@@ -89,7 +89,7 @@ def beside(tmp_path, monkeypatch):
 
     def run(line: str, meanwhile):
         (tmp_path / "a_stage.py").write_text(f"import os\ndef run(argv): {line}")
-        step = Step("mine_pairs", "a_stage", "", "", {})
+        step = Step(name="mine_pairs", module="a_stage", does="", output="")
         with contextlib.closing(Beside("a_stage")) as process:
             return reprocess.run_step(step, ["--a=1"], "", process, meanwhile)
 
@@ -121,7 +121,7 @@ def meanwhile():
     with contextlib.suppress(Exception, SystemExit):
         {meanwhile}
 
-step = Step("mine_pairs", "a_stage", "", "", {{}})
+step = Step(name="mine_pairs", module="a_stage", does="", output="")
 reprocess.run_step(step, [], "", Beside("a_stage"), meanwhile)
 """
 A_STAGE = """

@@ -224,6 +224,5 @@ def test_run_sh_adds_nothing_to_what_is_submitted(tmp_path):
         capture_output=True,
         text=True,
     )
-    expected = ["-m", "schemas.console.launch", "beam_jobs.dataflow.submit"]
-    expected += ["--job=embed_images", "--image=i:1", "--output=a b"]
+    expected = ["-m", "phraselens", "submit", "embed_images", "--image=i:1", "--output=a b"]
     assert sent.stdout.splitlines() == expected, sent.stderr

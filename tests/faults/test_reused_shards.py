@@ -7,7 +7,7 @@ import pytest
 
 from beam_jobs.mining import mine_pairs
 from beam_jobs.models import classify_images, embed_images, embed_phrases
-from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs import stages
 from schemas.base import storage
 from schemas.base.errors import Exit
 from schemas.datasets import manifest
@@ -25,7 +25,7 @@ CASES = [
 
 
 def test_every_job_that_reuses_is_tested():
-    assert {job for job, _ in CASES} == set(reprocess_steps.REUSING)
+    assert {job for job, _ in CASES} == {s.name for s in stages.STEPS if s.reuses}
 
 
 @pytest.fixture(scope="module")

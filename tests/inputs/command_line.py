@@ -162,7 +162,7 @@ CASES = [
     ),
     Case(
         "empty output",
-        "`./run.sh samples --output file:///`",
+        "`./run.sh make_samples --output file:///`",
         "refused: --output file:///: expected a folder below the root of the file system. "
         "Name one.",
         _output(make_samples, "file:///"),

@@ -107,8 +107,8 @@ def _computes(x):
 def _found(operation: str) -> str:
     return (
         "refused: model/saved_model.pb: expected a graph that only computes, found "
-        f"{operation}. Take these operations out of the model, or load one that ./run.sh export "
-        "wrote."
+        f"{operation}. Take these operations out of the model, or load one that "
+        "./run.sh export_model wrote."
     )
 
 

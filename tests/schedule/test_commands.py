@@ -20,6 +20,7 @@ from beam_jobs.models import classify_images
 from beam_jobs.runs import all_stages
 from beam_jobs.runs import steps as reprocess_steps
 from model_code.gate import command as gate
+from phraselens import commands
 from schemas.maintenance import gc, promote
 from schemas.runs import command_line, snapshots
 
@@ -91,10 +92,8 @@ def test_flags_of_beam_suffice_for_dataflow(where):
 
 
 @pytest.mark.parametrize("name", NAMES["composer"])
-def test_commands_are_commands_of_run_sh(name):
-    text = (FOLDER.parents[1] / "run.sh").read_text()
-    cases = text[text.index("case $command in") :].replace("\\\n", "")
-    assert re.search(rf"^ *(\w+ *\| *)*{name}( *\| *\w+)*\)", cases, re.MULTILINE)
+def test_tasks_are_commands(name):
+    assert commands.find([name])[0].name == name
 
 
 def test_jobs_on_dataflow_read_write_and_set_what_reprocess_would(tmp_path):
@@ -116,7 +115,7 @@ def test_jobs_on_dataflow_read_write_and_set_what_reprocess_would(tmp_path):
         flags = reprocess_steps.flags_of(steps[name], config, where, {})
         ours = {k: v for k, v in commands[name].flags.items() if k != "reuse"}
         assert ours == flags, name
-        if name in reprocess_steps.REUSING:
+        if steps[name].reuses:
             assert commands[name].flags["reuse"] == commands[name].flags["output"]
     # And between its models and its snapshot it has no other Beam job than classifying.
     left = [s.name for s in steps.values() if s.module.startswith("beam_jobs.")]
@@ -192,43 +191,6 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert shown in done.stdout
     assert not (tmp_path / "venv").exists()
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *submit.JOBS.values(),
-        "beam_jobs.runs.all_stages",
-        "beam_jobs.runs.reprocess",
-        *(
-            "deploy.flink",
-            "deploy.templates",
-            "schemas.maintenance.verify",
-            "schemas.maintenance.gc",
-            "samples.make_samples",
-        ),
-        *(
-            "model_code.report.pages",
-            "model_code.models.fusion.export",
-            "model_code.gate.command",
-            "beam_jobs.models.similar",
-        ),
-        *(
-            "model_code.models.fusion.train",
-            "model_code.models.pixel_embedder.train",
-            "phraselens.doctor",
-        ),
-        *("model_code.models.text_embedder.train", "model_code.models.text_generator.train"),
-        "model_code.phrases.evaluate_index",
-    ],
-)
-def test_every_command_has_help(module, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(module).run(["--help"])
-    assert stopped.value.code == 0
-    printed = capsys.readouterr()
-    assert printed.out.startswith("usage: ")
-    assert printed.err == ""
 
 
 DOCS = (FOLDER.parents[1] / "docs" / "schedule.md").read_text()

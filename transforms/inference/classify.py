@@ -45,7 +45,7 @@ class Networks:
         config = model.config()
         if "query_width" not in config:
             raise PhraseLensError(
-                model.path, "a model of this version", "Run ./run.sh export again."
+                model.path, "a model of this version", "Run ./run.sh export_model again."
             )
         inputs = config["inputs"]
         widths = config["query_width"], config["pixel_width"]

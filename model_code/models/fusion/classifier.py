@@ -264,7 +264,7 @@ class Classifier:
         known = set(self._classify.structured_outputs if self._classify else ())
         if self._embed is None or not known >= set(OUTPUTS):
             raise PhraseLensError(
-                folder, f"a model with {', '.join(OUTPUTS)}", "Run ./run.sh export again."
+                folder, f"a model with {', '.join(OUTPUTS)}", "Run ./run.sh export_model again."
             )
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)

@@ -8,7 +8,7 @@ Writes a dataset with the table "model": saved_model/ (images [batch] string →
 probabilities [batch, k], phrases and phrase_scores [batch, N], and by how much each phrase moved
 each label's logit, phrase_effects [batch, k, N]) and config.json.
 
-  ./run.sh export --generator work/text_generator \\
+  ./run.sh export_model --generator work/text_generator \\
     --pixel_embedder work/pixel_embedder --phrases work/phrases \\
     --fusion work/fusion --output work/model
 """

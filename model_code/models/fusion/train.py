@@ -34,6 +34,8 @@ from model_code.metrics.evaluation import (
     with_nan,
     without_nan,
 )
+from model_code.models import family
+from model_code.models.fusion.family import FUSION
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
@@ -188,7 +190,9 @@ def _work(config: Config, stage: Stage) -> int:
         "pool": result["pool"],
     }
     ablations.write_models(local["model"], chosen, description)
-    os.makedirs(local["evaluation"], exist_ok=True)
+    figures = {name: {m: of[m] for m in FUSION.metrics} for name, of in result["test"].items()}
+    evaluation = family.Evaluation(FUSION, result["rows"]["test"], figures)
+    family.write(local["evaluation"], evaluation)
     pq.write_table(predictions, os.path.join(local["evaluation"], "predictions.parquet"))
     with open(os.path.join(local["evaluation"], "evaluation.json"), "w", encoding="utf-8") as f:
         json.dump(without_nan(result), f, indent=1, ensure_ascii=False)
@@ -202,7 +206,7 @@ def _work(config: Config, stage: Stage) -> int:
             local[table] = stack.enter_context(storage.local_copy(folder))
         stage.commit_tables(local, counters, identity)
     print("\n".join(report_lines(result)))
-    print(f"next: ./run.sh export --fusion {config.output} …  (see its --help)")
+    print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
     return 0
 
 

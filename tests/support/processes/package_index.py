@@ -175,5 +175,5 @@ def write_root(index: Index, root: Path, tree: Path) -> None:
         (root / name).write_text(text)
     (root / "run.sh").write_bytes((tree / "run.sh").read_bytes())
     (root / "run.sh").chmod(0o755)
-    for name in ("requirements.txt", "requirements-gpu.txt", "phraselens", "schemas"):
+    for name in ("requirements.txt", "requirements-gpu.txt", "beam_jobs", "phraselens", "schemas"):
         (root / name).symlink_to(tree / name)

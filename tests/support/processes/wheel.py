@@ -8,7 +8,14 @@ from pathlib import Path
 from schemas.base.code_fingerprint import PACKAGES
 from tests.support.datasets import work_folder
 
-SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", "phraselens", *sorted(PACKAGES))
+SOURCES = (
+    "setup.py",
+    "pyproject.toml",
+    "requirements.txt",
+    "README.md",
+    "phraselens",
+    *sorted(PACKAGES),
+)
 
 
 def build(folder: Path) -> Path:

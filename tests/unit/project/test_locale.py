@@ -127,14 +127,13 @@ def test_run_sh_reads_prints_and_finds_names_in_utf_8(locale, tmp_path):
         if line.startswith("export PYTHONUTF8")
     )
     (tmp_path / "Büch er→日本").mkdir()
-    command = f'unset PYTHONUTF8; {export}; "$0" -m schemas.console.launch "$1" "$2"'
+    command = f'unset PYTHONUTF8; {export}; "$0" -m phraselens verify "$1"'
     done = subprocess.run(
         [
             "bash",
             "-c",
             command,
             sys.executable,
-            "schemas.maintenance.verify",
             str(tmp_path / "Büch er→日本"),
         ],
         capture_output=True,

@@ -210,7 +210,7 @@ def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     steps = [
-        stages_lib.Step(name, "noted", "notes", output, {})
+        stages_lib.Step(name=name, module="noted", does="notes", output=output)
         for name, output in (("mine_pairs", "mined"), ("train_fusion", "fusion"))
     ]
     config = all_stages.Config(workdir=str(tmp_path), log="l", images="i", labels="l")
@@ -233,8 +233,10 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     steps = (
-        stages_lib.Step("mine_pairs", "noted_mining", "notes", "mined", {}),
-        stages_lib.Step("prepare_examples", "noted_examples", "notes", "examples", {}),
+        stages_lib.Step(name="mine_pairs", module="noted_mining", does="notes", output="mined"),
+        stages_lib.Step(
+            name="prepare_examples", module="noted_examples", does="notes", output="examples"
+        ),
     )
     monkeypatch.setattr(stages_lib, "STEPS", steps)
     write(f"{work}/mined", [(split, []) for split, _ in GOOD])

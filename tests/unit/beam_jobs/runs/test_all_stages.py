@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.runs import all_stages, overrides, reprocess, stage_flags
 from beam_jobs.runs import stages as stages_lib
+from model_code.models.fusion.family import FUSION
 from schemas.base import code_fingerprint
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import dataset
@@ -221,7 +222,10 @@ def stages(tmp_path, monkeypatch):
         f"import sys; {note}('second '); sys.exit(int(open({str(tmp_path / 'status')!r}).read()))"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
-    return [stages_lib.Step(n, n, f"does {n}", n, {}) for n in ("first", "second", "first")]
+    return [
+        stages_lib.Step(name=n, module=n, does=f"does {n}", output=n)
+        for n in ("first", "second", "first")
+    ]
 
 
 def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):
@@ -250,7 +254,7 @@ def test_results_show_the_table_the_report_and_the_next_command(tmp_path):
     assert report.run(["--work", root, "--output", f"{root}/report"]) == 0
     test = report_data.read_evaluation(dataset.Dataset(f"{root}/fusion"))["test"]
     text = all_stages.results(all_stages.Config(workdir=root, samples=True))
-    for name, title in report_data.ABLATIONS.items():
+    for name, title in FUSION.systems.items():
         (line,) = [line for line in text.splitlines() if line.startswith(title)]
         shown = [float(value) for value in line.split()[1:]]
         assert shown == [pytest.approx(test[name][m], abs=5e-4) for m in ("top1", "top5", "map")]

@@ -1,4 +1,4 @@
-"""./run.sh index-eval and ./run.sh bench phrases in small."""
+"""./run.sh evaluate_index and ./run.sh bench phrases in small."""
 
 import json
 

@@ -15,6 +15,7 @@ from model_code.gate import checks as gate_checks
 from model_code.gate import evaluation as gate_evaluation
 from model_code.metrics import evaluation
 from model_code.models.fusion import train as train_fusion
+from model_code.models.fusion.family import FUSION
 from model_code.report import data as report_data
 from model_code.report import pages as report
 from schemas.datasets.dataset import Dataset
@@ -88,7 +89,7 @@ def test_training_and_report_end_and_show_dashes(made):
     found = report_data.read_evaluation(Dataset(f"{root}/fusion"))
     _, _, _, test = KINDS[kind]
     support = [sum(c in of for of in ids_of(test)) for c in range(len(found["labels"]))]
-    for name in report_data.ABLATIONS:
+    for name in FUSION.systems:
         classes = found["test"][name]["per_class"]
         assert [row["support"] for row in classes] == support
         for row in classes:
@@ -156,8 +157,8 @@ def _evaluation(draw_probabilities: np.ndarray, truth: np.ndarray, multi: bool) 
         "labels": labels,
         "rows": {"train": 1, "validation": 1, "test": len(truth)},
         "unknown_test_rows": int((~truth.any(axis=1)).sum()),
-        "test": dict.fromkeys(report_data.ABLATIONS, found),
-        "seeds": [dict.fromkeys(report_data.ABLATIONS, found)] * 2,
+        "test": dict.fromkeys(FUSION.systems, found),
+        "seeds": [dict.fromkeys(FUSION.systems, found)] * 2,
     }
 
 
