@@ -55,7 +55,7 @@ class Config:
         minimum=0,
     )
     phrase_bytes: float = flag(
-        "Of a phrase's vectors and index. [docs/index.md]", default=1080.0, minimum=0
+        "Of a phrase's vectors and index. [docs/phrase_index.md]", default=1080.0, minimum=0
     )
     search_ms: float = flag(
         "Core milliseconds to search 4 million phrases. [bench phrases]", default=1.02, minimum=0

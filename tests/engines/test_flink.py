@@ -93,17 +93,25 @@ def members(groups: set[int]) -> set[int]:
 def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, capsys):
     expected, _ = engine_jobs.run(job, tiny_run, tmp_path / "undisturbed", flink.options)
     seconds = last_job(flink)["duration"] / 1000
-    victim = next(p for p in flink.processes if p.name == "taskmanager-1")
-    command = [*engine_jobs.command(job, tiny_run, tmp_path / "killed"), *flink.options]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(
-            command, env=work_folder.environment(), stdout=log, stderr=log, text=True
-        )
-    running = wait_until_running(flink, process)
     share = random.Random(job).uniform(0.2, 0.7)
-    time.sleep(share * seconds)
-    os.kill(victim.pid, signal.SIGKILL)
-    assert manifest.read(str(tmp_path / "killed")) is None, "the job was done before the kill"
+    # Where the machine was busier before, half as long after the start is early enough.
+    for attempt in range(4):
+        output = tmp_path / f"killed {attempt}"
+        victim = next(p for p in flink.processes if p.name == "taskmanager-1")
+        command = [*engine_jobs.command(job, tiny_run, output), *flink.options]
+        with open(tmp_path / "log", "w") as log:
+            process = subprocess.Popen(
+                command, env=work_folder.environment(), stdout=log, stderr=log, text=True
+            )
+        running = wait_until_running(flink, process)
+        time.sleep(share * seconds / 2**attempt)
+        os.kill(victim.pid, signal.SIGKILL)
+        if manifest.read(str(output)) is None:
+            break
+        process.wait(900)
+        flink.up(task_managers=2, slots=4, parallelism=2)
+    else:
+        pytest.fail("the job was always done before the kill")
     recovered = process.wait(900) == 0
     failures = flink.rest(f"jobs/{running}/exceptions")["exceptionHistory"]["entries"]
     assert failures, "the kill did not disturb the job"
@@ -111,13 +119,13 @@ def test_a_killed_task_manager_costs_no_row(job, flink, tiny_run, tmp_path, caps
     flink.up(task_managers=2, slots=4, parallelism=2)
     if not recovered:
         work_folder.run(command)
-    assert work_folder.rows_of(str(tmp_path / "killed")) == expected
-    assert checks.verify(str(tmp_path / "killed")) == []
+    assert work_folder.rows_of(str(output)) == expected
+    assert checks.verify(str(output)) == []
     rows = sum(len(hashes) for hashes in expected.values())
     how = "recovered by itself" if recovered else "failed and was submitted again"
     with capsys.disabled():
         print(
-            f"\nflink, {job}: TaskManager killed {share:.0%} in, "
+            f"\nflink, {job}: TaskManager killed {share / 2**attempt:.0%} in, "
             f"{len(failures)} tasks failed, it {how}, {rows:,} rows equal"
         )
 

@@ -1,4 +1,4 @@
-"""The rules of DESIGN.md that no type checker holds: who imports whom, what is installed."""
+"""The rules of the layout that no type checker holds: who imports whom, what is installed."""
 
 import ast
 import re
