@@ -15,6 +15,7 @@ from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_generator import sampled_softmax
 from schemas.datasets.dataset import Dataset
 from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from tests.inputs.case import Case
 from tests.support.datasets.mined_dataset import jpeg, write_colours, write_mined
 from tests.support.inputs.poisoned import NEW_QUERY, poison
@@ -84,7 +85,7 @@ def prototype(_: Path) -> str:
     vectors = np.eye(3, dtype=np.float32)
     splits = ["train", "test", "train"]
     embs = pa.table(
-        [["a", "b", "c"], splits, tables.vectors_to_arrow(vectors, tables.vector(3))],
+        [["a", "b", "c"], splits, vectors_to_arrow(vectors)],
         prototypes.image_embs_schema(3),
     )
     pairs = [

@@ -6,7 +6,7 @@ import pytest
 
 from model_code.models.fusion.preprocessing import raw_schema
 from schemas.runs import stage as stage_lib
-from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from transforms.training_data.examples import LABELLED, Selection, select, select_rows
 from transforms.training_data.validation import anomalies, validate
 
@@ -19,8 +19,8 @@ def _features(rows: int = 3, **changes) -> pa.Table:
         "split": pa.array(["train", "validation", "test"][:rows]),
         "labels": pa.array([["a"]] * rows, pa.list_(pa.string())),
         "phrases": pa.array([["p"]] * rows, pa.list_(pa.string())),
-        "text_emb": tables.vectors_to_arrow(np.zeros((rows, 2), np.float32), tables.vector(2)),
-        "pixel_emb": tables.vectors_to_arrow(np.ones((rows, 3), np.float32), tables.vector(3)),
+        "text_emb": vectors_to_arrow(np.zeros((rows, 2), np.float32)),
+        "pixel_emb": vectors_to_arrow(np.ones((rows, 3), np.float32)),
     }
     return pa.table(columns | changes)
 
