@@ -20,8 +20,8 @@ from tests.inputs.case import Case
 from tests.support.datasets.mined_dataset import jpeg, write_colours, write_mined
 from tests.support.inputs.poisoned import NEW_QUERY, poison
 from transforms.phrases import prototypes
-from transforms.training_data import examples
 from transforms.training_data import pairs as training_pairs
+from transforms.training_data import select
 from transforms.training_data.pairs import Limits
 
 LEARNING, SAMPLED, CLAIMS = (
@@ -66,18 +66,18 @@ def texts(folder: Path) -> str:
 
 def labels_of(*rows: tuple[str, str]) -> pa.Table:
     columns = [str(i) for i in range(len(rows))], *zip(*rows, strict=True)
-    return pa.table([columns[0], columns[1], [[label] for label in columns[2]]], examples.LABELLED)
+    return pa.table([columns[0], columns[1], [[label] for label in columns[2]]], select.LABELLED)
 
 
 def rare_label(_: Path) -> str:
     rows = [("train", "cat")] * 3 + [("train", "owl"), *[("test", "owl")] * 9]
-    chosen = examples.select([labels_of(*rows)], 2, "single").labels
+    chosen = select.select([labels_of(*rows)], 2, "single").labels
     return f"classes: {', '.join(sorted(chosen))}"
 
 
 def unknown_label(_: Path) -> str:
     rows = labels_of(("train", "cat"), ("test", "owl"))
-    kept = "owl" in examples.select([rows], 1, "single").labels
+    kept = "owl" in select.select([rows], 1, "single").labels
     return f"its images stay: {kept}; without a class of theirs they count as wrong"
 
 

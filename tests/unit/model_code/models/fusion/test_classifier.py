@@ -16,8 +16,7 @@ TEXT, PIXEL, LABELS = 4, 3, 5
 def test_each_variant_is_scored_as_if_it_were_alone(multi):
     keras.utils.set_random_seed(0)
     network = fusion.build(
-        fusion.PARTS["fused"],
-        {"text_emb": TEXT, "pixel_emb": PIXEL},
+        {"text_emb": (TEXT,), "pixel_emb": (PIXEL,)},
         LABELS,
         multi,
         fusion.Settings((6,), 0.001, 0.5, 0.1, part_dropout=0.5),
