@@ -26,7 +26,7 @@ from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
-from schemas.tables import mined as tables
+from schemas.tables.predictions import PREDICTIONS
 from transforms.files.matching import content_hash
 from transforms.images.clean import ImageLimits
 from transforms.images.places import Places
@@ -120,7 +120,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     outputs | commit.CommitManifest(
         stage,
         {
-            "predictions": commit.parquet(tables.PREDICTIONS),
+            "predictions": commit.parquet(PREDICTIONS),
             "embeddings": commit.parquet(networks.schema),
         },
         len(tasks),

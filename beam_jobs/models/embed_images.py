@@ -26,7 +26,7 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
-from transforms.inference.embed_images import EmbedImages, Widths
+from transforms.inference.embed_images import EmbedImages
 from transforms.inference.folders import ModelFolder
 from transforms.shards import commit, outputs
 from transforms.shards.map_shards import MapShards
@@ -97,17 +97,17 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         ModelFolder.of(path) for path in (config.generator, config.pixel_embedder)
     )
     index = ModelFolder.of(config.phrases, "index")
-    widths = Widths(
-        query=generator.config()["width"],
-        text=index.config()["text_width"],
-        pixel=pixel_embedder.config()["width"],
-    )
+    vectors = {
+        "query_emb": (generator.config()["width"],),
+        "text_emb": (index.config()["text_width"],),
+        "pixel_emb": (pixel_embedder.config()["width"],),
+    }
     worker = EmbedImages(
         stage,
         generator,
         pixel_embedder,
         index,
-        widths,
+        vectors,
         PhraseSettings.of(dataclasses.asdict(config)),
         inference_settings.of_config(config),
         mined.manifest.tables["images"].rows,
@@ -124,7 +124,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | WaitForCheck(reused)
         | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
     )
-    tables = {"features": commit.parquet(widths.schema)}
+    tables = {"features": commit.parquet(worker.schema)}
     {name: embedded[name] for name in (outputs.SHARDS, outputs.COUNTS)} | commit.CommitManifest(
         stage, tables, num_shards, config.ceilings()
     )

@@ -30,7 +30,7 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Table
-from schemas.tables import mined as tables
+from schemas.tables import embedded as tables
 from transforms.inference.folders import ModelFolder
 from transforms.phrases import build as phrases
 from transforms.phrases import calibration, prototypes
@@ -117,6 +117,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         ModelFolder.of(path) for path in (config.generator, config.text_embedder)
     )
     query_width, text_width = generator.config()["width"], text_embedder.config()["width"]
+    vectors = {"query_vector": (query_width,), "text_emb": (text_width,)}
     paths = {
         name: {shard.index: mined.path(shard) for shard in mined.shards(name)}
         for name in ("images", "pairs", "queries")
@@ -160,7 +161,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         stage,
         generator,
         text_embedder,
-        (query_width, text_width),
+        vectors,
         num_shards,
         config.min_prototype_images,
     )
@@ -190,7 +191,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         stage,
         {
             "image_embs": commit.parquet(prototypes.image_embs_schema(query_width)),
-            "phrases": commit.parquet(tables.phrases(query_width, text_width)),
+            "phrases": commit.parquet(tables.phrases(vectors)),
             "calibration": Table("files", "", ()),
             "index": Table("files", "", ()),
         },

@@ -20,18 +20,24 @@ import apache_beam as beam
 
 from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
+from model_code.models.fusion.parts import PARTS
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
-from schemas.tables import mined as tables
+from schemas.tables.mined import SPLITS
 from transforms.shards import commit
 from transforms.shards.outputs import COUNTS, DEAD, SHARDS
-from transforms.training_data import examples
-from transforms.training_data.examples import ANOMALIES
-from transforms.training_data.validation import anomalies
+from transforms.training_data import examples, select
+
+_TABLES = {
+    "examples": Table("tfrecord", "", ()),
+    "transform_fn": Table("files", "", ()),
+    "metadata": Table("files", "", ()),
+    "anomalies": Table("files", "", ()),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,86 +76,43 @@ def preflight(config: Config) -> job.Inputs:
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    import tensorflow_transform.beam as tft_beam
-    from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
-    from tfx_bsl.tfxio.tensor_representation_util import (
-        InferTensorRepresentationsFromSchema,
-    )
-
-    from model_code.models.fusion.preprocessing import preprocessing_fn, raw_schema
+    from model_code.models.fusion.preprocessing import raw_schema
 
     dataset = Dataset(config.features)
     paths = [dataset.path(shard) for shard in dataset.shards("features")]
-    widths = examples.widths_of(paths[0])
-    schema = raw_schema(**widths)
-    shards = pipeline | "Features" >> beam.Create(paths)
-    labelled = shards | "ReadLabels" >> beam.Map(examples.read_labels)
-    selection = (
-        pipeline
-        | "Once" >> beam.Create([None])
-        | "SelectLabels"
-        >> beam.Map(
-            lambda _, parts: examples.select(parts, config.min_label_images, config.task),
-            beam.pvalue.AsList(labelled),
-        )
-    )
-    selected = shards | examples.SelectRows(selection, schema, stage)
-    batches = {
-        split: selected[split] | f"ToTFXIO {split}" >> beam.FlatMap(examples.to_large_lists)
-        for split in tables.SPLITS
-    }
-    adapter = TensorAdapterConfig(
-        arrow_schema=examples.LARGE_LISTS,
-        tensor_representations=InferTensorRepresentationsFromSchema(examples.inputs_of(schema)),
-    )
-    # tf.Transform's files go through TensorFlow, which knows the real Cloud Storage only: on one
-    # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
-    # is made while the graph is drawn, so a plan has it here.
-    is_here = config.dry_run or job.is_one_machine(pipeline.options)
-    if is_here:
-        os.makedirs(stage.temp, exist_ok=True)
-    temp = f"{storage.plain_folder(stage.temp) if is_here else stage.spill}/tft"
-    with tft_beam.Context(temp_dir=temp, passthrough_keys={"split"}):
-        transform_fn = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
-        rows = tuple(batches.values()) | "AllSplits" >> beam.Flatten()
-        transformed, _ = ((rows, adapter), transform_fn) | tft_beam.TransformDataset(
-            output_record_batches=True
-        )
-    written = transformed | examples.WriteExamples(stage, config.num_shards)
-    saved_model, metadata = transform_fn
-    learned = saved_model | "WriteTransformFn" >> beam.FlatMap(
-        examples.write_transform_fn,
-        beam.pvalue.AsSingleton(metadata.deferred_metadata),
-        beam.pvalue.AsSingleton(selection),
-        stage,
-        # The exported model chooses phrases as those were that the classifier was trained with.
-        dataclasses.asdict(PhraseSettings.of(dataset.manifest.config)) | widths,
-    )
-    found = selected[ANOMALIES] | "CountAnomalies" >> beam.CombinePerKey(sum)
-    report = (
-        pipeline
-        | "OnceMore" >> beam.Create([None])
-        | "WriteAnomalies"
-        >> beam.FlatMap(
-            lambda _, counts: examples.write_anomalies(_, anomalies(counts), stage),
-            beam.pvalue.AsIter(found),
-        )
-    )
+    vectors = select.shapes_of(paths[0], PARTS["fused"])
+    schema = raw_schema(vectors)
+    # The exported model chooses phrases as those were that the classifier was trained with.
+    phrases = dataclasses.asdict(PhraseSettings.of(dataset.manifest.config))
+
+    features = pipeline | "Features" >> beam.Create(paths)
+    selection = features | select.SelectLabels(config.min_label_images, config.task)
+    selected = features | select.SelectRows(selection, schema, stage)
+    rows = {split: selected[split] for split in SPLITS}
+    temp = _temp_folder(pipeline, config, stage)
+    normalised = rows | examples.Normalise(schema, temp)
+    written = normalised["rows"] | examples.WriteExamples(stage, config.num_shards)
+    learned = (normalised["graph"], normalised["metadata"], selection)
+    transform_fn = learned | examples.WriteTransformFn(stage, phrases | {"vectors": vectors})
+    anomalies = selected[select.ANOMALIES] | select.WriteAnomalies(stage)
     {
-        SHARDS: (written, learned, report) | "Shards" >> beam.Flatten(),
+        SHARDS: (written, transform_fn, anomalies) | "Shards" >> beam.Flatten(),
         DEAD: selected[DEAD],
         COUNTS: selected[COUNTS],
-    } | commit.CommitManifest(
-        stage,
-        {
-            "examples": Table("tfrecord", "", ()),
-            "transform_fn": Table("files", "", ()),
-            "metadata": Table("files", "", ()),
-            "anomalies": Table("files", "", ()),
-        },
-        config.num_shards,
-        config.ceilings(),
-    )
+    } | commit.CommitManifest(stage, _TABLES, config.num_shards, config.ceilings())
+
+
+def _temp_folder(pipeline: beam.Pipeline, config: Config, stage) -> str:
+    """Where tf.Transform puts its own files.
+
+    They go through TensorFlow, which knows the real Cloud Storage only: on one machine they stay on
+    its disk; workers elsewhere share a folder that the commit removes. It is made while the graph
+    is drawn, so a plan has it here.
+    """
+    if not config.dry_run and not job.is_one_machine(pipeline.options):
+        return f"{stage.spill}/tft"
+    os.makedirs(stage.temp, exist_ok=True)
+    return f"{storage.plain_folder(stage.temp)}/tft"
 
 
 JOB = job.Job(

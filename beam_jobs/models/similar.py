@@ -31,7 +31,7 @@ from schemas.console.flags import flag
 from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from transforms.images.clean import ImageError, ImageLimits
 from transforms.images.process import clean_safely
 
@@ -195,7 +195,7 @@ def _embed_files(
 
     from model_code.images.embedder import ImageEmbedder
 
-    embs = ImageEmbedder(generator.folder("model")).embed(images).query_embs
+    embs = ImageEmbedder(generator.folder("model")).embed(images)["query_emb"]
     if index is None:
         return embs, [None] * len(files)
 

@@ -168,7 +168,7 @@ class Collection:
         """How well the phrases of test images are found, by language and "all"."""
         from model_code.metrics import ranks as phrase_metrics
         from model_code.metrics.clicked_queries import ClickedQueries, Places
-        from schemas.tables.mined import arrow_to_vectors
+        from schemas.tables.vectors import arrow_to_vectors
 
         features = Dataset(folders["features"]).table("features", ["image_id", "query_emb"])
         phrases = Dataset(folders["phrases"]).table(

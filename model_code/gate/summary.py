@@ -11,7 +11,7 @@ from model_code.gate import drift as gate_drift
 from model_code.report.data import row_counts
 from schemas.base import fingerprint
 from schemas.datasets.dataset import Dataset
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 
 # Vector columns of the features, each with the dataset of the network it comes from.
 EMBEDDINGS = {

@@ -17,22 +17,14 @@ from model_code.runtime import devices
 from model_code.runtime.batches import BatchLimit, run_in_batches
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.base import storage
+from schemas.tables.vectors import Vectors, joined
 
 DEFAULT = EmbeddingSettings()
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageEmbeddings:
-    """Of a batch of images.
-
-    Attributes:
-      query_embs: [B, M] float32 unit rows, in the space of the queries.
-      pixel_embs: [B, P] float32; P is 0 without a pixel embedder.
-    """
-
-    query_embs: np.ndarray
-    pixel_embs: np.ndarray
-
+# Of n images: "query_emb" [n, M] float32 unit rows, in the space of the queries; and, with a pixel
+# embedder, "pixel_emb" [n, P] float32.
+Embeddings = dict[str, np.ndarray]
 
 Pixels = tuple[np.ndarray, ...]  # of n images: [n, S, S, 3] uint8 for each size S that is read
 
@@ -146,7 +138,13 @@ class ImageEmbedder:
         networks = (self._generator, self._pixel)
         self._sizes = tuple(sorted({network.image_size for network in networks if network}))
 
-    def embed(self, images: Sequence[bytes]) -> ImageEmbeddings:
+    @property
+    def vectors(self) -> Vectors:
+        """What is made of an image: name → shape."""
+        configs = {"query_emb": self.generator_config, "pixel_emb": self.pixel_config}
+        return {name: (config["width"],) for name, config in configs.items() if config}
+
+    def embed(self, images: Sequence[bytes]) -> Embeddings:
         """Embeds images.
 
         Args:
@@ -172,50 +170,44 @@ class ImageEmbedder:
             [0] * len(images) if sizes is None else sizes,
             self._decode_batch,
         )
-        return _joined(parts) or tuple(np.zeros((0, s, s, 3), np.uint8) for s in self._sizes)
+        if not parts:
+            return tuple(np.zeros((0, s, s, 3), np.uint8) for s in self._sizes)
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
-    def embed_pixels(self, pixels: Pixels) -> ImageEmbeddings:
+    def embed_pixels(self, pixels: Pixels) -> Embeddings:
         """The second half of `embed`: what the networks make of pixels."""
         rows = len(pixels[0])
 
-        def run(start: int, end: int, batch: int) -> list[np.ndarray]:
+        def run(start: int, end: int, batch: int) -> Embeddings:
             found = self._networks(tuple(_filled(part[start:end], batch) for part in pixels))
-            return [part.numpy()[: end - start] for part in found]
+            return {name: found[name].numpy()[: end - start] for name in self.vectors}
 
         parts = run_in_batches(run, [0] * rows, self._batch, filled=True)
-        return ImageEmbeddings(*(_joined(parts) or self._none()))
+        return joined(parts) if parts else self._none()
 
-    def graph(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def graph(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """The pure graph, for an exported model.
 
         Args:
           images: [B] string.
 
         Returns:
-          [B, M] and [B, P] float32, as in `ImageEmbeddings`.
+          Name → [B, width] float32, as in `Embeddings`.
         """
         return self._embed(image_ops.decode_and_resize_to(images, self._sizes))
 
-    def _embed(self, pixels: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _embed(self, pixels: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         of_size = dict(zip(self._sizes, pixels, strict=True))
         features = self._generator.features(of_size[self._generator.image_size])
-        query_embs = self._head(features, training=False)
-        if self._pixel is None:
-            return query_embs, query_embs[:, :0]
+        found = {"query_emb": self._head(features, training=False)}
         if self._pixel is self._generator:
-            return query_embs, features
-        return query_embs, self._pixel.features(of_size[self._pixel.image_size])
+            found["pixel_emb"] = features
+        elif self._pixel is not None:
+            found["pixel_emb"] = self._pixel.features(of_size[self._pixel.image_size])
+        return found
 
-    def _none(self) -> tuple[np.ndarray, np.ndarray]:
-        width = self.pixel_config["width"] if self.pixel_config else 0
-        return np.zeros((0, self.generator_config["width"]), np.float32), np.zeros(
-            (0, width), np.float32
-        )
-
-
-def _joined(parts: Sequence[Sequence]) -> tuple[np.ndarray, ...]:
-    """The first, second … result of every part, one after the other; () of no part."""
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    def _none(self) -> Embeddings:
+        return {name: np.zeros((0, *shape), np.float32) for name, shape in self.vectors.items()}
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
 from schemas.tables.arrays import load_array
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 
 KINDS = ("stored", "flat", "ivf_flat", "hnsw", "ivf_pq")
 BATCH = 64

@@ -27,7 +27,7 @@ from model_code.index.choice import DEFAULT, IndexSettings, Kind, choose_kind, t
 from model_code.index.search import Effort, Searcher, probes_from, tune
 from schemas.base.errors import PhraseLensError
 from schemas.tables.arrays import load_array
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 
 _TRAINING_KEY, _PARTITION_KEY = 1, 2
 
@@ -51,7 +51,7 @@ def build(
 
     Args:
       folder: an existing local folder.
-      phrases: batches with the schema `schemas.tables.mined.phrases`.
+      phrases: batches with the schema `schemas.tables.embedded.phrases`.
       temperature: τ of equation (1).
       settings: what is asked of the index.
       probes: see `save_index`.
@@ -77,7 +77,7 @@ def write_tables(folder: str, phrases: Iterable[pa.RecordBatch], rows: int) -> N
 
     Args:
       folder: an existing local folder.
-      phrases: batches with the schema `schemas.tables.mined.phrases`.
+      phrases: batches with the schema `schemas.tables.embedded.phrases`.
       rows: of all batches together.
 
     Raises:

@@ -1,6 +1,5 @@
-"""The Arrow schemas of every table that the jobs write."""
+"""The Arrow schemas of the tables that mining writes, and of dead letters."""
 
-import numpy as np
 import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
@@ -100,90 +99,5 @@ DEAD_LETTERS = pa.schema(
         ("detail", pa.string()),
         ("payload", pa.binary()),  # the first bytes of what arrived
         ("run_id", pa.string()),
-    ]
-)
-
-
-def vector(width: int) -> pa.DataType:
-    """[width] float32."""
-    return pa.list_(pa.float32(), width)
-
-
-def vectors_to_arrow(vectors: np.ndarray, type_: pa.DataType) -> pa.FixedSizeListArray:
-    """[n, width] → a column of fixed-size lists of `type_`."""
-    values = pa.array(np.ascontiguousarray(vectors).reshape(-1), type_.value_type)
-    return pa.FixedSizeListArray.from_arrays(values, type=type_)
-
-
-def arrow_to_vectors(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column of fixed-size lists of [n] rows → [n, width]."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-
-
-def phrases(query_width: int, text_width: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("query_id", pa.int64()),
-            ("query", pa.string()),
-            ("language", pa.string()),
-            ("source", pa.string()),  # "weight" (w_c), "prototype" (φ_c) or "mix" (of both)
-            ("support", pa.int64()),  # training images of the query
-            (
-                "query_vector",
-                vector(query_width),
-            ),  # of length 1, or s for the tail
-            ("text_emb", vector(text_width)),  # unit length
-        ]
-    )
-
-
-def features(query_width: int, text_width: int, pixel_width: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("image_id", pa.string()),
-            ("split", pa.string()),
-            ("labels", pa.list_(pa.string())),
-            ("query_emb", vector(query_width)),
-            ("phrase_ids", pa.list_(pa.int64())),
-            ("phrases", pa.list_(pa.string())),
-            ("phrase_scores", pa.list_(pa.float32())),  # inner product of the vectors
-            ("phrase_probabilities", pa.list_(pa.float32())),  # equation (1) over the index
-            ("text_emb", vector(text_width)),
-            ("pixel_emb", vector(pixel_width)),
-            ("generator_fingerprint", pa.string()),
-            ("phrases_fingerprint", pa.string()),
-            ("pixel_fingerprint", pa.string()),
-        ]
-    )
-
-
-def embeddings(query_width: int, pixel_width: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("source", pa.string()),  # hash of the image's bytes as they came
-            ("image_id", pa.string()),
-            ("query_emb", vector(query_width)),
-            ("pixel_emb", vector(pixel_width)),
-            ("generator_fingerprint", pa.string()),
-            ("pixel_fingerprint", pa.string()),
-        ]
-    )
-
-
-# For each label, for each phrase: by how much it moved the label's logit.
-PHRASE_EFFECTS = pa.list_(pa.list_(pa.float32()))
-
-PREDICTIONS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("image_id", pa.string()),
-        ("labels", pa.list_(pa.string())),  # most probable first
-        ("probabilities", pa.list_(pa.float32())),
-        ("phrases", pa.list_(pa.string())),
-        ("phrase_scores", pa.list_(pa.float32())),
-        ("phrase_effects", PHRASE_EFFECTS),
-        ("model_fingerprint", pa.string()),
     ]
 )

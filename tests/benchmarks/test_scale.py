@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmarks.runs import embed, scale
 from schemas.datasets.dataset import Dataset
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets import networks
 
 

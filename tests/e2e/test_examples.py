@@ -31,7 +31,8 @@ def test_images_are_classified_as_by_the_job(tiny_run, tmp_path):
         (tmp_path / row["image_id"]).write_bytes(row["image"])
         paths.append(tmp_path / row["image_id"])
     (tmp_path / "none.jpg").write_text("no image")
-    printed = run("classify_images", tiny_run.dataset("export_model"), *paths, tmp_path / "none.jpg")
+    model = tiny_run.dataset("export_model")
+    printed = run("classify_images", model, *paths, tmp_path / "none.jpg")
     assert f"{tmp_path}/none.jpg: not_an_image" in printed
     for path in paths:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{path}: "))

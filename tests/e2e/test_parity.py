@@ -14,7 +14,7 @@ from beam_jobs.runs import overrides
 from model_code.models.fusion import export as export_model
 from model_code.phrases.settings import PhraseSettings
 from schemas.datasets.dataset import Dataset
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets import work_folder
 from tests.support.datasets.work_folder import STEPS, TinyRun
 from tests.support.inputs import image_files

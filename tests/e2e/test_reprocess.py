@@ -27,7 +27,7 @@ from schemas.datasets.dataset import Dataset
 from schemas.maintenance import gc
 from schemas.runs import changes, command_line, pointer, snapshots
 from schemas.runs import folders as run_folders
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets import work_folder
 from transforms.images import read as images
 

@@ -10,7 +10,7 @@ from beam_jobs.models import embed_images
 from model_code.images.embedder import ImageEmbedder
 from schemas.datasets import checks
 from schemas.datasets.dataset import Dataset
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets import work_folder
 
 BATCH = 64

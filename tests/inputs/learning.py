@@ -15,12 +15,13 @@ from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_generator import sampled_softmax
 from schemas.datasets.dataset import Dataset
 from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from tests.inputs.case import Case
 from tests.support.datasets.mined_dataset import jpeg, write_colours, write_mined
 from tests.support.inputs.poisoned import NEW_QUERY, poison
 from transforms.phrases import prototypes
-from transforms.training_data import examples
 from transforms.training_data import pairs as training_pairs
+from transforms.training_data import select
 from transforms.training_data.pairs import Limits
 
 LEARNING, SAMPLED, CLAIMS = (
@@ -65,18 +66,18 @@ def texts(folder: Path) -> str:
 
 def labels_of(*rows: tuple[str, str]) -> pa.Table:
     columns = [str(i) for i in range(len(rows))], *zip(*rows, strict=True)
-    return pa.table([columns[0], columns[1], [[label] for label in columns[2]]], examples.LABELLED)
+    return pa.table([columns[0], columns[1], [[label] for label in columns[2]]], select.LABELLED)
 
 
 def rare_label(_: Path) -> str:
     rows = [("train", "cat")] * 3 + [("train", "owl"), *[("test", "owl")] * 9]
-    chosen = examples.select([labels_of(*rows)], 2, "single").labels
+    chosen = select.select([labels_of(*rows)], 2, "single").labels
     return f"classes: {', '.join(sorted(chosen))}"
 
 
 def unknown_label(_: Path) -> str:
     rows = labels_of(("train", "cat"), ("test", "owl"))
-    kept = "owl" in examples.select([rows], 1, "single").labels
+    kept = "owl" in select.select([rows], 1, "single").labels
     return f"its images stay: {kept}; without a class of theirs they count as wrong"
 
 
@@ -84,7 +85,7 @@ def prototype(_: Path) -> str:
     vectors = np.eye(3, dtype=np.float32)
     splits = ["train", "test", "train"]
     embs = pa.table(
-        [["a", "b", "c"], splits, tables.vectors_to_arrow(vectors, tables.vector(3))],
+        [["a", "b", "c"], splits, vectors_to_arrow(vectors)],
         prototypes.image_embs_schema(3),
     )
     pairs = [

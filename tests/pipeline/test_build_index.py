@@ -20,7 +20,7 @@ from schemas.datasets import commit as commit_lib
 from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
 from schemas.runs import stage as stage_lib
-from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 from transforms.phrases.index import BuildIndex, choose_probes
 
@@ -53,7 +53,7 @@ def write_images(planned, vectors: np.ndarray) -> list:
     asked = images(vectors, 400)
     splits = ["train", "validation"] * 200
     columns = {"image_id": [f"{i}" for i in range(400)], "split": splits}
-    columns["query_emb"] = tables.vectors_to_arrow(asked, tables.vector(vectors.shape[1]))
+    columns["query_emb"] = vectors_to_arrow(asked)
     path = planned.shard_path("image_embs", 0, 1, "parquet")
     return [("image_embs", shards_lib.write_parquet(planned.output, path, 0, pa.table(columns)))]
 

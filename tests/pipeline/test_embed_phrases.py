@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from beam_jobs.models import embed_phrases
-from model_code.images.embedder import ImageEmbeddings
 from model_code.phrases.calibration import MIN_IMAGES
 from model_code.phrases.index import PhraseIndex
 from schemas.base import fingerprint
@@ -17,7 +16,7 @@ from schemas.console.flags import flag
 from schemas.datasets import checks
 from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets.mined_dataset import query_id, write_mined
 from tests.support.inputs.poisoned import checksums, poison
 from transforms.inference import folders as models
@@ -36,7 +35,7 @@ class Vectors:
         return (np.stack([np.frombuffer(image, np.float32) for image in images]),)
 
     def embed_pixels(self, pixels):
-        return ImageEmbeddings(pixels[0], pixels[0][:, :0])
+        return {"query_emb": pixels[0]}
 
 
 class Texts:

@@ -1,8 +1,8 @@
 """Images through networks: decoded ahead, in batches, and only the bad ones of a batch die."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,8 @@ import pyarrow.compute as pc
 
 from model_code.runtime.ahead import Ahead
 from model_code.runtime.settings import EmbeddingSettings
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import Vectors, arrow_to_vectors
 from transforms.inference.bisect import run_or_bisect
-
-if TYPE_CHECKING:
-    from model_code.images.embedder import ImageEmbeddings
 
 
 class UnknownImages:
@@ -50,11 +47,11 @@ class Embedded:
     """What became of the images of a batch.
 
     Attributes:
-      good: (places in the batch [n] int64, their embeddings).
+      good: (places in the batch [n] int64, their embeddings: name → [n, *shape] float32).
       bad: (place, error) of each image that failed by itself.
     """
 
-    good: list[tuple[np.ndarray, "ImageEmbeddings"]]
+    good: list[tuple[np.ndarray, Mapping[str, np.ndarray]]]
     bad: list[tuple[int, Exception]]
 
 
@@ -109,7 +106,7 @@ def _embed(embedder: Any, places: np.ndarray, pixels: Any, bad: list) -> Embedde
         return embedder.embed_pixels(tuple(part[rows[0] : rows[-1] + 1] for part in pixels))
 
     found, failed = run_or_bisect(embed, range(len(places)))
-    good = [(places[start : start + len(embs.query_embs)], embs) for start, embs in found]
+    good = [(places[start : start + rows_of(embs)], embs) for start, embs in found]
     bad = bad + [(int(places[row]), error) for row, error in failed]
     return Embedded(good, sorted(bad, key=lambda one: one[0]))
 
@@ -127,8 +124,11 @@ def image_embedder(generator: str, pixel_embedder: str | None, settings: Embeddi
     return ImageEmbedder(generator, pixel_embedder, settings)
 
 
-def embeddings_of(rows: pa.Table):
-    """The `ImageEmbeddings` that rows of an earlier run hold."""
-    from model_code.images.embedder import ImageEmbeddings
+def embeddings_of(rows: pa.Table, vectors: Vectors) -> dict[str, np.ndarray]:
+    """The embeddings that rows of a table hold: name → [n, *shape] float32."""
+    return {name: arrow_to_vectors(rows[name], shape) for name, shape in vectors.items()}
 
-    return ImageEmbeddings(*(arrow_to_vectors(rows[name]) for name in ("query_emb", "pixel_emb")))
+
+def rows_of(embs: Mapping[str, np.ndarray]) -> int:
+    """How many images the embeddings are of."""
+    return len(next(iter(embs.values())))

@@ -10,12 +10,13 @@ from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.progress import Progress
 from schemas.runs.stage import Stage
-from schemas.tables import mined as tables
-from schemas.tables.mined import vectors_to_arrow
+from schemas.tables import embedded
+from schemas.tables.predictions import PHRASE_EFFECTS, PREDICTIONS
+from schemas.tables.vectors import Vectors, vectors_to_arrow
 from transforms.images.clean import ImageLimits
 from transforms.images.read import CLEAN_IMAGES, clean_images, source_of
 from transforms.images.units import BATCH_IMAGES, ImageUnit, read_unit
-from transforms.inference.batches import embeddings_of, full_batches, pixel_bytes
+from transforms.inference.batches import embeddings_of, full_batches, pixel_bytes, rows_of
 from transforms.inference.bisect import inference_failed, run_or_bisect
 from transforms.inference.folders import ModelFolder, load
 from transforms.rows.checked import checked_file
@@ -28,12 +29,17 @@ PREDICTED_AT_ONCE = 1024  # images whose predictions are Python objects at a tim
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The image networks inside an exported model: fingerprints, and widths of what they make."""
+    """The image networks inside an exported model.
+
+    Attributes:
+      generator: fingerprint of the text generator.
+      pixel_embedder: fingerprint of the pixel embedder.
+      vectors: what they make of an image.
+    """
 
     generator: str
     pixel_embedder: str
-    query_width: int
-    pixel_width: int
+    vectors: Vectors
 
     @classmethod
     def of(cls, model: ModelFolder) -> "Networks":
@@ -43,17 +49,25 @@ class Networks:
           PhraseLensError: a version exported it that did not write this.
         """
         config = model.config()
-        if "query_width" not in config:
+        if "vectors" not in config:
             raise PhraseLensError(
                 model.path, "a model of this version", "Run ./run.sh export_model again."
             )
         inputs = config["inputs"]
-        widths = config["query_width"], config["pixel_width"]
-        return cls(inputs["generator"], inputs["pixel_embedder"], *widths)
+        vectors = {name: tuple(shape) for name, shape in config["vectors"].items()}
+        return cls(inputs["generator"], inputs["pixel_embedder"], vectors)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """By the column that names them."""
+        return {
+            "generator_fingerprint": self.generator,
+            "pixel_fingerprint": self.pixel_embedder,
+        }
 
     @property
     def schema(self) -> pa.Schema:
-        return tables.embeddings(self.query_width, self.pixel_width)
+        return embedded.embeddings(self.vectors)
 
 
 def classifier(folder: str, settings: InferenceSettings):
@@ -91,11 +105,8 @@ class ClassifyImages:
         earlier = Earlier(
             self.earlier,
             "source",
-            ["image_id", "query_emb", "pixel_emb"],
-            {
-                "generator_fingerprint": self.networks.generator,
-                "pixel_fingerprint": self.networks.pixel_embedder,
-            },
+            ["image_id", *self.networks.vectors],
+            self.networks.fingerprints,
         )
         return load(classifier, self.model, settings=self.inference), earlier
 
@@ -118,11 +129,11 @@ class ClassifyImages:
                     progress.add(output.counts.get("images.in", 0) - clean.num_rows)
                     yield from clean.to_batches()
 
-        embedded = []
+        made = []
         for batch in full_batches(unknown(), self.inference.batch_size):
-            embedded.append(self._embed(batch, classifier))
+            made.append(self._embed(batch, classifier))
             progress.add(batch.num_rows)
-        outputs += embedded
+        outputs += made
         counts: Counter[str] = Counter()
         for output in outputs:
             counts.update(output.counts)
@@ -138,7 +149,7 @@ class ClassifyImages:
         ]
         return Output(
             {
-                "predictions": pa.concat_tables([tables.PREDICTIONS.empty_table(), *predictions]),
+                "predictions": pa.concat_tables([PREDICTIONS.empty_table(), *predictions]),
                 "embeddings": first_of_each(embeddings, "source"),
             },
             tuple(table for output in outputs for table in output.dead),
@@ -177,13 +188,11 @@ class ClassifyImages:
         good, bad = run_or_bisect(embed, range(len(images)))
         keys, parts = [KEYS.empty_table()], [self.networks.schema.empty_table()]
         for start, embs in good:
-            rows = clean.slice(start, len(embs.query_embs))
+            rows = clean.slice(start, rows_of(embs))
             keys.append(rows.select(KEYS.names))
-            columns = [rows["source"], rows["image_id"]]
-            for name, values in (("query_emb", embs.query_embs), ("pixel_emb", embs.pixel_embs)):
-                columns.append(vectors_to_arrow(values, self.networks.schema.field(name).type))
-            names_of = ["source", "image_id", "query_emb", "pixel_emb"]
-            parts.append(self._embeddings(pa.table(columns, names_of)))
+            vectors = {name: vectors_to_arrow(embs[name]) for name in self.networks.vectors}
+            ids = {name: rows[name] for name in ("source", "image_id")}
+            parts.append(self._embeddings(pa.table(ids | vectors)))
         counts = {
             "images.out": len(images) - len(bad),
             "images.dropped_inference_failed": len(bad),
@@ -195,16 +204,12 @@ class ClassifyImages:
         )
 
     def _embeddings(self, rows: pa.Table) -> pa.Table:
-        made_by = {
-            "generator_fingerprint": self.networks.generator,
-            "pixel_fingerprint": self.networks.pixel_embedder,
-        }
-        for name, value in made_by.items():
+        for name, value in self.networks.fingerprints.items():
             rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
         return rows.select(self.networks.schema.names).cast(self.networks.schema)
 
     def _predictions(self, keys: pa.Table, embeddings: pa.Table, classifier) -> pa.Table:
-        found = classifier.classify_embeddings(embeddings_of(embeddings))
+        found = classifier.classify_embeddings(embeddings_of(embeddings, self.networks.vectors))
         columns = {
             "key": keys["key"],
             "image_id": embeddings["image_id"],
@@ -212,10 +217,10 @@ class ClassifyImages:
             "probabilities": pa.array(list(found.probabilities), pa.list_(pa.float32())),
             "phrases": pa.array(found.phrases, pa.list_(pa.string())),
             "phrase_scores": pa.array(list(found.phrase_scores), pa.list_(pa.float32())),
-            "phrase_effects": pa.array(found.phrase_effects.tolist(), tables.PHRASE_EFFECTS),
+            "phrase_effects": pa.array(found.phrase_effects.tolist(), PHRASE_EFFECTS),
             "model_fingerprint": pa.array([self.model.fingerprint] * keys.num_rows, pa.string()),
         }
-        return pa.table(columns, tables.PREDICTIONS)
+        return pa.table(columns, PREDICTIONS)
 
 
 def group_units(units: list[ImageUnit], images_per_shard: int) -> list[list[ImageUnit]]:

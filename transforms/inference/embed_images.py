@@ -1,7 +1,7 @@
 """Images → features: query-space embedding, predicted phrases, text and pixel embeddings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,9 @@ from model_code.phrases.settings import PhraseSettings
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
 from schemas.runs.stage import Stage
+from schemas.tables import embedded
 from schemas.tables import mined as tables
-from schemas.tables.mined import vectors_to_arrow
+from schemas.tables.vectors import Vectors, joined, vectors_to_arrow
 from transforms.inference.batches import (
     UnknownImages,
     embed_ahead,
@@ -24,22 +25,10 @@ from transforms.inference.folders import Lazy, ModelFolder, load
 from transforms.shards.outputs import Output
 from transforms.shards.reuse import Earlier, read_images
 
+TEXT = "text_emb"  # the vector of the phrases; the others are made of pixels
 ROW = ["image_id", "split", "labels"]  # of an image, as its features have them
 # Images that phrases are chosen for: a call has its costs, and scores with all phrases their size.
 CHOSEN_AT_ONCE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Widths:
-    """Widths of the vectors: query space M, text embedding, pixel embedding."""
-
-    query: int
-    text: int
-    pixel: int
-
-    @property
-    def schema(self) -> pa.Schema:
-        return tables.features(self.query, self.text, self.pixel)
 
 
 def phrase_index(folder: str, settings: EmbeddingSettings):
@@ -54,18 +43,31 @@ class EmbedImages:
     """Worker of `MapShards`: a shard of images → a shard of features.
 
     The task is its path and those of an earlier run's features of the same images, if any.
+
+    Attributes:
+      vectors: of the features: what the image networks make, and "text_emb".
     """
 
     stage: Stage
     generator: ModelFolder
     pixel_embedder: ModelFolder
     index: ModelFolder
-    widths: Widths
+    vectors: Vectors
     phrase_settings: PhraseSettings
     inference: EmbeddingSettings
     total: int | None
     label: str = "features"
     unit: str = "images"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the features."""
+        return embedded.features(self.vectors)
+
+    @property
+    def embeddings(self) -> Vectors:
+        """Those of the vectors that the image networks make."""
+        return {name: shape for name, shape in self.vectors.items() if name != TEXT}
 
     def load(self):
         from model_code.phrases.chooser import PhraseChooser
@@ -87,7 +89,7 @@ class EmbedImages:
         earlier = Earlier(
             earlier_paths,
             "image_id",
-            ["query_emb", "pixel_emb"],
+            list(self.embeddings),
             {
                 "generator_fingerprint": self.generator.fingerprint,
                 "pixel_fingerprint": self.pixel_embedder.fingerprint,
@@ -95,18 +97,18 @@ class EmbedImages:
         )
         unknown = UnknownImages(read_images(path, earlier))
         batches = full_batches(unknown, self.inference.batch_size)
-        for batch, embedded in embed_ahead(embedder, batches):
+        for batch, made in embed_ahead(embedder, batches):
             progress.add(batch.num_rows)
-            for places, found in embedded.good:
+            for places, found in made.good:
                 rows.append(batch.select(ROW).take(pa.array(places)))
                 embs.append(found)
-            if embedded.bad:
+            if made.bad:
                 names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+                dead.append(inference_failed(self.stage, made.bad, names, images))
         for known, found in unknown.known:
             progress.add(known.num_rows)
             rows.append(known.select(ROW))
-            embs.append(embeddings_of(found))
+            embs.append(embeddings_of(found, self.embeddings))
         features = self._features(pa.concat_tables(rows), embs, chooser)
         counts = {
             "images.in": unknown.rows,
@@ -118,35 +120,29 @@ class EmbedImages:
 
     def _features(self, rows: pa.Table, embs: Sequence, chooser) -> pa.Table:
         """The features of a shard: phrases are chosen for many images at once."""
-        parts = [self.widths.schema.empty_table()]
-        if rows.num_rows:
-            query_embs = np.concatenate([part.query_embs for part in embs])
-            pixel_embs = np.concatenate([part.pixel_embs for part in embs])
-            for start in range(0, rows.num_rows, CHOSEN_AT_ONCE):
-                part = slice(start, start + CHOSEN_AT_ONCE)
-                images = rows.slice(start, CHOSEN_AT_ONCE)
-                parts.append(self._table(images, query_embs[part], pixel_embs[part], chooser))
+        parts = [self.schema.empty_table()]
+        vectors = joined(embs) if embs else {}
+        for start in range(0, rows.num_rows, CHOSEN_AT_ONCE):
+            part = {n: values[start : start + CHOSEN_AT_ONCE] for n, values in vectors.items()}
+            parts.append(self._table(rows.slice(start, CHOSEN_AT_ONCE), part, chooser))
         return pa.concat_tables(parts)
 
-    def _table(
-        self, images: pa.Table, query_embs: np.ndarray, pixel_embs: np.ndarray, chooser
-    ) -> pa.Table:
-        found = chooser.choose(query_embs)
+    def _table(self, images: pa.Table, embs: Mapping[str, np.ndarray], chooser) -> pa.Table:
+        found = chooser.choose(embs["query_emb"])
         rows = images.num_rows
+        vectors = {**embs, TEXT: found.text_embs}
         columns = {
             **{name: images[name] for name in ROW},
-            "query_emb": vectors_to_arrow(query_embs, tables.vector(self.widths.query)),
             "phrase_ids": _lists(chooser.index.query_ids[found.rows], pa.int64()),
             "phrases": _lists(found.phrases, pa.string()),
             "phrase_scores": _lists(found.scores, pa.float32()),
             "phrase_probabilities": _lists(found.probabilities, pa.float32()),
-            "text_emb": vectors_to_arrow(found.text_embs, tables.vector(self.widths.text)),
-            "pixel_emb": vectors_to_arrow(pixel_embs, tables.vector(self.widths.pixel)),
+            **{name: vectors_to_arrow(vectors[name]) for name in self.vectors},
             "generator_fingerprint": pa.array([self.generator.fingerprint] * rows),
             "phrases_fingerprint": pa.array([self.index.fingerprint] * rows),
             "pixel_fingerprint": pa.array([self.pixel_embedder.fingerprint] * rows),
         }
-        return pa.table(columns, self.widths.schema)
+        return pa.table(columns, self.schema)
 
 
 def _lists(values: np.ndarray, type_: pa.DataType) -> pa.ListArray:

@@ -15,8 +15,8 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs.stage import Stage
-from schemas.tables import mined as tables
-from schemas.tables.mined import vectors_to_arrow
+from schemas.tables import embedded
+from schemas.tables.vectors import Vectors, vectors_to_arrow
 from transforms.inference.batches import UnknownImages, embed_ahead, full_batches, image_embedder
 from transforms.inference.bisect import inference_failed
 from transforms.inference.folders import Lazy, ModelFolder, load
@@ -93,16 +93,16 @@ class EmbedClickedImages:
         earlier = Earlier(task.earlier, "image_id", ["query_emb"])
         unknown = UnknownImages(read_images(task.images, earlier, wanted))
         batches = full_batches(unknown, self.inference.batch_size)
-        for batch, embedded in embed_ahead(loaded, batches):
+        for batch, made in embed_ahead(loaded, batches):
             progress.add(batch.num_rows)
             splits.append(batch["split"])
-            for places, embs in embedded.good:
+            for places, embs in made.good:
                 rows = batch.take(pa.array(places))
-                vectors = vectors_to_arrow(embs.query_embs, schema.field("query_emb").type)
+                vectors = vectors_to_arrow(embs["query_emb"])
                 parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
-            if embedded.bad:
+            if made.bad:
                 names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, embedded.bad, names, images))
+                dead.append(inference_failed(self.stage, made.bad, names, images))
         for rows, found in unknown.known:
             progress.add(rows.num_rows)
             splits.append(rows["split"])
@@ -148,7 +148,7 @@ def choose_vectors(
     vectors, source = query_vectors(known, calibrated.mean, calibrated.calibration)
     has_vector = source != ""
     chosen = queries.append_column("source", pa.array(source.tolist(), pa.string()))
-    column = vectors_to_arrow(vectors, tables.vector(vectors.shape[1]))
+    column = vectors_to_arrow(vectors)
     chosen = chosen.append_column("query_vector", column).filter(pa.array(has_vector))
     return chosen, known.has_weight[has_vector]
 
@@ -162,12 +162,12 @@ class BuildPhrases(beam.PTransform):
         stage: Stage,
         generator: ModelFolder,
         text_embedder: ModelFolder,
-        widths: tuple[int, int],
+        vectors: Vectors,
         num_shards: int,
         min_images: int,
     ):
         super().__init__()
-        self._args = stage, generator, text_embedder, widths, num_shards, min_images
+        self._args = stage, generator, text_embedder, vectors, num_shards, min_images
 
     def expand(self, made):
         shards, calibrated = made
@@ -182,9 +182,9 @@ class _TextAndHead:
 
 
 class _BuildPhrasesFn(beam.DoFn):
-    def __init__(self, stage, generator, text_embedder, widths, num_shards, min_images):
+    def __init__(self, stage, generator, text_embedder, vectors, num_shards, min_images):
         self._stage, self._generator, self._text_embedder = stage, generator, text_embedder
-        self._query_width, self._text_width = widths
+        self._vectors = vectors
         self._num_shards, self._min_images = num_shards, min_images
         self._shared = Shared()
 
@@ -201,7 +201,8 @@ class _BuildPhrasesFn(beam.DoFn):
         index, grouped = shard
         (path,) = grouped["queries"]
         queries = read_parquet(path)
-        sums = from_blocks(grouped["sums"], sums_schema(self._query_width))
+        (width,) = self._vectors["query_vector"]
+        sums = from_blocks(grouped["sums"], sums_schema(width))
         chosen, is_head = choose_vectors(
             queries, sums, self._loaded.head, calibrated, self._min_images
         )
@@ -217,11 +218,11 @@ class _BuildPhrasesFn(beam.DoFn):
             yield beam.pvalue.TaggedOutput(COUNTS, count)
 
     def _write(self, chosen: pa.Table, index: int):
-        schema = tables.phrases(self._query_width, self._text_width)
+        schema = embedded.phrases(self._vectors)
         text_embs = self._loaded.embedder.embed(chosen["query"].to_pylist())
         phrases = (
             chosen.append_column("support", chosen["train_images"])
-            .append_column("text_emb", vectors_to_arrow(text_embs, tables.vector(self._text_width)))
+            .append_column("text_emb", vectors_to_arrow(text_embs))
             .select(schema.names)
             .cast(schema)
         )

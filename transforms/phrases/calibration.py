@@ -16,7 +16,7 @@ from model_code.phrases import calibration as maths
 from model_code.phrases.query_vectors import Calibration, Queries, query_vectors
 from schemas.base import storage
 from schemas.tables.arrays import load_array
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from transforms.inference.folders import ModelFolder
 from transforms.phrases import prototypes
 from transforms.phrases.prototypes import HELD_OUT, HeldOut

@@ -21,7 +21,7 @@ from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet
 from schemas.runs.stage import Stage
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from transforms.inference.folders import ModelFolder
 
 READ_BATCH = 1 << 16

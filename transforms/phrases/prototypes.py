@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.datasets.shard_files import read_parquet
 from schemas.tables import mined as tables
-from schemas.tables.mined import arrow_to_vectors, vectors_to_arrow
+from schemas.tables.vectors import arrow_to_vectors, vector, vectors_to_arrow
 from transforms.shards.blocks import from_blocks, split_by_shard, to_block
 
 # Vectors are added up in units of 2^-36: integers, whose sum no order of bundles changes.
@@ -30,7 +30,7 @@ def image_embs_schema(width: int) -> pa.Schema:
         [
             ("image_id", pa.string()),
             ("split", pa.string()),  # train or validation
-            ("query_emb", tables.vector(width)),
+            ("query_emb", vector((width,))),
         ]
     )
 
@@ -101,7 +101,7 @@ def _sum_by_query(queries, images, weights, sums, width: int) -> pa.Table:
         columns = [np.add.reduceat(part, starts) for part in columns]
     schema = sums_schema(width)
     scalars = [pa.array(part, pa.int64()) for part in (queries[starts], *columns[:2])]
-    return pa.table([*scalars, vectors_to_arrow(columns[2], schema.types[3])], schema)
+    return pa.table([*scalars, vectors_to_arrow(columns[2])], schema)
 
 
 def add_sums(parts: list[pa.Table], width: int) -> pa.Table:

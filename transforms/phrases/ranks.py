@@ -13,7 +13,7 @@ from model_code.metrics import ranks as phrase_metrics
 from schemas.base import storage
 from schemas.datasets import shards
 from schemas.runs.stage import Stage
-from schemas.tables.mined import arrow_to_vectors
+from schemas.tables.vectors import arrow_to_vectors
 from transforms.phrases.calibration import Calibrated
 
 

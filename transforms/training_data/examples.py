@@ -1,181 +1,41 @@
-"""Features → normalised tf.Examples: selection of labelled rows, tf.Transform, TFRecord shards."""
+"""Rows of features → normalised tf.Examples: tf.Transform, TFRecord shards."""
 
-import dataclasses
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from tensorflow_metadata.proto.v0 import schema_pb2
 
-from model_code.metrics.labelling import task_of
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
-from schemas.datasets import manifest
-from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.stage import Stage
-from schemas.tables import mined as tables
-from schemas.tables.dead_letters import dead_letters
+from schemas.tables.mined import SPLITS
 from transforms.shards.blocks import to_block
-from transforms.shards.outputs import COUNTS, DEAD, Output
 from transforms.shards.tfrecords import RecordWriter
-from transforms.training_data.validation import validate
+from transforms.training_data.select import Selection
 
-READ_BATCH = 1024
-LABEL_COLUMNS = ["image_id", "split", "labels"]
-LABELLED = pa.schema([tables.IMAGES.field(name) for name in LABEL_COLUMNS])
-INPUT_COLUMNS = ["image_id", "labels", "phrases", "text_emb", "pixel_emb"]
-ANOMALIES = "anomalies"
-ROW_COLUMNS = [*INPUT_COLUMNS, "split"]
-LARGE_LISTS = pa.schema(
-    [
-        (name, pa.large_list(pa.float32() if name.endswith("_emb") else pa.large_binary()))
-        for name in ROW_COLUMNS
-    ]
-)
+SPLIT = "split"  # picks rows, and passes tf.Transform by
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """What is learned.
-
-    Attributes:
-      labels: the labels.
-      task: "single" (one label an image) or "multi" (any number).
-    """
-
-    labels: frozenset[str]
-    task: str
-
-
-def select(labelled: Iterable[pa.Table], min_label_images: int, task: str) -> Selection:
-    """Chooses labels by their support in training: what is held out decides over none.
-
-    Args:
-      labelled: rows of LABELLED of all images.
-      min_label_images: a label with fewer training images is left out; with 1 all stay, also
-        those that only held-out images have.
-      task: "single", "multi", or "auto" for what `task_of` finds.
-    """
-    table = pa.concat_tables([LABELLED.empty_table(), *labelled])
-    counted = table if min_label_images == 1 else table.filter(pc.equal(table["split"], "train"))
-    counts = Counter(label for labels in counted["labels"].to_pylist() for label in labels)
-    chosen = frozenset(label for label, images in counts.items() if images >= min_label_images)
-    if task == "auto":
-        per_image = [len(chosen.intersection(labels)) for labels in table["labels"].to_pylist()]
-        task = task_of(sum(n > 1 for n in per_image), sum(n > 0 for n in per_image))
-    return Selection(chosen, task)
-
-
-def select_rows(
-    table: pa.Table, selection: Selection, schema, stage: Stage
-) -> tuple[Output, Counter]:
-    """Takes the rows of a batch of features that become examples.
-
-    Args:
-      table: [n] rows of features.
-      selection: what `select` chose; where the task is "single", rows of several labels are dead.
-      schema: TFMD schema of the features.
-      stage: the run, named in dead letters.
-
-    Returns:
-      One table for each split, dead letters of rows that break the schema, counts of
-      `features`; and how many rows have which anomaly, by (field, what is wrong).
-    """
-    rows = table.num_rows
-    ids = table["image_id"].to_pylist()
-    reasons = [""] * rows
-    findings = validate(table, schema)
-    details: dict[int, str] = {}
-    for row, field, text in findings:
-        reasons[row] = "schema_anomaly"
-        details[row] = f"{details[row]}; {field}: {text}" if row in details else f"{field}: {text}"
-    kept = []
-    for row, labels in enumerate(table["labels"].to_pylist()):
-        labels = labels or []
-        chosen = [label for label in labels if label in selection.labels]
-        kept.append(chosen)
-        if reasons[row]:
-            continue
-        if not labels:
-            reasons[row] = "unlabelled"
-        elif not chosen:
-            reasons[row] = "rare_label"
-        elif selection.task == "single" and len(chosen) > 1:
-            reasons[row] = "schema_anomaly"
-            details[row] = f"labels: {len(chosen)} labels, expected one; use --task=multi"
-            findings.append((row, "labels", "several labels where the task is single"))
-    place = table.schema.get_field_index("labels")
-    table = table.set_column(place, "labels", pa.array(kept, pa.list_(pa.string())))
-    good = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
-    splits = {
-        split: good.filter(pc.equal(good["split"], split)).select(ROW_COLUMNS)
-        for split in tables.SPLITS
-    }
-    dead = [row for row in range(rows) if reasons[row] == "schema_anomaly"]
-    letters = dead_letters(
-        stage.name,
-        stage.run_id,
-        "schema_anomaly",
-        [ids[row] or "" for row in dead],
-        [details[row] for row in dead],
-        [b""] * len(dead),
-    )
-    dropped = Counter(reason for reason in reasons if reason)
-    counts = {"features.in": rows, "features.out": good.num_rows}
-    counts |= {f"features.dropped_{reason}": n for reason, n in dropped.items()}
-    counts |= {f"examples_{split}.rows": part.num_rows for split, part in splits.items()}
-    return Output(splits, (letters,), counts), Counter((field, text) for _, field, text in findings)
-
-
-class SelectRows(beam.PTransform):
-    """PCollection[path of a features shard] → tagged tables by split, dead, counts, anomalies."""
-
-    def __init__(self, selection, schema, stage: Stage):
-        super().__init__()
-        self._selection, self._schema, self._stage = selection, schema, stage
-
-    def _select(self, path, selection):
-        with open_parquet(path) as file:
-            for batch in file.iter_batches(READ_BATCH, columns=ROW_COLUMNS):
-                table = pa.Table.from_batches([batch])
-                output, found = select_rows(table, selection, self._schema, self._stage)
-                yield from output.tagged()
-                for item in found.items():
-                    yield beam.pvalue.TaggedOutput(ANOMALIES, item)
-
-    def expand(self, paths):
-        return paths | beam.FlatMap(
-            self._select, beam.pvalue.AsSingleton(self._selection)
-        ).with_outputs(DEAD, COUNTS, ANOMALIES, *tables.SPLITS)
-
-
-def read_labels(path: str) -> pa.Table:
-    """Rows of LABELLED of one features shard, labelled images only."""
-    table = read_parquet(path, columns=LABEL_COLUMNS).cast(LABELLED)
-    return table.filter(pc.greater(pc.list_value_length(table["labels"]), 0))
-
-
-def widths_of(path: str) -> dict[str, int]:
-    """Widths of the text and pixel embeddings of a features shard."""
-    with open_parquet(path) as file:
-        schema = file.schema_arrow
-    return {
-        f"{name}_width": schema.field(f"{name}_emb").type.list_size for name in ("text", "pixel")
-    }
-
-
-def inputs_of(schema):
-    """The part of the TFMD schema that tf.Transform reads: `split` picks rows and stays out."""
-    inputs = type(schema)()
-    inputs.feature.extend(f for f in schema.feature if f.name in INPUT_COLUMNS)
+def inputs_of(schema: schema_pb2.Schema) -> schema_pb2.Schema:
+    """The part of the TFMD schema that tf.Transform reads: all but `SPLIT`."""
+    inputs = schema_pb2.Schema()
+    inputs.feature.extend(feature for feature in schema.feature if feature.name != SPLIT)
     return inputs
 
 
-def to_large_lists(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    """Brings a table to what TFXIO's tensor adapters read: large lists of large values."""
+def large_lists(schema: schema_pb2.Schema) -> pa.Schema:
+    """The columns that a TFMD schema names, as TFXIO's tensor adapters read them."""
+    values = {schema_pb2.FLOAT: pa.float32(), schema_pb2.BYTES: pa.large_binary()}
+    return pa.schema([(f.name, pa.large_list(values[f.type])) for f in schema.feature])
+
+
+def to_large_lists(table: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Brings a table to what TFXIO's tensor adapters read, see `large_lists`."""
     columns = {}
     for name in table.column_names:
         column = table[name].combine_chunks()
@@ -188,7 +48,47 @@ def to_large_lists(table: pa.Table) -> Iterator[pa.RecordBatch]:
         if pa.types.is_string(values.type):
             values = values.cast(pa.large_binary())
         columns[name] = pa.LargeListArray.from_arrays(offsets, values)
-    yield from pa.table(columns).cast(LARGE_LISTS).to_batches()
+    yield from pa.table(columns).select(schema.names).cast(schema).to_batches()
+
+
+class Normalise(beam.PTransform):
+    """{split: PCollection[table]} → what tf.Transform learned of "train", and all rows after it.
+
+    The result is {"graph": PCollection of one folder, "metadata": PCollection of one
+    DatasetMetadata, "rows": PCollection[(record batch, pass-through)]}.
+
+    Args:
+      schema: TFMD schema of the tables.
+      temp: a folder for tf.Transform's own files.
+    """
+
+    def __init__(self, schema: schema_pb2.Schema, temp: str):
+        super().__init__()
+        self._schema, self._temp = schema, temp
+
+    def expand(self, tables):
+        import tensorflow_transform.beam as tft_beam
+        from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
+        from tfx_bsl.tfxio.tensor_representation_util import (
+            InferTensorRepresentationsFromSchema,
+        )
+
+        from model_code.models.fusion.preprocessing import preprocessing_fn
+
+        arrow = large_lists(self._schema)
+        batches = {
+            split: tables[split] | f"ToTFXIO {split}" >> beam.FlatMap(to_large_lists, arrow)
+            for split in SPLITS
+        }
+        tensors = InferTensorRepresentationsFromSchema(inputs_of(self._schema))
+        adapter = TensorAdapterConfig(arrow_schema=arrow, tensor_representations=tensors)
+        with tft_beam.Context(temp_dir=self._temp, passthrough_keys={SPLIT}):
+            learned = (batches["train"], adapter) | tft_beam.AnalyzeDataset(preprocessing_fn)
+            rows = tuple(batches.values()) | "AllSplits" >> beam.Flatten()
+            transform = tft_beam.TransformDataset(output_record_batches=True)
+            transformed, _ = ((rows, adapter), learned) | transform
+        graph, metadata = learned
+        return {"graph": graph, "metadata": metadata.deferred_metadata, "rows": transformed}
 
 
 def encode_examples(blocks: Iterable[bytes]) -> list[bytes]:
@@ -217,9 +117,9 @@ def split_transformed(transformed, num_shards: int) -> Iterator[tuple[Place, byt
     batch, _ = transformed
     table = pa.Table.from_batches([batch])
     shards = fingerprint.shard_of(_image_ids(table), num_shards)
-    splits = pc.list_flatten(table["split"]).cast(pa.string())
-    table = table.drop_columns(["split"])
-    for split in tables.SPLITS:
+    splits = pc.list_flatten(table[SPLIT]).cast(pa.string())
+    table = table.drop_columns([SPLIT])
+    for split in SPLITS:
         is_of_split = pc.equal(splits, split).to_numpy()
         for shard in sorted(set(shards[is_of_split].tolist())):
             rows = table.filter(pa.array(is_of_split & (shards == shard)))
@@ -251,7 +151,7 @@ class WriteExamples(beam.PTransform):
 
 
 def write_transform_fn(
-    saved_model: str, metadata, selection: Selection, stage: Stage, config: dict
+    saved_model: str, metadata, selection: Selection, stage: Stage, config: Mapping[str, Any]
 ):
     """Publishes what tf.Transform learned as tables of files.
 
@@ -284,15 +184,25 @@ def write_transform_fn(
         )
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
-        config = {"task": selection.task} | config
+        config = {"task": selection.task, **config}
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
         for shard in stage.publish("metadata", folder):
             yield "metadata", shard
 
 
-def write_anomalies(_: None, text: str, stage: Stage) -> Iterator[tuple[str, manifest.Shard]]:
-    """Publishes the Anomalies proto."""
-    with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
-        storage.write_bytes(f"{folder}/anomalies.pbtxt", text.encode())
-        for shard in stage.publish("anomalies", folder):
-            yield "anomalies", shard
+class WriteTransformFn(beam.PTransform):
+    """("graph" and "metadata" of `Normalise`, one `Selection`) → PCollection[(name, Shard)]."""
+
+    def __init__(self, stage: Stage, config: Mapping[str, Any]):
+        super().__init__()
+        self._stage, self._config = stage, config
+
+    def expand(self, made):
+        graph, metadata, selection = made
+        return graph | beam.FlatMap(
+            write_transform_fn,
+            beam.pvalue.AsSingleton(metadata),
+            beam.pvalue.AsSingleton(selection),
+            self._stage,
+            self._config,
+        )

@@ -99,8 +99,7 @@ class Trainer:
         ones, because the text generator has seen what people typed for them.
         """
         logits = [
-            fusion.predictor(pooling.scorer(trial.model), fusion.PARTS[name], self.reader)
-            for name, trial in trials.items()
+            fusion.predictor(pooling.scorer(trial.model), self.reader) for trial in trials.values()
         ]
         weights = pooling.fit_weights(
             np.stack([predict("validation") for predict in logits]),
@@ -113,9 +112,9 @@ class Trainer:
         fused = dataclasses.replace(trials["fused"], model=model, pool=pool)
         return dict(trials) | {"fused": fused}
 
-    def probabilities(self, name: str, trial: Trial, split: str) -> np.ndarray:
+    def probabilities(self, trial: Trial, split: str) -> np.ndarray:
         """[rows, labels] float32."""
-        return fusion.predictor(trial.model, fusion.PARTS[name], self.reader)(split)
+        return fusion.predictor(trial.model, self.reader)(split)
 
 
 @functools.cache
@@ -155,7 +154,7 @@ def describe(
             tested[name], truth["test"], reader.multi
         ) | evaluation.evaluate_classes(tested[name], truth["test"], reader.multi, reader.labels)
         result["validation"][name] = evaluation.evaluate(
-            trainer.probabilities(name, chosen[name], "validation"),
+            trainer.probabilities(chosen[name], "validation"),
             truth["validation"],
             reader.multi,
         )
@@ -201,7 +200,7 @@ def measure_seeds(
                 again = trainer.pooled(again)
             scores = {
                 name: evaluation.evaluate(
-                    trainer.probabilities(name, trial, "test"), truth, trainer.reader.multi
+                    trainer.probabilities(trial, "test"), truth, trainer.reader.multi
                 )
                 for name, trial in again.items()
             }

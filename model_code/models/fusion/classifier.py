@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from model_code.images import backbones
-from model_code.images.embedder import ImageEmbedder, ImageEmbeddings
+from model_code.images.embedder import Embeddings, ImageEmbedder
 from model_code.models.fusion.preprocessing import Normaliser
 from model_code.phrases import diversity
 from model_code.phrases.settings import PhraseSettings
@@ -21,6 +21,7 @@ from model_code.runtime.batches import BatchLimit, run_in_batches
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.tables.arrays import load_array
+from schemas.tables.vectors import joined
 
 # Rows of the phrase table that one product with the images covers: 256 MB at batch 256.
 SEARCH_CHUNK = 1 << 18
@@ -53,27 +54,27 @@ def nearest(
 
 
 def score_variants(
-    transform: Callable, network: Callable, texts: tf.Tensor, pixel_embs: tf.Tensor
+    transform: Callable,
+    network: Callable,
+    varied: Mapping[str, tf.Tensor],
+    fixed: Mapping[str, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What the classifier says of images with each of several text features.
+    """What the classifier says of images of which some vectors come in several variants.
 
     Args:
-      transform: vectors → normalised vectors.
-      network: normalised features → (logits, probabilities), [batch, labels] each.
-      texts: [batch, V, T] float32.
-      pixel_embs: [batch, P] float32.
+      transform: vectors by name → normalised vectors by name.
+      network: normalised vectors by name → (logits, probabilities), [batch, labels] each.
+      varied: name → [batch, V, *shape] float32.
+      fixed: name → [batch, *shape] float32, of an image with every variant.
 
     Returns:
       logits and probabilities, [batch, V, labels] float32 each.
     """
-    variants, width = texts.shape[1:]
-    features = transform(
-        {
-            "text_emb": tf.reshape(texts, [-1, width]),
-            "pixel_emb": tf.repeat(pixel_embs, variants, axis=0),
-        }
-    )
-    scores = network({name: features[name] for name in ("text_emb", "pixel_emb")}, training=False)
+    variants = next(iter(varied.values())).shape[1]
+    vectors = {name: tf.reshape(v, [-1, *v.shape[2:]]) for name, v in varied.items()}
+    vectors |= {name: tf.repeat(v, variants, axis=0) for name, v in fixed.items()}
+    features = transform(vectors)
+    scores = network({name: features[name] for name in vectors}, training=False)
     logits, probabilities = (tf.reshape(s, [-1, variants, s.shape[1]]) for s in scores)
     return logits, probabilities
 
@@ -99,9 +100,8 @@ class Classified:
     phrase_effects: np.ndarray
 
 
-# The model's outputs, as the fields of `Classified`, and of its first half.
+# The model's outputs, as the fields of `Classified`.
 OUTPUTS = tuple(field.name for field in dataclasses.fields(Classified))
-EMBEDDINGS = tuple(field.name for field in dataclasses.fields(ImageEmbeddings))
 
 # Images that are classified at once by their embeddings, however few the networks take: that is
 # little work for an image, and a call costs more.
@@ -120,8 +120,6 @@ class _ImageClassifier:
         vectors = load_array(os.path.join(index, "query_vectors.npy"))
         queries = pq.read_table(os.path.join(index, "queries.parquet"))["query"].to_pylist()
         self.query_vectors = tf.Variable(vectors, trainable=False)
-        assert self.embedder.pixel_config is not None
-        self.widths = vectors.shape[1], self.embedder.pixel_config["width"]
         text_embs = load_array(os.path.join(index, "text_embs.npy"))
         self.text_embs = tf.Variable(text_embs, trainable=False)
         self.phrases = tf.Variable(queries, trainable=False)
@@ -144,15 +142,15 @@ class _ImageClassifier:
 
         The one calls the other two: networks of hundreds of layers are traced once.
         """
-        specs = [
-            tf.TensorSpec([None, width], tf.float32, name)
-            for name, width in zip(EMBEDDINGS, self.widths, strict=True)
-        ]
+        specs = {
+            name: tf.TensorSpec([None, *shape], tf.float32, name)
+            for name, shape in self.embedder.vectors.items()
+        }
         images = tf.TensorSpec([None], tf.string, "images")
         embed = tf.function(self.embed, autograph=False).get_concrete_function(images)
         classify_embeddings = tf.function(
             self.classify_embeddings, autograph=False
-        ).get_concrete_function(*specs)
+        ).get_concrete_function(**specs)
         classify = tf.function(
             lambda images: classify_embeddings(**embed(images=images)), autograph=False
         )
@@ -163,17 +161,17 @@ class _ImageClassifier:
         }
 
     def embed(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(EMBEDDINGS, self.embedder.graph(images), strict=True))
+        return self.embedder.graph(images)
 
-    def classify_embeddings(
-        self, query_embs: tf.Tensor, pixel_embs: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        scores, rows, text_embs = self._phrases(query_embs)
+    def classify_embeddings(self, **embs: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores, rows, text_embs = self._phrases(embs["query_emb"])
         args = self.phrase_settings, scores, text_embs, self.temperature
         texts = diversity.text_features(*args)
         # With all phrases first, then without each: what one is said to have done is what it did.
         texts = tf.concat([texts[:, tf.newaxis], diversity.without_each(*args)], axis=1)
-        logits, probabilities = score_variants(self.normaliser, self.fused, texts, pixel_embs)
+        varied = {"text_emb": texts}
+        fixed = {name: embs[name] for name in self.fused.input if name not in varied}
+        logits, probabilities = score_variants(self.normaliser, self.fused, varied, fixed)
         best = tf.math.top_k(probabilities[:, 0], self.top_labels)
         effects = tf.transpose(logits[:, :1] - logits[:, 1:], [0, 2, 1])
         return {
@@ -203,8 +201,8 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
       top_labels: k, labels of an image.
 
     Returns:
-      Numbers of labels, phrases, num_phrases and top_labels in the model, and how its phrases
-      are chosen ("phrase_settings").
+      Numbers of labels, phrases, num_phrases and top_labels in the model; what its image networks
+      make ("vectors", name → shape), and how its phrases are chosen ("phrase_settings").
     """
     model = _ImageClassifier(folders, top_labels)
     signatures = model.signatures()
@@ -219,8 +217,7 @@ def export(folders: Mapping[str, str], output: str, top_labels: int) -> dict[str
         "phrases": model.phrases.shape[0],
         "num_phrases": model.num_phrases,
         "top_labels": model.top_labels,
-        "query_width": model.widths[0],
-        "pixel_width": model.widths[1],
+        "vectors": model.embedder.vectors,
         "phrase_settings": dataclasses.asdict(model.phrase_settings),
     }
 
@@ -281,7 +278,7 @@ class Classifier:
         """
         return self.classify_embeddings(self.embed(images, sizes))
 
-    def embed(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> ImageEmbeddings:
+    def embed(self, images: Sequence[bytes], sizes: Sequence[int] | None = None) -> Embeddings:
         """The half that needs pixels; see `classify`."""
 
         def run(start: int, end: int, batch: int) -> dict[str, np.ndarray]:
@@ -289,23 +286,18 @@ class Classifier:
             return self._run(self._embed, end - start, images=[*images[start:end], *filler])
 
         known = [0] * len(images) if sizes is None else sizes
-        found = run_in_batches(run, known, self._batch, filled=True)
-        return ImageEmbeddings(*(np.concatenate([f[name] for f in found]) for name in EMBEDDINGS))
+        return joined(run_in_batches(run, known, self._batch, filled=True))
 
-    def classify_embeddings(self, embs: ImageEmbeddings) -> Classified:
+    def classify_embeddings(self, embs: Embeddings) -> Classified:
         """The half that needs none.
 
         Args:
           embs: of n images, made by the very networks of this model.
         """
-        rows = len(embs.query_embs)
+        rows = len(next(iter(embs.values())))
 
         def run(start: int, end: int, batch: int) -> dict[str, np.ndarray]:
-            missing = batch - (end - start)
-            inputs = {
-                name: np.pad(getattr(embs, name)[start:end], ((0, missing), (0, 0)))
-                for name in EMBEDDINGS
-            }
+            inputs = {name: _padded(values[start:end], batch) for name, values in embs.items()}
             return self._run(self._classify, end - start, **inputs)
 
         found = run_in_batches(run, [0] * rows, self._embeddings_batch, filled=True)
@@ -323,6 +315,11 @@ class Classifier:
         with self._device.scope():
             found = signature(**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: values.numpy()[:rows] for name, values in found.items()}
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    """[n, *shape] → [rows, *shape], with zeros after the n."""
+    return np.pad(values, [(0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
 
 def _texts(parts: list[np.ndarray]) -> list[list[str]]:

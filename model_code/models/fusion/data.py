@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,12 +14,13 @@ from model_code.runtime.training import epoch_order
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets.dataset import Dataset
+from schemas.tables.vectors import Vectors, joined
 
 _SHUFFLE_BUFFER = 20_000
 
-# text_emb [batch, T] float32, pixel_emb [batch, P] float32, label_ids [batch, any] int64 filled up
-# with −1.
-Batch = tuple[np.ndarray, ...]
+# Vectors by name, [batch, *shape] float32 each; and "label_ids", [batch, any] int64 filled up with
+# −1.
+Batch = dict[str, np.ndarray]
 
 
 class ExampleReader:
@@ -27,7 +29,7 @@ class ExampleReader:
     Attributes:
       labels: names of the labels, in the order of their ids.
       multi: whether an example has any number of labels.
-      widths: width of each vector, by name.
+      vectors: shape of each vector, by name.
       batch_size: examples of a batch.
 
     Args:
@@ -37,7 +39,8 @@ class ExampleReader:
       cache_bytes: a split whose vectors are not larger is read once and kept in memory.
 
     Raises:
-      PhraseLensError: there are fewer than two labels.
+      PhraseLensError: there are fewer than two labels, or a version wrote the examples that did not
+        say which vectors they hold.
     """
 
     def __init__(self, dataset: Dataset, folder: str, batch_size: int, cache_bytes: int):
@@ -46,7 +49,11 @@ class ExampleReader:
         metadata = dataset.folder("metadata")
         config = json.loads(storage.read_bytes(storage.join(metadata, "config.json")))
         self.multi: bool = config["task"] == "multi"
-        self.widths = {"text_emb": config["text_width"], "pixel_emb": config["pixel_width"]}
+        if "vectors" not in config:
+            raise PhraseLensError(
+                dataset.root, "examples of this version", "Run ./run.sh prepare_examples again."
+            )
+        self.vectors: Vectors = {name: tuple(shape) for name, shape in config["vectors"].items()}
         text = storage.read_bytes(storage.join(metadata, "labels.txt")).decode()
         self.labels = text.removesuffix("\n").split("\n")
         if len(self.labels) < 2:
@@ -61,20 +68,21 @@ class ExampleReader:
         See `few_labels.keep_first`; they are kept in memory.
         """
         ids, _ = self.names("train")
-        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch[2]]
+        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch["label_ids"]]
         keep = keep_first([list(map(int, row)) for row in label_ids], ids, count, seed)
         parts, start = [], 0
         for batch in self.batches("train"):
-            places = np.flatnonzero(keep[start : start + len(batch[0])])
-            parts.append(tuple(values[places] for values in batch))
-            start += len(batch[0])
+            rows = len(batch["label_ids"])
+            places = np.flatnonzero(keep[start : start + rows])
+            parts.append({name: values[places] for name, values in batch.items()})
+            start += rows
         few = copy.copy(self)
         few._kept = self._kept | {"train": _join(parts)}
         return few
 
     def rows(self, split: str) -> int:
         if split in self._kept:
-            return len(self._kept[split][0])
+            return len(self._kept[split]["label_ids"])
         return sum(shard.rows for shard in self._dataset.shards("examples", split))
 
     def require(self, splits: tuple[str, ...]) -> None:
@@ -142,20 +150,20 @@ class ExampleReader:
 
     def _parsed(self, records: tf.data.Dataset) -> Iterator[Batch]:
         vectors = {
-            name: tf.io.FixedLenFeature([width], tf.float32) for name, width in self.widths.items()
+            name: tf.io.FixedLenFeature(shape, tf.float32) for name, shape in self.vectors.items()
         }
         spec = vectors | {"label_ids": tf.io.VarLenFeature(tf.int64)}
 
         def parse(batch):
             parsed = tf.io.parse_example(batch, spec)
             label_ids = tf.sparse.to_dense(parsed["label_ids"], default_value=-1)
-            return parsed["text_emb"], parsed["pixel_emb"], label_ids
+            return {**parsed, "label_ids": label_ids}
 
         batches = records.batch(self.batch_size).map(parse, tf.data.AUTOTUNE).prefetch(2)
         return batches.as_numpy_iterator()
 
     def _fits(self, split: str) -> bool:
-        width = sum(self.widths.values())
+        width = sum(math.prod(shape) for shape in self.vectors.values())
         return split in self._kept or self.rows(split) * 4 * width <= self._cache_bytes
 
     def _memory(self, split: str) -> Batch:
@@ -168,17 +176,18 @@ class ExampleReader:
         kept = self._memory(split)
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
-            yield tuple(values[places] for values in kept)
+            yield {name: values[places] for name, values in kept.items()}
 
 
 def _join(batches: Sequence[Batch]) -> Batch:
     """Batches as `ExampleReader.batches` yields them → one."""
-    text_embs, pixel_embs, label_ids = zip(*batches, strict=True)
-    longest = max(ids.shape[1] for ids in label_ids)
-    filled = [
-        np.pad(ids, [(0, 0), (0, longest - ids.shape[1])], constant_values=-1) for ids in label_ids
-    ]
-    return np.concatenate(text_embs), np.concatenate(pixel_embs), np.concatenate(filled)
+    longest = max(batch["label_ids"].shape[1] for batch in batches)
+
+    def filled(label_ids: np.ndarray) -> np.ndarray:
+        missing = longest - label_ids.shape[1]
+        return np.pad(label_ids, [(0, 0), (0, missing)], constant_values=-1)
+
+    return joined([batch | {"label_ids": filled(batch["label_ids"])} for batch in batches])
 
 
 @contextlib.contextmanager

@@ -1,23 +1,18 @@
-"""The fusion classifier: [text, pixels] → fully connected layers → labels, and its ablations."""
+"""The fusion classifier: named vectors → fully connected layers → labels, and its ablations."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from model_code.metrics import classification as metrics
-from model_code.models.fusion.data import ExampleReader
+from model_code.models.fusion.data import Batch, ExampleReader
+from model_code.models.fusion.parts import PARTS
 from model_code.runtime import training
-
-# What each classifier sees: the same network, training and tuning for all three.
-PARTS = {
-    "pixel": ("pixel_emb",),
-    "text": ("text_emb",),
-    "fused": ("text_emb", "pixel_emb"),
-}
+from schemas.tables.vectors import Vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +37,23 @@ class Settings:
     pixel_scale: float = 1.0
 
 
-def build(
-    parts: tuple[str, ...],
-    widths: Mapping[str, int],
-    num_labels: int,
-    multi: bool,
-    settings: Settings,
-) -> keras.Model:
+def build(vectors: Vectors, num_labels: int, multi: bool, settings: Settings) -> keras.Model:
     """The classifier.
 
     Args:
-      parts: names of the vectors that it sees, see `PARTS`.
-      widths: width of each vector, by name.
+      vectors: what it sees: the shape of each vector, by name, in the order in which they are put
+        together.
       num_labels: size of the result.
       multi: sigmoid for any number of labels, softmax for one.
       settings: see `Settings`.
 
     Returns:
-      A model from {part: [batch, width] float32} to probabilities [batch, num_labels] float32;
+      A model from {name: [batch, *shape] float32} to probabilities [batch, num_labels] float32;
       its layer "logits" holds what they are made of.
     """
-    inputs = {part: keras.Input((widths[part],), name=part) for part in parts}
-    seen = list(inputs.values())
-    if settings.pixel_scale != 1:
-        scale = keras.layers.Rescaling(settings.pixel_scale, name="scale_pixel_emb")
-        seen = [scale(x) if part == "pixel_emb" else x for part, x in inputs.items()]
-    if settings.part_dropout and len(parts) > 1:
-        seen = [
-            keras.layers.Dropout(settings.part_dropout, noise_shape=(None, 1), name=f"drop_{part}")(
-                x
-            )
-            for part, x in zip(parts, seen, strict=True)
-        ]
-    x = keras.layers.Concatenate(name="parts")(seen) if len(seen) > 1 else seen[0]
+    inputs = {name: keras.Input(shape, name=name) for name, shape in vectors.items()}
+    parts = [_part(name, x, settings, len(inputs) > 1) for name, x in inputs.items()]
+    x = keras.layers.Concatenate(name="parts")(parts) if len(parts) > 1 else parts[0]
     x = keras.layers.Dropout(settings.dropout, name="drop_input")(x)
     for n, width in enumerate(settings.hidden, start=1):
         x = keras.layers.Dense(width, "relu", name=f"hidden_{n}")(x)
@@ -82,6 +61,18 @@ def build(
     logits = keras.layers.Dense(num_labels, name="logits")(x)
     activation = "sigmoid" if multi else "softmax"
     return keras.Model(inputs, keras.layers.Activation(activation, name="probabilities")(logits))
+
+
+def _part(name: str, x: keras.KerasTensor, settings: Settings, is_one_of_many: bool):
+    """What the first layer sees of one vector: [batch, *shape] → [batch, product of the shape]."""
+    if len(x.shape) > 2:
+        x = keras.layers.Flatten(name=f"flat_{name}")(x)
+    if name == "pixel_emb" and settings.pixel_scale != 1:
+        x = keras.layers.Rescaling(settings.pixel_scale, name=f"scale_{name}")(x)
+    if settings.part_dropout and is_one_of_many:
+        whole = {"noise_shape": (None, 1), "name": f"drop_{name}"}
+        x = keras.layers.Dropout(settings.part_dropout, **whole)(x)
+    return x
 
 
 def loss(logits: tf.Tensor, targets: tf.Tensor, multi: bool, class_weights: tf.Tensor) -> tf.Tensor:
@@ -125,24 +116,31 @@ def class_weights(reader: ExampleReader, balanced: bool) -> np.ndarray:
 
 def truth(reader: ExampleReader, split: str) -> np.ndarray:
     """The true labels of a split: [rows, labels] bool."""
-    batches = [targets_of(ids, len(reader.labels)) for *_, ids in reader.batches(split)]
+    batches = [
+        targets_of(batch["label_ids"], len(reader.labels)) for batch in reader.batches(split)
+    ]
     return np.concatenate(batches) > 0
 
 
-def predictor(
-    model: keras.Model, parts: tuple[str, ...], reader: ExampleReader
-) -> Callable[[str], np.ndarray]:
-    """A function from a split to its probabilities, [rows, labels] float32; compiled once."""
-    signature = {part: tf.TensorSpec([None, reader.widths[part]], tf.float32) for part in parts}
+def predictor(model: keras.Model, reader: ExampleReader) -> Callable[[str], np.ndarray]:
+    """A function from a split to its probabilities, [rows, labels] float32; compiled once.
+
+    Args:
+      model: from a dict of vectors, of which the reader has at least those.
+      reader: the examples.
+    """
+    signature = {
+        name: tf.TensorSpec([None, *reader.vectors[name]], tf.float32) for name in model.input
+    }
     # TensorFlow counts how often a line of code was traced, and warns: each model has its own once.
     forward = functools.partial(model, training=False)
     call = tf.function(forward, input_signature=[signature], autograph=False)
 
     def predict(split: str) -> np.ndarray:
-        found = []
-        for text_emb, pixel_emb, _ in reader.batches(split):
-            vectors = {"text_emb": text_emb, "pixel_emb": pixel_emb}
-            found.append(call({part: vectors[part] for part in parts}).numpy())
+        found = [
+            call({name: batch[name] for name in signature}).numpy()
+            for batch in reader.batches(split)
+        ]
         return np.concatenate(found)
 
     return predict
@@ -179,8 +177,9 @@ def train(
       The model with its best weights, and the history; its "score" is what picked the epoch.
     """
     training.set_seed(seed)
-    parts, num_labels = PARTS[name], len(reader.labels)
-    model = build(parts, reader.widths, num_labels, reader.multi, settings)
+    seen = {part: reader.vectors[part] for part in PARTS[name]}
+    num_labels = len(reader.labels)
+    model = build(seen, num_labels, reader.multi, settings)
     scorer = keras.Model(model.input, model.get_layer("logits").output)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -188,36 +187,36 @@ def train(
     weights = tf.constant(class_weights)
     variables = [variable.value for variable in model.trainable_variables]
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, reader.widths["text_emb"]], tf.float32),
-            tf.TensorSpec([None, reader.widths["pixel_emb"]], tf.float32),
-            tf.TensorSpec([None, None], tf.int64),
-        ],
-        autograph=False,
-    )
-    def step(text_emb, pixel_emb, label_ids):
-        vectors = {"text_emb": text_emb, "pixel_emb": pixel_emb}
-        targets = targets_of(label_ids, num_labels)
+    signature = {n: tf.TensorSpec([None, *shape], tf.float32) for n, shape in seen.items()}
+    signature["label_ids"] = tf.TensorSpec([None, None], tf.int64)
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def step(batch):
+        targets = targets_of(batch["label_ids"], num_labels)
         with tf.GradientTape() as tape:
-            logits = scorer({part: vectors[part] for part in parts}, training=True)
+            logits = scorer({part: batch[part] for part in seen}, training=True)
             value = loss(logits, targets, reader.multi, weights)
         optimizer.apply(tape.gradient(value, variables), model.trainable_variables)
         return value
 
     valid_truth = truth(reader, "validation")
-    predict = predictor(model, parts, reader)
+    predict = predictor(model, reader)
 
     def evaluate() -> dict[str, float]:
         return quick_metrics(predict("validation"), valid_truth, reader.multi)
 
     rows = reader.rows("train")
     passes = max(1, round(min_steps * reader.batch_size / rows))
+
+    def batches(epoch: int) -> Iterator[tuple[Batch]]:
+        for batch in reader.shuffled("train", seed, epoch, passes):
+            yield ({part: batch[part] for part in signature},)
+
     history = training.fit(
         label,
         folder,
         {"model": model, "optimizer": optimizer},
-        lambda epoch: reader.shuffled("train", seed, epoch, passes),
+        batches,
         step,
         evaluate,
         epochs=epochs,

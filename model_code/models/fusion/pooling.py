@@ -106,7 +106,7 @@ def pool(
     """One classifier of several.
 
     Args:
-      members: name → classifier, from a dict of inputs; see `fusion.build`.
+      members: name → classifier, from a dict of inputs; see `fit.build`.
       weights: name → its weight.
       multi: sigmoid for any number of labels, softmax for one.
 

@@ -15,6 +15,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
 from model_code.runtime import saved_models
+from schemas.tables.vectors import Vectors
 
 # A dimension that is nearly constant in training may be far out in a new image.
 MAX_Z_SCORE = 8.0
@@ -24,14 +25,25 @@ CONSTANT = 1e-7
 VOCABULARY = "labels"
 
 
-def raw_schema(text_width: int, pixel_width: int) -> schema_pb2.Schema:
-    """The TFMD schema of features, features.pbtxt, with the widths of the vectors."""
+def raw_schema(vectors: Vectors) -> schema_pb2.Schema:
+    """The TFMD schema of features: features.pbtxt, with the named vectors and no others.
+
+    A vector that features.pbtxt does not know may hold any finite numbers.
+    """
     text = resources.files("schemas.tables").joinpath("features.pbtxt").read_text(encoding="utf-8")
     schema = text_format.Parse(text, schema_pb2.Schema())
-    widths = {"text_emb": text_width, "pixel_emb": pixel_width}
-    for feature in schema.feature:
-        if feature.name in widths:
-            feature.shape.dim[0].size = widths[feature.name]
+    known = {f.name: f for f in schema.feature if f.type == schema_pb2.FLOAT}
+    for name in known.keys() - vectors.keys():
+        schema.feature.remove(known[name])
+    for name, shape in vectors.items():
+        feature = known.get(name)
+        if feature is None:
+            feature = schema.feature.add(name=name, type=schema_pb2.FLOAT)
+            feature.presence.min_fraction = 1
+            feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True
+        feature.ClearField("shape")
+        for size in shape:
+            feature.shape.dim.add(size=size)
     return schema
 
 
@@ -39,19 +51,19 @@ def preprocessing_fn(inputs: dict) -> dict:
     """Normalises vectors and turns labels into numbers.
 
     Args:
-      inputs: image_id [batch] string; labels and phrases [batch, any] sparse string;
-        text_emb [batch, T] and pixel_emb [batch, P] float32.
+      inputs: image_id [batch] string; labels and phrases [batch, any] sparse string; and vectors,
+        [batch, *shape] float32 each.
 
     Returns:
-      image_id and phrases as they came; text_emb and pixel_emb with mean 0 and deviation 1
-      in each dimension over the training split; label_ids [batch, any] sparse int64 by
+      image_id and phrases as they came; each vector with mean 0 and deviation 1 in each of its
+      numbers over the training split; label_ids [batch, any] sparse int64 by
       falling frequency in training, −1 for a label that is not in training.
     """
+    vectors = sorted(name for name, value in inputs.items() if value.dtype == tf.float32)
     return {
         "image_id": inputs["image_id"],
         "phrases": inputs["phrases"],
-        "text_emb": _z_scores(inputs["text_emb"]),
-        "pixel_emb": _z_scores(inputs["pixel_emb"]),
+        **{name: _z_scores(inputs[name]) for name in vectors},
         "label_ids": tft.compute_and_apply_vocabulary(
             inputs["labels"], default_value=-1, vocab_filename=VOCABULARY
         ),
@@ -101,8 +113,8 @@ class Normaliser:
         self.tracked = saved_models.load(tft.TFTransformOutput(folder).transform_savedmodel_dir)
 
     def __call__(self, vectors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """text_emb [batch, T] and pixel_emb [batch, P] as training saw them."""
-        rows = tf.shape(vectors["text_emb"], out_type=tf.int64)[0]
+        """All vectors of the examples, [batch, *shape] each, as training saw them."""
+        rows = tf.shape(next(iter(vectors.values())), out_type=tf.int64)[0]
         none = tf.SparseTensor(
             tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.string), tf.stack([rows, 0])
         )

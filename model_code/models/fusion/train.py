@@ -149,6 +149,7 @@ def _work(config: Config, stage: Stage) -> int:
     from model_code.models.fusion import ablations
     from model_code.models.fusion import fit as fusion
     from model_code.models.fusion.data import open_examples
+    from model_code.models.fusion.parts import PARTS
     from model_code.runtime.devices import open_device
 
     open_device(config.device)
@@ -169,11 +170,11 @@ def _work(config: Config, stage: Stage) -> int:
             "class_weights": fusion.class_weights(reader, config.class_weights),
         }
         trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
-        tuned = {name: trainer.tune(name, choices, config.seed) for name in fusion.PARTS}
+        tuned = {name: trainer.tune(name, choices, config.seed) for name in PARTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
         if config.pool:
             chosen = trainer.pooled(chosen)
-        tested = {name: trainer.probabilities(name, t, "test") for name, t in chosen.items()}
+        tested = {name: trainer.probabilities(t, "test") for name, t in chosen.items()}
         trials = {name: tried for name, (_, tried) in tuned.items()}
         result = ablations.describe(trainer, trials, chosen, truth, tested, config.seed)
         seeds = range(config.seed, config.seed + config.seeds)
@@ -185,7 +186,7 @@ def _work(config: Config, stage: Stage) -> int:
     description = {
         "labels": result["labels"],
         "task": result["task"],
-        "widths": reader.widths,
+        "vectors": reader.vectors,
         "settings": result["chosen"],
         "pool": result["pool"],
     }

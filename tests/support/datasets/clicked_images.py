@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from transforms.phrases import prototypes
 
 WIDTH = 4
@@ -11,7 +11,7 @@ WIDTH = 4
 
 def image_embs(ids, vectors, splits=None) -> pa.Table:
     schema = prototypes.image_embs_schema(WIDTH)
-    column = tables.vectors_to_arrow(np.float32(vectors), schema.field("query_emb").type)
+    column = vectors_to_arrow(np.float32(vectors))
     return pa.table([pa.array(ids), pa.array(splits or ["train"] * len(ids)), column], schema)
 
 

@@ -30,11 +30,17 @@ class Rows:
       text_emb: [rows, T] float32.
       pixel_emb: [rows, P] float32.
       label_ids: [rows][any] int.
+      others: more vectors, name → [rows, *shape] float32.
     """
 
     text_emb: np.ndarray
     pixel_emb: np.ndarray
     label_ids: Sequence[Sequence[int]]
+    others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        return {"text_emb": self.text_emb, "pixel_emb": self.pixel_emb, **self.others}
 
 
 def _example(split: str, index: int, rows: Rows) -> bytes:
@@ -47,8 +53,7 @@ def _example(split: str, index: int, rows: Rows) -> bytes:
     features = {
         "image_id": texts([f"{split}-{index}"]),
         "phrases": texts(["eins", f"Nr. {index}"]),
-        "text_emb": floats(rows.text_emb[index]),
-        "pixel_emb": floats(rows.pixel_emb[index]),
+        **{name: floats(values[index].reshape(-1)) for name, values in rows.vectors.items()},
         "label_ids": tf.train.Feature(int64_list=tf.train.Int64List(value=rows.label_ids[index])),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
@@ -77,8 +82,7 @@ def write_examples(
     any_rows = next(iter(splits.values()))
     config = {
         "task": task,
-        "text_width": any_rows.text_emb.shape[1],
-        "pixel_width": any_rows.pixel_emb.shape[1],
+        "vectors": {name: values.shape[1:] for name, values in any_rows.vectors.items()},
     }
     files = {"labels.txt": "".join(f"{v}\n" for v in labels), "config.json": json.dumps(config)}
     for name, text in files.items():

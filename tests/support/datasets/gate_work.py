@@ -18,7 +18,9 @@ from schemas.base import fingerprint
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest, shards
 from schemas.runs import changes, snapshots, stage
+from schemas.tables import embedded
 from schemas.tables import mined as tables
+from schemas.tables.predictions import PREDICTIONS
 from tests.support.datasets import mined_dataset
 
 LABELS = tuple("abcdefghijkl")
@@ -145,7 +147,8 @@ def _write_features(root: str, day: Day, ids: list[str], labels: np.ndarray, rng
         | {f"{name}_fingerprint": day.model for name in ("generator", "phrases", "pixel")}
         for i, (image_id, label) in enumerate(zip(ids, labels, strict=True))
     ]
-    _write(root, day, {"features": (tables.features(*WIDTHS.values()), rows)}, {})
+    schema = embedded.features({name: (width,) for name, width in WIDTHS.items()})
+    _write(root, day, {"features": (schema, rows)}, {})
 
 
 def _write(root: str, day: Day, contents: Mapping[str, tuple], counters: dict[str, int]) -> None:
@@ -175,7 +178,7 @@ def _write_predictions(root: str, day: Day, ids: list[str], labels: np.ndarray, 
         {"key": i, "image_id": i, "labels": names, "probabilities": scores, "phrases": ["any"]}
         for i, names, scores in found
     ]
-    _write(root, day, {"predictions": (tables.PREDICTIONS, rows)}, {})
+    _write(root, day, {"predictions": (PREDICTIONS, rows)}, {})
 
 
 def _write_fusion(root: str, day: Day, ids: list[str], labels: np.ndarray, rng) -> None:

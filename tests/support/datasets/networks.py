@@ -12,7 +12,8 @@ from schemas.base import fingerprint, storage
 from schemas.console.flags import flag
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
-from schemas.tables import mined as tables
+from schemas.tables import embedded
+from schemas.tables.vectors import vectors_to_arrow
 
 WIDTH, TEXT_WIDTH, PHRASES, TEMPERATURE = 64, 200, 4096, 0.05
 
@@ -86,7 +87,9 @@ def _phrases() -> pa.Table:
         pa.array(["en"] * PHRASES),
         pa.array(["weight"] * PHRASES),
         pa.array([1] * PHRASES, pa.int64()),
-        tables.vectors_to_arrow(vectors, tables.vector(WIDTH)),
-        tables.vectors_to_arrow(text_embs, tables.vector(TEXT_WIDTH)),
+        vectors_to_arrow(vectors),
+        vectors_to_arrow(text_embs),
     ]
-    return pa.table(columns, tables.phrases(WIDTH, TEXT_WIDTH))
+    return pa.table(
+        columns, embedded.phrases({"query_vector": (WIDTH,), "text_emb": (TEXT_WIDTH,)})
+    )

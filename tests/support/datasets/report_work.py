@@ -15,6 +15,7 @@ from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
 from schemas.tables import dead_letters
 from schemas.tables import mined as tables
+from schemas.tables.predictions import PREDICTIONS
 from tests.support.datasets import mined_dataset
 
 LABELS = ("red", "green", "blue", "a|b $x$ <b>grey</b>")
@@ -154,10 +155,10 @@ def write_predictions(root: str, image_ids: list[str], labels: np.ndarray) -> No
         | {"phrase_effects": [[effect(c, k) for k in range(3)] for c in range(len(LABELS))]}
         for image_id, i in zip(image_ids, labels.tolist(), strict=True)
     ]
-    table = pa.Table.from_pylist(rows, tables.PREDICTIONS)
+    table = pa.Table.from_pylist(rows, PREDICTIONS)
     path = planned.shard_path("predictions", 0, 1, "parquet")
     shard = shards_lib.write_parquet(planned.output, path, 0, table)
-    schema = shards_lib.schema_fingerprint(tables.PREDICTIONS)
+    schema = shards_lib.schema_fingerprint(PREDICTIONS)
     written = {"predictions": manifest.Table("parquet", schema, (shard,))}
     counters = {"images.in": len(rows), "images.out": len(rows)}
     commit.commit(planned.output, planned.manifest(written, counters), planned.seen)

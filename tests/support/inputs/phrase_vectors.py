@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from schemas.tables import mined as tables
+from schemas.tables import embedded
+from schemas.tables.vectors import vectors_to_arrow
 
 TEXT_WIDTH = 3
 
@@ -26,8 +27,8 @@ def images(vectors: np.ndarray, count: int = 200, seed: int = 1) -> np.ndarray:
 
 
 def phrases(vectors: np.ndarray, query_ids: np.ndarray) -> pa.Table:
-    """Rows of `schemas.tables.mined.phrases`; all but the vectors follows from the ids."""
-    schema = tables.phrases(vectors.shape[1], TEXT_WIDTH)
+    """Rows of `schemas.tables.embedded.phrases`; all but the vectors follows from the ids."""
+    schema = embedded.phrases({"query_vector": vectors.shape[1:], "text_emb": (TEXT_WIDTH,)})
     text_embs = np.stack([query_ids % p for p in (7, 11, 13)], axis=1).astype(np.float32)
     columns = [
         pa.array(query_ids),
@@ -35,8 +36,8 @@ def phrases(vectors: np.ndarray, query_ids: np.ndarray) -> pa.Table:
         pa.array(["en"] * len(query_ids)),
         pa.array(["weight"] * len(query_ids)),
         pa.array(np.ones(len(query_ids), np.int64)),
-        tables.vectors_to_arrow(vectors, tables.vector(vectors.shape[1])),
-        tables.vectors_to_arrow(text_embs, tables.vector(TEXT_WIDTH)),
+        vectors_to_arrow(vectors),
+        vectors_to_arrow(text_embs),
     ]
     return pa.table(columns, schema)
 

@@ -20,7 +20,7 @@ from schemas.tables.mined import SPLITS
 from tests.support.datasets import mined_dataset
 from tests.support.datasets.snapshot_work import commit
 from tests.support.datasets.work_folder import ROOT
-from transforms.training_data.examples import LABELLED, select
+from transforms.training_data.select import LABELLED, select
 
 ALL = [step.name for step in stages_lib.STEPS]
 Images = Sequence[tuple[str, Sequence[str]]]

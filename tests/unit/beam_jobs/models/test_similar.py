@@ -21,7 +21,8 @@ from schemas.console.flags import flag
 from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.runs import stage
-from schemas.tables import mined as tables
+from schemas.tables import embedded
+from schemas.tables.vectors import vectors_to_arrow
 from tests.support.datasets import mined_dataset
 from tests.support.inputs import icc_profiles, image_files
 from transforms.images.clean import ImageLimits, clean_image
@@ -51,7 +52,7 @@ def work(tmp_path_factory):
     for name in ("generator", "other"):
         planned = stage.plan("train_text_generator", _Config(f"{root}/{name}"), [], {})
         planned.commit_files("model", planned.empty_folder("model"), {}, name)
-    schema = tables.features(WIDTH, 1, 1)
+    schema = embedded.features({"query_emb": (WIDTH,)})
     rows = [
         dict.fromkeys(schema.names)
         | {"image_id": image_id(i), "query_emb": vectors[i]}
@@ -127,7 +128,7 @@ def test_an_image_or_its_equal_comes_first_however_the_rows_are_cut(seed, rows, 
     vectors *= rng.uniform(0.5, 2, (rows, 1)).astype(np.float32)
     ids = [f"{i:02d}" for i in rng.permutation(rows)]
     batch = pa.RecordBatch.from_arrays(
-        [pa.array(ids), tables.vectors_to_arrow(vectors, tables.vector(3))],
+        [pa.array(ids), vectors_to_arrow(vectors)],
         ["image_id", "query_emb"],
     )
     batches = [batch.slice(start, step) for start in range(0, rows, step)]

@@ -77,10 +77,10 @@ def test_embeddings_are_those_of_the_networks_one_by_one(work, files, name):
         return model(image_ops.preprocess(config["preprocessing"], pixels))
 
     head = keras.saving.load_model(f"{folder(work, 'generator')}/head.keras")
-    np.testing.assert_allclose(found.query_embs, head(features("generator")), atol=1e-5)
-    np.testing.assert_allclose(found.pixel_embs, features(name), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found.query_embs, axis=1), 1, rtol=1e-5)
-    assert (found.query_embs.dtype, found.pixel_embs.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(found["query_emb"], head(features("generator")), atol=1e-5)
+    np.testing.assert_allclose(found["pixel_emb"], features(name), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found["query_emb"], axis=1), 1, rtol=1e-5)
+    assert (found["query_emb"].dtype, found["pixel_emb"].dtype) == (np.float32, np.float32)
 
 
 def test_equal_networks_run_once(work):
@@ -115,23 +115,23 @@ def test_an_image_has_the_same_numbers_in_any_company(work, files):
     together = embedder.embed(files)
     for row, data in enumerate(files):
         alone = embedder.embed([data])
-        np.testing.assert_array_equal(alone.query_embs[0], together.query_embs[row])
-        np.testing.assert_array_equal(alone.pixel_embs[0], together.pixel_embs[row])
+        np.testing.assert_array_equal(alone["query_emb"][0], together["query_emb"][row])
+        np.testing.assert_array_equal(alone["pixel_emb"][0], together["pixel_emb"][row])
 
 
 def test_the_generator_alone(work, files):
     alone = ImageEmbedder(folder(work, "generator"), settings=batches_of(4))
     both = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batches_of(4))
     found = alone.embed(files)
-    np.testing.assert_array_equal(found.query_embs, both.embed(files).query_embs)
-    assert found.pixel_embs.shape == (9, 0)
+    np.testing.assert_array_equal(found["query_emb"], both.embed(files)["query_emb"])
+    assert found.keys() == {"query_emb"}
 
 
 def test_no_image_has_no_embedding(work):
     embedder = ImageEmbedder(folder(work, "generator"), folder(work, "same"), batches_of(4))
     found = embedder.embed([])
-    assert found.query_embs.shape == (0, embedder.generator_config["width"])
-    assert found.pixel_embs.shape == (0, embedder.pixel_config["width"])
+    assert found["query_emb"].shape == (0, embedder.generator_config["width"])
+    assert found["pixel_emb"].shape == (0, embedder.pixel_config["width"])
 
 
 def test_a_bad_image_raises(work, files):
@@ -147,10 +147,10 @@ def test_the_graph_goes_into_a_saved_model(work, files, tmp_path):
     module.serve, module.weights = graph, graph.get_concrete_function().variables
     tf.saved_model.save(module, tmp_path)
     loaded = tf.saved_model.load(tmp_path)
-    query_embs, pixel_embs = loaded.serve(tf.constant(files))
+    served = loaded.serve(tf.constant(files))
     found = embedder.embed(files)
-    np.testing.assert_allclose(query_embs, found.query_embs, atol=1e-6)
-    np.testing.assert_allclose(pixel_embs, found.pixel_embs, atol=1e-6)
+    np.testing.assert_allclose(served["query_emb"], found["query_emb"], atol=1e-6)
+    np.testing.assert_allclose(served["pixel_emb"], found["pixel_emb"], atol=1e-6)
 
 
 def test_weights_alone_make_a_pixel_embedder(work):

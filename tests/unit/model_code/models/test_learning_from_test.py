@@ -24,7 +24,7 @@ from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.dataset import Dataset
 from schemas.runs import stage
-from schemas.tables import mined as tables
+from schemas.tables import embedded
 from tests.support.datasets.examples_dataset import Rows, write_examples
 from tests.support.datasets.mined_dataset import jpeg, query_id, write_colours, write_mined
 from tests.support.inputs.poisoned import NEW_LABEL, NEW_QUERY, checksums, poison
@@ -119,7 +119,9 @@ def write_features(root: str, world: str) -> Dataset:
             {"image_id": f"{number:032x}", "split": split, "labels": [label], "phrases": ["p"]}
             | {name: vector.astype(np.float32) for name, vector in vectors.items()}
         )
-    table = pa.Table.from_pylist(rows, tables.features(2, TEXT, PIXEL))
+    table = pa.Table.from_pylist(
+        rows, embedded.features({"text_emb": (TEXT,), "pixel_emb": (PIXEL,)})
+    )
     planned = stage.plan("embed_images", _Features(root, world), [], {})
     shards = [
         shards_lib.write_parquet(

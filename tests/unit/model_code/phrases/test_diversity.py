@@ -1,6 +1,7 @@
 """The choice of phrases against plain NumPy, and what holds for any of them."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from model_code.phrases import index as phrase_index
 from model_code.phrases.chooser import PhraseChooser
 from model_code.phrases.settings import DIVERSITIES, PhraseSettings
 from schemas.base.errors import PhraseLensError
-from schemas.tables import mined as tables
+from schemas.tables import embedded
 
 BATCH, WIDTH = 4, 3
 
@@ -186,7 +187,9 @@ def index(tmp_path_factory):
         | {"query_vector": vectors[i], "text_emb": text_embs[i]}
         for i in range(40)
     ]
-    batch = tables.pa.RecordBatch.from_pylist(rows, tables.phrases(8, 5))
+    batch = pa.RecordBatch.from_pylist(
+        rows, embedded.phrases({"query_vector": (8,), "text_emb": (5,)})
+    )
     phrase_index.build(folder, [batch], temperature=0.1)
     return phrase_index.PhraseIndex(folder)
 

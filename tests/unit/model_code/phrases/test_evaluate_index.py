@@ -10,7 +10,7 @@ from model_code.phrases import evaluate_index as index_eval
 from model_code.phrases import index as phrase_index
 from schemas.datasets import commit, manifest, shards
 from schemas.runs import stage
-from schemas.tables import mined as tables
+from schemas.tables.vectors import vectors_to_arrow
 from tests.support.inputs.phrase_vectors import TEXT_WIDTH, draw, images, phrases
 
 
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
     table = pa.table(
         {
             "image_id": [f"image {i}" for i in range(300)],
-            "query_emb": tables.vectors_to_arrow(asked, tables.vector(16)),
+            "query_emb": vectors_to_arrow(asked),
         }
     )
     planned = stage.plan("embed_phrases", index_eval.Config("", output=root), [], {})

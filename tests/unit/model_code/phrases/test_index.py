@@ -11,7 +11,7 @@ from model_code.index.choice import KINDS, IndexSettings
 from model_code.phrases import index as phrase_index
 from model_code.phrases.index import PhraseIndex
 from schemas.base.errors import PhraseLensError
-from schemas.tables import mined as tables
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
 TEMPERATURE = 0.1
@@ -24,7 +24,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def vectors(table):
-    return tables.arrow_to_vectors(table["query_vector"])
+    return arrow_to_vectors(table["query_vector"])
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -50,7 +50,7 @@ def test_search_is_equation_1_over_all_phrases(folder, vectors, table):
     np.testing.assert_allclose(
         found.scores, np.take_along_axis(asked @ vectors.T, found.rows, 1), atol=1e-6
     )
-    text = tables.arrow_to_vectors(table["text_emb"])
+    text = arrow_to_vectors(table["text_emb"])
     np.testing.assert_allclose(
         index.text_features(found.rows), text[found.rows].mean(1), atol=1e-5, rtol=1e-5
     )
@@ -66,7 +66,7 @@ def test_rows_mean_what_their_tables_say(folder, table):
     np.testing.assert_array_equal(index.texts(rows), np.array(texts, dtype=object))
     # What the exported model reads.
     np.testing.assert_array_equal(
-        np.load(f"{folder}/query_vectors.npy"), tables.arrow_to_vectors(table["query_vector"])
+        np.load(f"{folder}/query_vectors.npy"), arrow_to_vectors(table["query_vector"])
     )
     stored = pq.read_table(f"{folder}/queries.parquet")
     assert stored.equals(table.select(["query_id", "query", "language"]))

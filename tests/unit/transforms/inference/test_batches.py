@@ -48,7 +48,7 @@ def run(embedder, files, size=8):
     good, bad, start = {}, {}, 0
     for batch, embedded in embed_ahead(lambda: embedder, batches(files, size)):
         for places, embs in embedded.good:
-            for place, *vectors in zip(places, embs.query_embs, embs.pixel_embs, strict=True):
+            for place, *vectors in zip(places, embs["query_emb"], embs["pixel_emb"], strict=True):
                 good[start + int(place)] = vectors
         bad |= {start + place: error for place, error in embedded.bad}
         start += batch.num_rows
@@ -58,8 +58,8 @@ def run(embedder, files, size=8):
 def assert_embedded(good, expected, rows, **tolerance):
     assert sorted(good) == sorted(rows)
     for row, (query_emb, pixel_emb) in good.items():
-        np.testing.assert_allclose(query_emb, expected.query_embs[row], **tolerance)
-        np.testing.assert_allclose(pixel_emb, expected.pixel_embs[row], **tolerance)
+        np.testing.assert_allclose(query_emb, expected["query_emb"][row], **tolerance)
+        np.testing.assert_allclose(pixel_emb, expected["pixel_emb"][row], **tolerance)
 
 
 @given(st.lists(st.integers(0, 7), max_size=20), st.integers(1, 9))

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_code.images.embedder import ImageEmbeddings
 from model_code.models.fusion.classifier import Classified
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import DeadShareError
@@ -20,6 +19,8 @@ from transforms.images.units import IMAGE_FIELDS, plan_images
 from transforms.inference.classify import ClassifyImages, Networks
 from transforms.shards.ceilings import Ceilings, check_counters
 from transforms.shards.outputs import Output
+
+VECTORS = {"query_emb": (4,), "pixel_emb": (4,)}
 
 
 def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
@@ -40,7 +41,7 @@ def test_a_cut_tar_file_is_a_file_and_not_an_image(tmp_path, monkeypatch):
     mapping = {field: field for field in IMAGE_FIELDS}
     units = plan_images("images", [str(tmp_path)], "auto", mapping, "stem").units
     stage = types.SimpleNamespace(name="classify_images", run_id="run")
-    networks = Networks("g", "p", 4, 4)
+    networks = Networks("g", "p", VECTORS)
     settings = InferenceSettings()
     worker = ClassifyImages(stage, None, networks, (), ImageLimits(), settings, None)
     found = worker.process(units, (None, None), Progress("read", None, "images"))
@@ -76,10 +77,10 @@ class _Classifier:
     def embed(self, images, sizes):
         self.batches.append(len(images))
         vectors = np.full((len(images), 4), 2, np.float32)
-        return ImageEmbeddings(vectors, vectors)
+        return {"query_emb": vectors, "pixel_emb": vectors}
 
     def classify_embeddings(self, embs):
-        first = [str(row[0]) for row in embs.query_embs]
+        first = [str(row[0]) for row in embs["query_emb"]]
         numbers = np.zeros((len(first), 1), np.float32)
         one = [[name] for name in first]
         return Classified(one, numbers, one, numbers, numbers[:, :, None])
@@ -98,7 +99,10 @@ def test_a_few_new_images_among_many_known_ones_share_batches(tmp_path):
     assert len(units) > 1
     stage = types.SimpleNamespace(name="classify_images", run_id="run")
     settings = InferenceSettings(batch_size=4)
-    networks, model = Networks("g", "p", 4, 4), types.SimpleNamespace(fingerprint="m")
+    networks, model = (
+        Networks("g", "p", VECTORS),
+        types.SimpleNamespace(fingerprint="m"),
+    )
     worker = ClassifyImages(stage, model, networks, (), ImageLimits(), settings, None)
     classifier = _Classifier()
     found = worker.process(units, (classifier, _Earlier(new)), Progress("", None, "images"))

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from model_code.phrases.query_vectors import Calibration
-from schemas.tables import mined as tables
+from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets.clicked_images import WIDTH, image_embs, pairs_table
 from transforms.phrases import build as phrases
 from transforms.phrases import prototypes
@@ -64,7 +64,7 @@ def test_head_and_tail_get_their_vectors(sums, settings, expected):
     assert is_head.tolist() == [True, False, True]
     assert made["source"].to_pylist() == [source for source, _ in expected.values()]
     np.testing.assert_allclose(
-        tables.arrow_to_vectors(made["query_vector"]),
+        arrow_to_vectors(made["query_vector"]),
         [vector for _, vector in expected.values()],
         atol=1e-6,
     )
@@ -98,7 +98,7 @@ def test_shards_of_phrases_count_what_scores_above(sums):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(3, WIDTH)).astype(np.float32)
     made, is_head = phrases.choose_vectors(QUERIES, sums, HEAD, calibrated(), 2)
-    vectors = tables.arrow_to_vectors(made["query_vector"])
+    vectors = arrow_to_vectors(made["query_vector"])
     rows, ids = np.array([0, 1, 1, 2]), np.array([4, 1, 2, 77])
     scores = np.array([images[0] @ UNIT[3], images[1] @ UNIT[0], images[1] @ BETWEEN, 0.0])
     of = Calibrated(Calibration(), np.zeros(WIDTH), images, rows, ids, scores, 0 * scores, {})

@@ -6,10 +6,11 @@ import pytest
 
 from model_code.models.fusion.preprocessing import raw_schema
 from schemas.runs import stage as stage_lib
-from schemas.tables import mined as tables
-from transforms.training_data.examples import LABELLED, Selection, select, select_rows
+from schemas.tables.vectors import vectors_to_arrow
+from transforms.training_data.select import LABELLED, Selection, select, select_rows
 from transforms.training_data.validation import anomalies, validate
 
+VECTORS = {"text_emb": (2,), "pixel_emb": (3,)}
 STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
 
 
@@ -19,14 +20,14 @@ def _features(rows: int = 3, **changes) -> pa.Table:
         "split": pa.array(["train", "validation", "test"][:rows]),
         "labels": pa.array([["a"]] * rows, pa.list_(pa.string())),
         "phrases": pa.array([["p"]] * rows, pa.list_(pa.string())),
-        "text_emb": tables.vectors_to_arrow(np.zeros((rows, 2), np.float32), tables.vector(2)),
-        "pixel_emb": tables.vectors_to_arrow(np.ones((rows, 3), np.float32), tables.vector(3)),
+        "text_emb": vectors_to_arrow(np.zeros((rows, 2), np.float32)),
+        "pixel_emb": vectors_to_arrow(np.ones((rows, 3), np.float32)),
     }
     return pa.table(columns | changes)
 
 
 def test_good_rows_pass():
-    assert validate(_features(), raw_schema(2, 3)) == []
+    assert validate(_features(), raw_schema(VECTORS)) == []
 
 
 @pytest.mark.parametrize(
@@ -42,13 +43,13 @@ def test_good_rows_pass():
     ],
 )
 def test_a_broken_field_is_named_with_its_row(field, column, row, says):
-    findings = validate(_features(**{field: column}), raw_schema(2, 3))
+    findings = validate(_features(**{field: column}), raw_schema(VECTORS))
     assert [(r, f) for r, f, _ in findings] == [(row, field)]
     assert says in findings[0][2]
 
 
 def test_a_missing_column_is_named_for_every_row():
-    findings = validate(_features().drop_columns("pixel_emb"), raw_schema(2, 3))
+    findings = validate(_features().drop_columns("pixel_emb"), raw_schema(VECTORS))
     assert findings == [(row, "pixel_emb", "missing") for row in range(3)]
 
 
@@ -79,7 +80,7 @@ def test_anomalies_count_rows_by_field():
 )
 def test_rows_become_examples_or_say_why_not(task, labels, selection, counts):
     table = _features(labels=pa.array(labels, pa.list_(pa.string())))
-    output, _ = select_rows(table, Selection(selection, task), raw_schema(2, 3), STAGE)
+    output, _ = select_rows(table, Selection(selection, task), raw_schema(VECTORS), STAGE)
     found = {k.removeprefix("features."): v for k, v in output.counts.items() if "features" in k}
     assert found == {"in": 3} | counts
     assert sum(part.num_rows for part in output.tables.values()) == counts["out"]

@@ -16,8 +16,7 @@ TEXT, PIXEL, LABELS = 4, 3, 5
 def test_each_variant_is_scored_as_if_it_were_alone(multi):
     keras.utils.set_random_seed(0)
     network = fusion.build(
-        fusion.PARTS["fused"],
-        {"text_emb": TEXT, "pixel_emb": PIXEL},
+        {"text_emb": (TEXT,), "pixel_emb": (PIXEL,)},
         LABELS,
         multi,
         fusion.Settings((6,), 0.001, 0.5, 0.1, part_dropout=0.5),
@@ -31,7 +30,7 @@ def test_each_variant_is_scored_as_if_it_were_alone(multi):
         return {name: 2 * values for name, values in raw.items()}
 
     logits, probabilities = classifier.score_variants(
-        transform, both, tf.constant(texts), tf.constant(pixel_embs)
+        transform, both, {"text_emb": tf.constant(texts)}, {"pixel_emb": tf.constant(pixel_embs)}
     )
     assert logits.shape == probabilities.shape == (7, 3, LABELS)
     for variant in range(3):
@@ -54,22 +53,22 @@ class _Brightness(tf.Module):
         taken = tf.zeros([tf.where(tf.shape(images)[0] > 5, 1 << 45, 1)], tf.float64)
         with tf.control_dependencies([taken]):
             found = tf.map_fn(brightness, images, fn_output_signature=tf.float32)[:, None]
-        return {"query_embs": found, "pixel_embs": 2 * found}
+        return {"query_emb": found, "pixel_emb": 2 * found}
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec([None, 1], tf.float32, "query_embs"),
-            tf.TensorSpec([None, 1], tf.float32, "pixel_embs"),
+            tf.TensorSpec([None, 1], tf.float32, "query_emb"),
+            tf.TensorSpec([None, 1], tf.float32, "pixel_emb"),
         ]
     )
-    def classify(self, query_embs, pixel_embs):
-        texts = tf.strings.as_string(query_embs, precision=0)
+    def classify(self, query_emb, pixel_emb):
+        texts = tf.strings.as_string(query_emb, precision=0)
         return {
             "labels": texts,
-            "probabilities": pixel_embs / 510,
+            "probabilities": pixel_emb / 510,
             "phrases": texts,
-            "phrase_scores": query_embs,
-            "phrase_effects": query_embs[:, None],
+            "phrase_scores": query_emb,
+            "phrase_effects": query_emb[:, None],
         }
 
 

@@ -11,6 +11,7 @@ from model_code.models.fusion import fit as fusion
 from model_code.models.fusion import train as train_fusion
 from model_code.models.fusion.classifier import nearest
 from model_code.models.fusion.data import open_examples
+from model_code.models.fusion.parts import PARTS
 from model_code.runtime import training
 from schemas.datasets.dataset import Dataset
 from tests.support.datasets.examples_dataset import Rows, write_examples
@@ -85,7 +86,7 @@ def test_the_evaluation_equals_what_the_predictions_say(trained):
     result, rows = _evaluation(f"{root}/fusion")
     truth = {f"test-{i}": ids[0] for i, ids in enumerate(splits["test"].label_ids)}
     labels = result["labels"]
-    for name in fusion.PARTS:
+    for name in PARTS:
         found = result["test"][name]
         true = [row["true"][0] for row in rows]
         best = [row[f"{name}_labels"][0] for row in rows]
@@ -115,7 +116,7 @@ def test_the_saved_models_say_what_was_evaluated(trained):
         "text_emb": splits["test"].text_emb[order],
         "pixel_emb": splits["test"].pixel_emb[order],
     }
-    for name, parts in fusion.PARTS.items():
+    for name, parts in PARTS.items():
         model = keras.models.load_model(f"{folder}/{name}.keras")
         found = model({part: vectors[part] for part in parts}).numpy().max(axis=1)
         expected = [row[f"{name}_probabilities"][0] for row in rows]
@@ -203,8 +204,8 @@ def test_every_example_comes_once_a_pass_in_an_order_of_its_own(trained, cache_b
 
         def order(epoch: int, passes: int = 1) -> np.ndarray:
             batches = list(reader.shuffled("train", 7, epoch, passes))
-            assert {len(batch[0]) for batch in batches[:-1]} == {64}
-            return np.concatenate([batch[1][:, 1] for batch in batches])
+            assert {len(batch["label_ids"]) for batch in batches[:-1]} == {64}
+            return np.concatenate([batch["pixel_emb"][:, 1] for batch in batches])
 
         expected = np.sort(trained[2]["train"].pixel_emb[:, 1])
         np.testing.assert_array_equal(np.sort(order(1)), expected)
@@ -222,7 +223,7 @@ def test_few_labels_are_so_many_of_each_and_others_from_each_seed(trained, cache
             limited = reader.few_labels(5, seed)
             assert (limited.rows("train"), limited.rows("test")) == (10, 200)
             batches = list(limited.shuffled("train", 0, 1))
-            found = np.concatenate([batch[1][:, 1] for batch in batches])
+            found = np.concatenate([batch["pixel_emb"][:, 1] for batch in batches])
             places = [int(np.flatnonzero(split.pixel_emb[:, 1] == value)[0]) for value in found]
             assert sum(split.label_ids[place][0] for place in places) == 5
             return set(places)
@@ -298,20 +299,18 @@ def test_pixel_scale_shrinks_pixels_and_leaves_text(part_dropout):
     def logits(scale, parts, inputs):
         settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout, scale)
         keras.utils.set_random_seed(1)
-        model = fusion.build(parts, widths, 5, False, settings)
+        model = fusion.build({part: (widths[part],) for part in parts}, 5, False, settings)
         return keras.Model(model.inputs, model.get_layer("logits").output)(inputs).numpy()
 
     smaller = inputs | {"pixel_emb": 0.3 * inputs["pixel_emb"]}
-    for parts in fusion.PARTS.values():
+    for parts in PARTS.values():
         seen, small = ({part: of[part] for part in parts} for of in (inputs, smaller))
         np.testing.assert_allclose(logits(0.3, parts, seen), logits(1.0, parts, small), atol=1e-6)
 
 
 def test_part_dropout_drops_all_of_a_part():
     settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout=0.5)
-    model = fusion.build(
-        ("text_emb", "pixel_emb"), {"text_emb": 3, "pixel_emb": 2}, 2, False, settings
-    )
+    model = fusion.build({"text_emb": (3,), "pixel_emb": (2,)}, 2, False, settings)
     parts = keras.Model(model.input, model.get_layer("parts").output)
     seen = parts({"text_emb": np.ones((100, 3)), "pixel_emb": np.ones((100, 2))}, training=True)
     dropped = seen.numpy() == 0

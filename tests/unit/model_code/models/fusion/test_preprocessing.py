@@ -33,7 +33,7 @@ def rows():
 def transform(rows, tmp_path_factory):
     """What tf.Transform learned from the rows, written and read again."""
     folder = str(tmp_path_factory.mktemp("tft"))
-    schema = raw_schema(TEXT, PIXEL)
+    schema = raw_schema({"text_emb": (TEXT,), "pixel_emb": (PIXEL,)})
     schema.feature.remove(next(f for f in schema.feature if f.name == "split"))
     metadata = dataset_metadata.DatasetMetadata(schema)
     with beam.Pipeline("FnApiRunner") as pipeline, tft_beam.Context(temp_dir=folder):
@@ -70,7 +70,19 @@ def test_labels_are_numbered_by_frequency_and_unseen_ones_are_minus_one(transfor
 
 
 def test_the_schema_has_the_widths_it_is_given():
-    specs = schema_utils.schema_as_feature_spec(raw_schema(5, 6)).feature_spec
+    schema = raw_schema({"text_emb": (5,), "pixel_emb": (6,)})
+    specs = schema_utils.schema_as_feature_spec(schema).feature_spec
     assert specs["text_emb"].shape == [5]
     assert specs["pixel_emb"].shape == [6]
     assert specs["image_id"].shape == []
+
+
+def test_the_schema_has_the_vectors_of_its_mapping_and_no_others():
+    schema = raw_schema({"patch_embs": (4, 6), "text_emb": (5,)})
+    specs = schema_utils.schema_as_feature_spec(schema).feature_spec
+    assert specs["patch_embs"].shape == [4, 6]
+    assert specs["text_emb"].shape == [5]
+    assert "pixel_emb" not in specs
+    by_name = {feature.name: feature for feature in schema.feature}
+    assert by_name["patch_embs"].float_domain.disallow_nan
+    assert by_name["text_emb"].float_domain.max == pytest.approx(1.01)

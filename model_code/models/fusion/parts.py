@@ -1,0 +1,8 @@
+"""What each classifier sees of an image: names of its vectors."""
+
+# The same network, training and tuning for all three.
+PARTS = {
+    "pixel": ("pixel_emb",),
+    "text": ("text_emb",),
+    "fused": ("text_emb", "pixel_emb"),
+}
