@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from beam_jobs.runs import all_stages, overrides
 from beam_jobs.runs import stages as stages_lib
 from model_code.metrics.classification import mean_and_error
-from model_code.models.fusion.ablations import TITLES
+from model_code.models.fusion.family import FUSION
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import launch
@@ -91,7 +91,7 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
 }
 WITHOUT = {"emoji": "en"}
 # Variants are compared, and with the standard, without tuning: they differ in their input alone.
-UNTUNED = {"heads": "linear", "weight_decays": "3", "pixel_scales": "0.3"}
+UNTUNED = {"layers": "linear", "weight_decays": "3", "pixel_scales": "0.3"}
 Scores = Mapping[str, list[float]]
 METRICS = ("recall_at_1", "recall_at_3", "recall_at_10", "mrr")
 
@@ -162,7 +162,7 @@ class Collection:
         flags = {"labels_per_class": str(labels), "seeds": str(self.seeds), **grid}
         self.run("model_code.models.fusion.train", flags | {"examples": examples, "output": output})
         seeds = all_stages.read_evaluation(Dataset(output))["seeds"]
-        return {name: [seed[name]["top1"] for seed in seeds] for name in TITLES}
+        return {name: [seed[name]["top1"] for seed in seeds] for name in FUSION.systems}
 
     def phrases(self, folders: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """How well the phrases of test images are found, by language and "all"."""
@@ -287,13 +287,13 @@ def cell(values: list[float], sign: str = "") -> str:
 def row(title: str, found: Scores) -> str:
     """One line of a table: pixel-only, text-only, fused, and fused less pixel-only by seed."""
     gains = list(np.subtract(found["fused"], found["pixel"]))
-    cells = [*(cell(found[name]) for name in TITLES), cell(gains, "+")]
+    cells = [*(cell(found[name]) for name in FUSION.systems), cell(gains, "+")]
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
 def report(name: str, result: Mapping) -> str:
     """The figures of one collection as Markdown."""
-    titles = " | ".join((*TITLES.values(), "fused − pixel-only"))
+    titles = " | ".join((*FUSION.systems.values(), "fused − pixel-only"))
     head = f"| {{}} | {titles} |\n|---|" + "---:|" * 4
     labels = [row(str(n or "all"), found) for n, found in result["labels"].items()]
     lines = [f"## {name}", "", head.format("labels a class"), *labels, "", curve(result["labels"])]
@@ -315,13 +315,13 @@ def curve(labels: Mapping) -> str:
     ticks = ", ".join(f'"{n or "all"}"' for n in labels)
     lines = [
         f"    line [{', '.join(f'{np.mean(found[name]):.3f}' for found in labels.values())}]"
-        for name in TITLES
+        for name in FUSION.systems
     ]
     return "\n".join(
         [
             "```mermaid",
             "xychart-beta",
-            f'    title "top-1: {", ".join(TITLES.values())}"',
+            f'    title "top-1: {", ".join(FUSION.systems.values())}"',
             f'    x-axis "labels a class" [{ticks}]',
             *lines,
             "```",

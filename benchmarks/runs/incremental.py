@@ -102,7 +102,7 @@ def settings(config: Config) -> str:
         "train_text_generator": {"epochs": "1", "batch_size": "32"} | weights,
         "train_text_embedder": {"epochs": "1", "max_steps_per_epoch": "10", "buckets": "16384"},
         "train_pixel_embedder": network | {"epochs": "1"} | weights,
-        "train_fusion": {"epochs": "2", "heads": "64", "weight_decays": "0.1"},
+        "train_fusion": {"epochs": "2", "layers": "64", "weight_decays": "0.1"},
     }
     return ",".join(f"{s}.{k}={v}" for s, of in flags.items() for k, v in of.items())
 

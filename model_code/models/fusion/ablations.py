@@ -15,13 +15,11 @@ from model_code.metrics import evaluation
 from model_code.models.fusion import fit as fusion
 from model_code.models.fusion import pooling
 from model_code.models.fusion.data import ExampleReader
+from model_code.models.fusion.family import FUSION
 from model_code.models.fusion.fit import Settings
 from model_code.runtime import training
 from schemas.base import fingerprint
 from schemas.tables.mined import SPLITS
-
-TITLES = {"pixel": "pixel-only", "text": "text-only", "fused": "fused"}
-SHOWN = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Trainer:
         identity = [name, dataclasses.asdict(settings), seed]
         folder = os.path.join(self.scratch, fingerprint.of_json(identity)[:12])
         model, history = fusion.train(
-            f"{TITLES[name]}, {label}",
+            f"{FUSION.systems[name]}, {label}",
             name,
             folder,
             self.reader_of(seed),
@@ -204,7 +202,9 @@ def measure_seeds(
                 )
                 for name, trial in again.items()
             }
-        shown = {name: {metric: scores[name][metric] for metric in SHOWN} for name in chosen}
+        shown = {
+            name: {metric: scores[name][metric] for metric in FUSION.metrics} for name in chosen
+        }
         found.append({"seed": seed} | shown)
     return found
 

@@ -52,8 +52,8 @@ MODULES = ("model_code.models.fusion.train",)
 class Config:
     examples: str = flag("Dataset of beam_jobs.models.prepare_examples.", role="input")
     output: str = flag("Dataset to write.", role="output")
-    heads: tuple[str, ...] = flag(
-        "Heads to try: widths of hidden layers joined by '-', or linear.",
+    layers: tuple[str, ...] = flag(
+        "Hidden layers to try: widths joined by '-', or linear.",
         default=("512-256", "linear"),
     )
     learning_rates: tuple[str, ...] = flag(
@@ -119,9 +119,9 @@ def grid(config: Config) -> list[tuple]:
     """What to try: the fields of `fusion.Settings`, in their order.
 
     Raises:
-      PhraseLensError: a flag holds nothing to try, or --heads what is no head.
+      PhraseLensError: a flag holds nothing to try, or --layers what are no layers.
     """
-    layers = [_widths(text) for text in config.heads]
+    layers = [_widths(text) for text in config.layers]
     numbers = {
         "learning_rates": config.learning_rates,
         "dropouts": config.dropouts,
@@ -129,7 +129,7 @@ def grid(config: Config) -> list[tuple]:
         "part_dropouts": config.part_dropouts,
         "pixel_scales": config.pixel_scales,
     }
-    for name, texts in {"heads": config.heads, **numbers}.items():
+    for name, texts in {"layers": config.layers, **numbers}.items():
         if not texts:
             raise PhraseLensError(f"--{name}=", "one to try, or more", "Leave the flag out.")
     return list(
@@ -139,7 +139,7 @@ def grid(config: Config) -> list[tuple]:
 
 def _widths(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"linear|[1-9]\d*(-[1-9]\d*)*", text):
-        raise PhraseLensError(f"--heads={text}", "widths joined by '-', or linear", "Correct it.")
+        raise PhraseLensError(f"--layers={text}", "widths joined by '-', or linear", "Correct it.")
     return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
 
@@ -155,6 +155,7 @@ def _work(config: Config, stage: Stage) -> int:
     open_device(config.device)
     choices = [fusion.Settings(*choice) for choice in grid(config)]
     with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
+        FUSION.check_reads(reader.vectors, config.examples)
         reader.require(SPLITS)
         truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
         if not truth["validation"].any():
@@ -217,20 +218,21 @@ def report_lines(result: Mapping[str, Any]) -> list[str]:
     Args:
       result: the contents of evaluation.json; null or NaN where a metric has no value.
     """
-    from model_code.models.fusion.ablations import SHOWN, TITLES
-
     result = with_nan(result)
     rows, seeds = result["rows"], result["seeds"]
     lines = [
         f"{len(result['labels'])} labels; {rows['train']:,} train, {rows['validation']:,} "
         f"validation, {rows['test']:,} test examples",
-        f"{'test split':<12}" + "".join(f"{title:>16}" for title in SHOWN.values()),
+        f"{'test split':<12}"
+        + "".join(f"{metric.title:>16}" for metric in FUSION.metrics.values()),
     ]
-    for name, title in TITLES.items():
-        cells = [[seed[name][metric] for seed in seeds] for metric in SHOWN]
+    for name, title in FUSION.systems.items():
+        cells = [[seed[name][metric] for seed in seeds] for metric in FUSION.metrics]
         lines.append(f"{title:<12}" + "".join(f"{_cell(values):>16}" for values in cells))
     if len(seeds) > 1:
-        gains = [[s["fused"][metric] - s["pixel"][metric] for s in seeds] for metric in SHOWN]
+        gains = [
+            [s["fused"][metric] - s["pixel"][metric] for s in seeds] for metric in FUSION.metrics
+        ]
         line = "".join(f"{_cell(values, '+'):>16}" for values in gains)
         lines += [f"{'gain':<12}{line}", f"mean ± standard error over {len(seeds)} seeds"]
     return [*lines, *unmeasured(result)]

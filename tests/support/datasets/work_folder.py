@@ -66,7 +66,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
     "prepare_examples": {"num_shards": "2"},
     "train_fusion": {
-        "heads": "16",
+        "layers": "16",
         "dropouts": "0.2",
         "weight_decays": "0.1",
         "pixel_scales": "0.3",

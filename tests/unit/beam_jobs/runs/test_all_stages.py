@@ -106,8 +106,8 @@ def test_override_that_cannot_be_read_is_named(text):
         ("train_text_generator.devices=some", "--devices=some: expected whole numbers or all"),
         ("train_pixel_embedder.backbone=resnet5", "one of resnet101, resnet50, mobilenet"),
         ("train_pixel_embedder.weights=missing.h5", "missing.h5: expected the file"),
-        ("train_fusion.heads=64-wide", "--heads=64-wide: expected widths"),
-        ("train_fusion.heads=0", "--heads=0: expected widths"),
+        ("train_fusion.layers=64-wide", "--layers=64-wide: expected widths"),
+        ("train_fusion.layers=0", "--layers=0: expected widths"),
         (
             "train_fusion.dropouts=0.1,much",
             "--dropouts=much: expected a number, at least 0",

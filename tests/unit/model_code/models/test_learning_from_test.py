@@ -186,7 +186,7 @@ def fusion(tmp_path_factory) -> list[Dataset]:
     for place, world in enumerate(WORLDS):
         write_examples(str(root / f"examples-{place}"), examples_of(world), ["a", "b"])
         argv = [f"--examples={root}/examples-{place}", f"--output={root}/fusion-{place}"]
-        argv += ["--heads=4,linear", "--weight_decays=0.1", "--pixel_scales=0.3", "--epochs=2"]
+        argv += ["--layers=4,linear", "--weight_decays=0.1", "--pixel_scales=0.3", "--epochs=2"]
         argv += ["--min_steps=2", "--class_weights", "--labels_per_class=20"]
         assert train_fusion.run(argv) == 0
         found.append(Dataset(str(root / f"fusion-{place}")))

@@ -24,7 +24,7 @@ FLAGS = [
     "--learning_rates=0.01",
     "--epochs=3",
 ]
-LINEAR = [*FLAGS, "--heads=linear"]
+LINEAR = [*FLAGS, "--layers=linear"]
 
 
 def _xor(rows: int, seed: int) -> Rows:
@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
         f"--examples={root}/examples",
         f"--output={root}/fusion",
         *FLAGS,
-        "--heads=32,linear",
+        "--layers=32,linear",
         "--seeds=2",
     ]
     assert train_fusion.run(argv) == 0
@@ -173,7 +173,7 @@ def test_many_labels_an_example_and_a_label_that_training_has_not(tmp_path):
     splits = {"train": rows(300), "validation": rows(60), "test": rows(100)}
     write_examples(f"{tmp_path}/examples", splits, ["a", "b", "c"], task="multi")
     argv = [f"--examples={tmp_path}/examples", f"--output={tmp_path}/fusion", *FLAGS]
-    argv += ["--heads=32", "--epochs=8"]
+    argv += ["--layers=32", "--epochs=8"]
     assert train_fusion.run([*argv, "--class_weights"]) == 0
     result, predictions = _evaluation(f"{tmp_path}/fusion")
     assert result["task"] == "multi"
@@ -192,7 +192,7 @@ def test_an_empty_split_is_an_error_that_names_it(tmp_path, capsys):
     assert "validation" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--heads=wide", "--dropouts=much"])
+@pytest.mark.parametrize("flag", ["--layers=wide", "--dropouts=much"])
 def test_a_setting_that_is_no_number_is_an_error(trained, tmp_path, flag, capsys):
     assert train_fusion.run([trained[1][0], f"--output={tmp_path}/fusion", flag]) == 2
     assert flag in capsys.readouterr().err

@@ -22,7 +22,13 @@ from schemas.datasets.dataset import Dataset
 from tests.support.datasets import mined_dataset
 from tests.support.datasets.examples_dataset import Rows, write_examples
 
-FLAGS = ("--heads=linear", "--weight_decays=0.1", "--pixel_scales=1", "--epochs=1", "--min_steps=1")
+FLAGS = (
+    "--layers=linear",
+    "--weight_decays=0.1",
+    "--pixel_scales=1",
+    "--epochs=1",
+    "--min_steps=1",
+)
 # Which labels the images of train, validation and test have; −1 is one that training has not.
 KINDS: dict[str, tuple[str, Sequence, Sequence, Sequence]] = {
     "a class without a test image": ("single", [0, 1, 2] * 4, [0, 1, 2], [0, 1, 0]),
