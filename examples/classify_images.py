@@ -21,10 +21,10 @@ def main(model: str, *paths: str) -> None:
     for path in paths:
         try:
             # Decoded apart, and as the images were that the model has learned from.
-            images.append(clean_safely(Path(path).read_bytes(), ImageLimits()).image)
+            images.append(clean_safely(Path(path).read_bytes(), ImageLimits()).data)
             good.append(path)
         except ImageError as error:
-            print(f"{path}: {error}")
+            print(f"{path}: {error.reason}: {error.detail}")
     if not images:
         return
     with integrity.local_copy(Dataset(model), "model") as folder:

@@ -11,6 +11,7 @@ a warning is no failure. Runs before anything is installed, with the standard li
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -221,29 +222,32 @@ def findings(workdir: str) -> list[Finding]:
     versions = installed()
     names = gpu_names()
     kind = "-gpu" if "faiss-gpu" in versions else ""
-    requirements = ROOT / f"requirements{kind}.txt"  # which the workers' image has installed
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         check_python(tuple(sys.version_info[:3])),
         check_disk(_free(workdir), workdir),
         check_memory(memory),
         check_cores(len(os.sched_getaffinity(0))),
-        check_packages(
-            requirements.read_text(encoding="utf-8") if requirements.exists() else "", versions
-        ),
+        check_packages(_ranges(kind), versions),
         check_faiss(versions, len(names or [])),
         check_gpu(names, _has_driver()),
         check_credentials(os.environ.get("STORAGE_EMULATOR_HOST", ""), _find_credentials),
     ]
 
 
-def _text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _ranges(kind: str) -> str:
+    """The lines of the requirements file, or what it said when the project was installed."""
+    path = ROOT / f"requirements{kind}.txt"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return "\n".join(importlib.metadata.requires("phraselens") or ())
+    return ""
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        "python -m phraselens.doctor",
+        "./run.sh doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -63,3 +63,17 @@ def test_fails_only_when_something_fails(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "findings", lambda workdir: [doctor.check_disk(0, workdir)])
     assert doctor.run(["--workdir", "here"]) == 1
     assert "0 GiB free below here" in capsys.readouterr().out
+
+
+def test_ranges_are_known_without_the_file_that_says_them(monkeypatch, tmp_path):
+    """As where the project was installed, and in the image of the workers."""
+    told = doctor._ranges("").splitlines()
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: told)
+    assert doctor.check_packages(doctor._ranges(""), doctor.installed()).state == "ok"
+
+    def nobody(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", nobody)
+    assert doctor._ranges("") == ""
