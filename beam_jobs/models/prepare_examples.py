@@ -20,7 +20,7 @@ import apache_beam as beam
 
 from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
-from model_code.models.fusion.parts import PARTS
+from model_code.models.fusion.inputs import INPUTS
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
@@ -80,7 +80,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
     dataset = Dataset(config.features)
     paths = [dataset.path(shard) for shard in dataset.shards("features")]
-    vectors = select.shapes_of(paths[0], PARTS["fused"])
+    vectors = select.shapes_of(paths[0], INPUTS["fused"])
     schema = raw_schema(vectors)
     # The exported model chooses phrases as those were that the classifier was trained with.
     phrases = dataclasses.asdict(PhraseSettings.of(dataset.manifest.config))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from model_code.metrics import classification as metrics
 from model_code.models.fusion.data import Batch, ExampleReader
-from model_code.models.fusion.parts import PARTS
+from model_code.models.fusion.inputs import INPUTS
 from model_code.runtime import training
 from schemas.tables.vectors import Vectors
 
@@ -24,7 +24,7 @@ class Settings:
       learning_rate: of AdamW.
       dropout: share of inputs and hidden units dropped.
       weight_decay: share of each weight that a step takes away, times the learning rate.
-      part_dropout: share of examples whose text, and whose pixels, are dropped as a whole.
+      vector_dropout: share of examples whose text, and whose pixels, are dropped as a whole.
       pixel_scale: what pixels, of unit variance as text is, are multiplied by. There are many
         more numbers of them than of text: with few labels they drown it unless they are small.
     """
@@ -33,7 +33,7 @@ class Settings:
     learning_rate: float
     dropout: float
     weight_decay: float
-    part_dropout: float = 0.0
+    vector_dropout: float = 0.0
     pixel_scale: float = 1.0
 
 
@@ -69,9 +69,9 @@ def _part(name: str, x: keras.KerasTensor, settings: Settings, is_one_of_many: b
         x = keras.layers.Flatten(name=f"flat_{name}")(x)
     if name == "pixel_emb" and settings.pixel_scale != 1:
         x = keras.layers.Rescaling(settings.pixel_scale, name=f"scale_{name}")(x)
-    if settings.part_dropout and is_one_of_many:
+    if settings.vector_dropout and is_one_of_many:
         whole = {"noise_shape": (None, 1), "name": f"drop_{name}"}
-        x = keras.layers.Dropout(settings.part_dropout, **whole)(x)
+        x = keras.layers.Dropout(settings.vector_dropout, **whole)(x)
     return x
 
 
@@ -163,7 +163,7 @@ def train(
 
     Args:
       label: names the run in progress lines.
-      name: a key of `PARTS`.
+      name: a key of `INPUTS`.
       folder: local folder of its checkpoints, from which a killed run goes on.
       reader: the examples.
       settings: see `Settings`.
@@ -177,7 +177,7 @@ def train(
       The model with its best weights, and the history; its "score" is what picked the epoch.
     """
     training.set_seed(seed)
-    seen = {part: reader.vectors[part] for part in PARTS[name]}
+    seen = {part: reader.vectors[part] for part in INPUTS[name]}
     num_labels = len(reader.labels)
     model = build(seen, num_labels, reader.multi, settings)
     scorer = keras.Model(model.input, model.get_layer("logits").output)

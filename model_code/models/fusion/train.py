@@ -72,7 +72,7 @@ class Config:
         numbers=float,
         minimum=0,
     )
-    part_dropouts: tuple[str, ...] = flag(
+    vector_dropouts: tuple[str, ...] = flag(
         "Shares of examples whose text, and whose pixels, are dropped as a whole, to try.",
         default=("0",),
         numbers=float,
@@ -126,7 +126,7 @@ def grid(config: Config) -> list[tuple]:
         "learning_rates": config.learning_rates,
         "dropouts": config.dropouts,
         "weight_decays": config.weight_decays,
-        "part_dropouts": config.part_dropouts,
+        "vector_dropouts": config.vector_dropouts,
         "pixel_scales": config.pixel_scales,
     }
     for name, texts in {"layers": config.layers, **numbers}.items():
@@ -149,7 +149,7 @@ def _work(config: Config, stage: Stage) -> int:
     from model_code.models.fusion import ablations
     from model_code.models.fusion import fit as fusion
     from model_code.models.fusion.data import open_examples
-    from model_code.models.fusion.parts import PARTS
+    from model_code.models.fusion.inputs import INPUTS
     from model_code.runtime.devices import open_device
 
     open_device(config.device)
@@ -171,7 +171,7 @@ def _work(config: Config, stage: Stage) -> int:
             "class_weights": fusion.class_weights(reader, config.class_weights),
         }
         trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
-        tuned = {name: trainer.tune(name, choices, config.seed) for name in PARTS}
+        tuned = {name: trainer.tune(name, choices, config.seed) for name in INPUTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
         if config.pool:
             chosen = trainer.pooled(chosen)

@@ -8,7 +8,7 @@ import pytest
 
 from beam_jobs.models import prepare_examples
 from model_code.models.fusion.data import open_examples
-from model_code.models.fusion.parts import PARTS
+from model_code.models.fusion.inputs import INPUTS
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest
@@ -60,7 +60,7 @@ def write_features(root: str) -> dataset.Dataset:
 def test_a_batch_has_the_vectors_that_were_asked_for_normalised_in_their_shapes(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(PARTS, "fused", ("text_emb", "patch_embs"))
+    monkeypatch.setitem(INPUTS, "fused", ("text_emb", "patch_embs"))
     write_features(f"{tmp_path}/features")
     argv = [f"--features={tmp_path}/features", f"--output={tmp_path}/examples", "--num_shards=2"]
     assert prepare_examples.run([*argv, "--max_dead_fraction=0.1"]) == 0

@@ -19,7 +19,7 @@ def test_each_variant_is_scored_as_if_it_were_alone(multi):
         {"text_emb": (TEXT,), "pixel_emb": (PIXEL,)},
         LABELS,
         multi,
-        fusion.Settings((6,), 0.001, 0.5, 0.1, part_dropout=0.5),
+        fusion.Settings((6,), 0.001, 0.5, 0.1, vector_dropout=0.5),
     )
     both = keras.Model(network.input, [network.get_layer("logits").output, network.output])
     rng = np.random.default_rng(0)

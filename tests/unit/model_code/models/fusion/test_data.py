@@ -64,7 +64,7 @@ def test_few_labels_keep_all_vectors_of_a_row_together(examples, splits, cache_b
 
 @pytest.mark.parametrize("seen", [["patch_embs"], ["patch_embs", "text_emb"], list(VECTORS)])
 def test_a_network_reads_the_vectors_that_its_mapping_names(examples, seen):
-    settings = fusion.Settings((), 0.01, 0.0, 0.0, part_dropout=0.2, pixel_scale=0.5)
+    settings = fusion.Settings((), 0.01, 0.0, 0.0, vector_dropout=0.2, pixel_scale=0.5)
     training.set_seed(0)
     with open_examples(examples, 16, 10**9) as reader:
         model = fusion.build({name: reader.vectors[name] for name in seen}, 2, False, settings)
@@ -78,7 +78,7 @@ def test_a_network_reads_the_vectors_that_its_mapping_names(examples, seen):
 
 
 def test_training_learns_from_a_vector_of_several_dimensions(examples, tmp_path, monkeypatch):
-    monkeypatch.setitem(fusion.PARTS, "fused", ("text_emb", "patch_embs"))
+    monkeypatch.setitem(fusion.INPUTS, "fused", ("text_emb", "patch_embs"))
     budget = {
         "epochs": 12,
         "patience": 12,

@@ -11,7 +11,7 @@ from model_code.models.fusion import fit as fusion
 from model_code.models.fusion import train as train_fusion
 from model_code.models.fusion.classifier import nearest
 from model_code.models.fusion.data import open_examples
-from model_code.models.fusion.parts import PARTS
+from model_code.models.fusion.inputs import INPUTS
 from model_code.runtime import training
 from schemas.datasets.dataset import Dataset
 from tests.support.datasets.examples_dataset import Rows, write_examples
@@ -86,7 +86,7 @@ def test_the_evaluation_equals_what_the_predictions_say(trained):
     result, rows = _evaluation(f"{root}/fusion")
     truth = {f"test-{i}": ids[0] for i, ids in enumerate(splits["test"].label_ids)}
     labels = result["labels"]
-    for name in PARTS:
+    for name in INPUTS:
         found = result["test"][name]
         true = [row["true"][0] for row in rows]
         best = [row[f"{name}_labels"][0] for row in rows]
@@ -116,7 +116,7 @@ def test_the_saved_models_say_what_was_evaluated(trained):
         "text_emb": splits["test"].text_emb[order],
         "pixel_emb": splits["test"].pixel_emb[order],
     }
-    for name, parts in PARTS.items():
+    for name, parts in INPUTS.items():
         model = keras.models.load_model(f"{folder}/{name}.keras")
         found = model({part: vectors[part] for part in parts}).numpy().max(axis=1)
         expected = [row[f"{name}_probabilities"][0] for row in rows]
@@ -288,8 +288,8 @@ def test_targets_ignore_the_filling():
     np.testing.assert_array_equal(found, [[0, 0, 1], [1, 1, 0], [0, 0, 0]])
 
 
-@pytest.mark.parametrize("part_dropout", [0.0, 0.5])
-def test_pixel_scale_shrinks_pixels_and_leaves_text(part_dropout):
+@pytest.mark.parametrize("vector_dropout", [0.0, 0.5])
+def test_pixel_scale_shrinks_pixels_and_leaves_text(vector_dropout):
     widths = {"text_emb": 3, "pixel_emb": 2}
     rng = np.random.default_rng(0)
     inputs = {
@@ -297,19 +297,19 @@ def test_pixel_scale_shrinks_pixels_and_leaves_text(part_dropout):
     }
 
     def logits(scale, parts, inputs):
-        settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout, scale)
+        settings = fusion.Settings((), 0.001, 0.0, 0.0, vector_dropout, scale)
         keras.utils.set_random_seed(1)
         model = fusion.build({part: (widths[part],) for part in parts}, 5, False, settings)
         return keras.Model(model.inputs, model.get_layer("logits").output)(inputs).numpy()
 
     smaller = inputs | {"pixel_emb": 0.3 * inputs["pixel_emb"]}
-    for parts in PARTS.values():
+    for parts in INPUTS.values():
         seen, small = ({part: of[part] for part in parts} for of in (inputs, smaller))
         np.testing.assert_allclose(logits(0.3, parts, seen), logits(1.0, parts, small), atol=1e-6)
 
 
-def test_part_dropout_drops_all_of_a_part():
-    settings = fusion.Settings((), 0.001, 0.0, 0.0, part_dropout=0.5)
+def test_vector_dropout_drops_a_vector_as_a_whole():
+    settings = fusion.Settings((), 0.001, 0.0, 0.0, vector_dropout=0.5)
     model = fusion.build({"text_emb": (3,), "pixel_emb": (2,)}, 2, False, settings)
     parts = keras.Model(model.input, model.get_layer("parts").output)
     seen = parts({"text_emb": np.ones((100, 3)), "pixel_emb": np.ones((100, 2))}, training=True)

@@ -6,7 +6,7 @@ from scipy.special import expit, log_softmax
 
 from model_code.models.fusion import fit as fusion
 from model_code.models.fusion import pooling
-from model_code.models.fusion.parts import PARTS
+from model_code.models.fusion.inputs import INPUTS
 
 ROWS, LABELS = 40, 5
 
@@ -83,7 +83,7 @@ def test_a_pool_adds_up_logits_and_can_be_saved(multi, tmp_path):
     settings = fusion.Settings((8,), 0.001, 0.1, 0.0, pixel_scale=0.3)
     members = {
         name: fusion.build({part: (widths[part],) for part in parts}, LABELS, multi, settings)
-        for name, parts in PARTS.items()
+        for name, parts in INPUTS.items()
     }
     weights = {"pixel": 0.5, "text": 0.0, "fused": 1.25}
     pooling.pool(members, weights, multi).save(tmp_path / "pool.keras")
@@ -91,7 +91,7 @@ def test_a_pool_adds_up_logits_and_can_be_saved(multi, tmp_path):
     rng = np.random.default_rng(0)
     seen = {part: rng.normal(size=(6, width)).astype(np.float32) for part, width in widths.items()}
     expected = sum(
-        weights[name] * pooling.scorer(member)({part: seen[part] for part in PARTS[name]}).numpy()
+        weights[name] * pooling.scorer(member)({part: seen[part] for part in INPUTS[name]}).numpy()
         for name, member in members.items()
     )
     np.testing.assert_allclose(pooling.scorer(pool)(seen).numpy(), expected, atol=1e-5)

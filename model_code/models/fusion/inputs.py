@@ -1,7 +1,7 @@
 """What each classifier sees of an image: names of its vectors."""
 
 # The same network, training and tuning for all three.
-PARTS = {
+INPUTS = {
     "pixel": ("pixel_emb",),
     "text": ("text_emb",),
     "fused": ("text_emb", "pixel_emb"),
