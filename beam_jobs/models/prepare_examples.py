@@ -20,7 +20,7 @@ import apache_beam as beam
 
 from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
-from model_code.models.fusion.inputs import INPUTS
+from model_code.models.fusion.family import INPUTS
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError

@@ -141,7 +141,7 @@ def test_serving_chooses_and_explains_as_training_does(
 ):
     import tensorflow as tf
 
-    from model_code.models.fusion import classifier
+    from model_code.models.fusion import serving_graph
     from model_code.phrases.chooser import PhraseChooser
 
     examples = Dataset(tiny_run.dataset("prepare_examples"))
@@ -161,7 +161,7 @@ def test_serving_chooses_and_explains_as_training_does(
         name: Dataset(tiny_run.dataset(stage)).folder(table)
         for name, (stage, table) in parts.items()
     }
-    model = classifier._ImageClassifier(folders | {"metadata": str(tmp_path / "metadata")}, 3)
+    model = serving_graph._ImageClassifier(folders | {"metadata": str(tmp_path / "metadata")}, 3)
     served = model.signatures()["serving_default"](images=tf.constant(list(images.values())))
 
     query_embs, pixel_embs = (arrow_to_vectors(features[f"{n}_emb"]) for n in ("query", "pixel"))

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 
 from model_code.metrics import evaluation
+from model_code.models.fusion import data, pooling
 from model_code.models.fusion import fit as fusion
-from model_code.models.fusion import pooling
 from model_code.models.fusion.data import ExampleReader
 from model_code.models.fusion.family import FUSION
-from model_code.models.fusion.fit import Settings
+from model_code.models.fusion.network import Settings
 from model_code.runtime import training
 from schemas.base import fingerprint
 from schemas.tables.mined import SPLITS
@@ -101,7 +101,7 @@ class Trainer:
         ]
         weights = pooling.fit_weights(
             np.stack([predict("validation") for predict in logits]),
-            fusion.truth(self.reader, "validation"),
+            data.truth(self.reader, "validation"),
             self.reader.multi,
             np.array([name == "fused" for name in trials], float),
         )

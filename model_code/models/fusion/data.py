@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from model_code.models.fusion.few_labels import keep_first
+from model_code.runtime.few_labels import keep_first
 from model_code.runtime.training import epoch_order
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
@@ -196,3 +196,16 @@ def open_examples(root: str, batch_size: int, cache_bytes: int) -> Iterator[Exam
     dataset = Dataset(root)
     with storage.local_copy(dataset.folder("examples")) as folder:
         yield ExampleReader(dataset, folder, batch_size, cache_bytes)
+
+
+def truth(reader: ExampleReader, split: str) -> np.ndarray:
+    """The true labels of a split: [rows, labels] bool."""
+    batches = [
+        targets_of(batch["label_ids"], len(reader.labels)) for batch in reader.batches(split)
+    ]
+    return np.concatenate(batches) > 0
+
+
+def targets_of(label_ids: tf.Tensor, num_labels: int) -> tf.Tensor:
+    """[batch, any] int64 filled with −1 → [batch, num_labels] float32 of 0 and 1."""
+    return tf.reduce_sum(tf.one_hot(label_ids, num_labels), axis=1)

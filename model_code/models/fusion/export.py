@@ -49,7 +49,7 @@ def _datasets(config: Config) -> Mapping[str, str]:
 def _work(config: Config, stage: Stage) -> int:
     import contextlib
 
-    from model_code.models.fusion import classifier
+    from model_code.models.fusion import serving_graph
 
     tables = {
         "generator": (config.generator, "model"),
@@ -67,7 +67,7 @@ def _work(config: Config, stage: Stage) -> int:
             name: stack.enter_context(integrity.local_copy(Dataset(path), table))
             for name, (path, table) in tables.items()
         }
-        sizes = classifier.export(folders, local, config.top_labels)
+        sizes = serving_graph.export(folders, local, config.top_labels)
     description = sizes | {"inputs": stage.inputs}
     with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)

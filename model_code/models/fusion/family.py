@@ -1,7 +1,13 @@
 """The classifier of one image by its pixels and its words, and its two ablations."""
 
 from model_code.models.family import Family, Metric
-from model_code.models.fusion.inputs import INPUTS
+
+# What each classifier sees of an image. The same network, training and tuning for all three.
+INPUTS = {
+    "pixel": ("pixel_emb",),
+    "text": ("text_emb",),
+    "fused": ("text_emb", "pixel_emb"),
+}
 
 FUSION = Family(
     name="fusion",

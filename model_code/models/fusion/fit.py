@@ -1,6 +1,5 @@
-"""The fusion classifier: named vectors → fully connected layers → labels, and its ablations."""
+"""Trains the fusion classifier and its ablations from examples, and asks them of a split."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -9,117 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from model_code.metrics import classification as metrics
-from model_code.models.fusion.data import Batch, ExampleReader
-from model_code.models.fusion.inputs import INPUTS
+from model_code.models.fusion.data import Batch, ExampleReader, targets_of, truth
+from model_code.models.fusion.family import INPUTS
+from model_code.models.fusion.losses import loss
+from model_code.models.fusion.network import Settings, build
 from model_code.runtime import training
-from schemas.tables.vectors import Vectors
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What tuning chooses.
-
-    Attributes:
-      hidden: widths of the hidden layers; () is a linear classifier.
-      learning_rate: of AdamW.
-      dropout: share of inputs and hidden units dropped.
-      weight_decay: share of each weight that a step takes away, times the learning rate.
-      vector_dropout: share of examples whose text, and whose pixels, are dropped as a whole.
-      pixel_scale: what pixels, of unit variance as text is, are multiplied by. There are many
-        more numbers of them than of text: with few labels they drown it unless they are small.
-    """
-
-    hidden: tuple[int, ...]
-    learning_rate: float
-    dropout: float
-    weight_decay: float
-    vector_dropout: float = 0.0
-    pixel_scale: float = 1.0
-
-
-def build(vectors: Vectors, num_labels: int, multi: bool, settings: Settings) -> keras.Model:
-    """The classifier.
-
-    Args:
-      vectors: what it sees: the shape of each vector, by name, in the order in which they are put
-        together.
-      num_labels: size of the result.
-      multi: sigmoid for any number of labels, softmax for one.
-      settings: see `Settings`.
-
-    Returns:
-      A model from {name: [batch, *shape] float32} to probabilities [batch, num_labels] float32;
-      its layer "logits" holds what they are made of.
-    """
-    inputs = {name: keras.Input(shape, name=name) for name, shape in vectors.items()}
-    parts = [_part(name, x, settings, len(inputs) > 1) for name, x in inputs.items()]
-    x = keras.layers.Concatenate(name="parts")(parts) if len(parts) > 1 else parts[0]
-    x = keras.layers.Dropout(settings.dropout, name="drop_input")(x)
-    for n, width in enumerate(settings.hidden, start=1):
-        x = keras.layers.Dense(width, "relu", name=f"hidden_{n}")(x)
-        x = keras.layers.Dropout(settings.dropout, name=f"drop_hidden_{n}")(x)
-    logits = keras.layers.Dense(num_labels, name="logits")(x)
-    activation = "sigmoid" if multi else "softmax"
-    return keras.Model(inputs, keras.layers.Activation(activation, name="probabilities")(logits))
-
-
-def _part(name: str, x: keras.KerasTensor, settings: Settings, is_one_of_many: bool):
-    """What the first layer sees of one vector: [batch, *shape] → [batch, product of the shape]."""
-    if len(x.shape) > 2:
-        x = keras.layers.Flatten(name=f"flat_{name}")(x)
-    if name == "pixel_emb" and settings.pixel_scale != 1:
-        x = keras.layers.Rescaling(settings.pixel_scale, name=f"scale_{name}")(x)
-    if settings.vector_dropout and is_one_of_many:
-        whole = {"noise_shape": (None, 1), "name": f"drop_{name}"}
-        x = keras.layers.Dropout(settings.vector_dropout, **whole)(x)
-    return x
-
-
-def loss(logits: tf.Tensor, targets: tf.Tensor, multi: bool, class_weights: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of softmax (one label) or, meaned over labels, of sigmoid (many).
-
-    Args:
-      logits: [batch, labels].
-      targets: [batch, labels] of 0 and 1; a row of one label that has none teaches nothing.
-      multi: which of the two.
-      class_weights: [labels], how much a true label of each counts.
-
-    Returns:
-      The mean over the batch, a scalar.
-    """
-    if multi:
-        positive = -tf.math.log_sigmoid(logits) * targets * class_weights
-        negative = -tf.math.log_sigmoid(-logits) * (1 - targets)
-        return tf.reduce_mean(positive + negative)
-    return tf.reduce_mean(
-        -tf.reduce_sum(tf.nn.log_softmax(logits) * targets * class_weights, axis=1)
-    )
-
-
-def targets_of(label_ids: tf.Tensor, num_labels: int) -> tf.Tensor:
-    """[batch, any] int64 filled with −1 → [batch, num_labels] float32 of 0 and 1."""
-    return tf.reduce_sum(tf.one_hot(label_ids, num_labels), axis=1)
-
-
-def class_weights(reader: ExampleReader, balanced: bool) -> np.ndarray:
-    """How much each label counts: 1, or inverse to its training examples with mean 1 over them.
-
-    Returns:
-      [labels] float32.
-    """
-    if not balanced:
-        return np.ones(len(reader.labels), np.float32)
-    counts = truth(reader, "train").sum(axis=0)
-    weights = counts.sum() / np.maximum(counts, 1) / (counts > 0).sum()
-    return np.where(counts > 0, weights, 0).astype(np.float32)
-
-
-def truth(reader: ExampleReader, split: str) -> np.ndarray:
-    """The true labels of a split: [rows, labels] bool."""
-    batches = [
-        targets_of(batch["label_ids"], len(reader.labels)) for batch in reader.batches(split)
-    ]
-    return np.concatenate(batches) > 0
 
 
 def predictor(model: keras.Model, reader: ExampleReader) -> Callable[[str], np.ndarray]:

@@ -116,7 +116,7 @@ class Config:
 
 
 def grid(config: Config) -> list[tuple]:
-    """What to try: the fields of `fusion.Settings`, in their order.
+    """What to try: the fields of `network.Settings`, in their order.
 
     Raises:
       PhraseLensError: a flag holds nothing to try, or --layers what are no layers.
@@ -146,18 +146,17 @@ def _widths(text: str) -> tuple[int, ...]:
 def _work(config: Config, stage: Stage) -> int:
     import pyarrow.parquet as pq
 
-    from model_code.models.fusion import ablations
-    from model_code.models.fusion import fit as fusion
+    from model_code.models.fusion import ablations, data, losses, network
     from model_code.models.fusion.data import open_examples
-    from model_code.models.fusion.inputs import INPUTS
+    from model_code.models.fusion.family import INPUTS
     from model_code.runtime.devices import open_device
 
     open_device(config.device)
-    choices = [fusion.Settings(*choice) for choice in grid(config)]
+    choices = [network.Settings(*choice) for choice in grid(config)]
     with open_examples(config.examples, config.batch_size, config.cache_bytes) as reader:
         FUSION.check_reads(reader.vectors, config.examples)
         reader.require(SPLITS)
-        truth = {split: fusion.truth(reader, split) for split in ("validation", "test")}
+        truth = {split: data.truth(reader, split) for split in ("validation", "test")}
         if not truth["validation"].any():
             raise PhraseLensError(
                 f"split 'validation' of {config.examples}",
@@ -168,7 +167,7 @@ def _work(config: Config, stage: Stage) -> int:
             "epochs": config.epochs,
             "patience": config.patience,
             "min_steps": config.min_steps,
-            "class_weights": fusion.class_weights(reader, config.class_weights),
+            "class_weights": losses.class_weights(reader, config.class_weights),
         }
         trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
         tuned = {name: trainer.tune(name, choices, config.seed) for name in INPUTS}

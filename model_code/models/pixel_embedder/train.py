@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from model_code.metrics.labelling import task_of
-from model_code.models.fusion.few_labels import keep_first
+from model_code.runtime.few_labels import keep_first
 from model_code.runtime.settings import BACKBONES, training_device
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError

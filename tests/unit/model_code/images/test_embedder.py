@@ -11,10 +11,10 @@ import tensorflow as tf
 from model_code.images import backbones
 from model_code.images import ops as image_ops
 from model_code.images.embedder import ImageEmbedder
-from model_code.models.fusion.few_labels import keep_first
 from model_code.models.pixel_embedder import train as train_pixel_embedder
 from model_code.models.text_generator import train as train_text_generator
 from model_code.runtime import training
+from model_code.runtime.few_labels import keep_first
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.datasets import checks, dataset, manifest
 from tests.support.datasets.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined

@@ -8,7 +8,7 @@ import pytest
 
 from beam_jobs.models import prepare_examples
 from model_code.models.fusion.data import open_examples
-from model_code.models.fusion.inputs import INPUTS
+from model_code.models.fusion.family import INPUTS
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code.models.fusion import classifier
-from model_code.models.fusion import fit as fusion
+from model_code.models.fusion import classifier, serving_graph
+from model_code.models.fusion import network as network_lib
 from model_code.runtime.settings import InferenceSettings
 
 TEXT, PIXEL, LABELS = 4, 3, 5
@@ -15,11 +15,11 @@ TEXT, PIXEL, LABELS = 4, 3, 5
 @pytest.mark.parametrize("multi", [False, True])
 def test_each_variant_is_scored_as_if_it_were_alone(multi):
     keras.utils.set_random_seed(0)
-    network = fusion.build(
+    network = network_lib.build(
         {"text_emb": (TEXT,), "pixel_emb": (PIXEL,)},
         LABELS,
         multi,
-        fusion.Settings((6,), 0.001, 0.5, 0.1, vector_dropout=0.5),
+        network_lib.Settings((6,), 0.001, 0.5, 0.1, vector_dropout=0.5),
     )
     both = keras.Model(network.input, [network.get_layer("logits").output, network.output])
     rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_each_variant_is_scored_as_if_it_were_alone(multi):
     def transform(raw: dict) -> dict:
         return {name: 2 * values for name, values in raw.items()}
 
-    logits, probabilities = classifier.score_variants(
+    logits, probabilities = serving_graph.score_variants(
         transform, both, {"text_emb": tf.constant(texts)}, {"pixel_emb": tf.constant(pixel_embs)}
     )
     assert logits.shape == probabilities.shape == (7, 3, LABELS)

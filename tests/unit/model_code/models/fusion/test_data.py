@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from model_code.models.fusion import data, network
 from model_code.models.fusion import fit as fusion
 from model_code.models.fusion.data import open_examples
 from model_code.runtime import training
@@ -64,10 +65,10 @@ def test_few_labels_keep_all_vectors_of_a_row_together(examples, splits, cache_b
 
 @pytest.mark.parametrize("seen", [["patch_embs"], ["patch_embs", "text_emb"], list(VECTORS)])
 def test_a_network_reads_the_vectors_that_its_mapping_names(examples, seen):
-    settings = fusion.Settings((), 0.01, 0.0, 0.0, vector_dropout=0.2, pixel_scale=0.5)
+    settings = network.Settings((), 0.01, 0.0, 0.0, vector_dropout=0.2, pixel_scale=0.5)
     training.set_seed(0)
     with open_examples(examples, 16, 10**9) as reader:
-        model = fusion.build({name: reader.vectors[name] for name in seen}, 2, False, settings)
+        model = network.build({name: reader.vectors[name] for name in seen}, 2, False, settings)
         assert {name: tensor.shape[1:] for name, tensor in model.input.items()} == {
             name: VECTORS[name] for name in seen
         }
@@ -86,10 +87,10 @@ def test_training_learns_from_a_vector_of_several_dimensions(examples, tmp_path,
         "class_weights": np.ones(2, np.float32),
     }
     with open_examples(examples, 16, 10**9) as reader:
-        args = "patches", "fused", str(tmp_path), reader, fusion.Settings((), 0.03, 0.0, 0.0)
+        args = "patches", "fused", str(tmp_path), reader, network.Settings((), 0.03, 0.0, 0.0)
         model, _ = fusion.train(*args, seed=0, **budget)
         probabilities = fusion.predictor(model, reader)("test")
-        truth = fusion.truth(reader, "test")
+        truth = data.truth(reader, "test")
     assert (probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean() > 0.85
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

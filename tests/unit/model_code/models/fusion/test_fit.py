@@ -7,11 +7,11 @@ import pytest
 import sklearn.metrics as oracle
 import tensorflow as tf
 
-from model_code.models.fusion import fit as fusion
+from model_code.models.fusion import data, losses, network
 from model_code.models.fusion import train as train_fusion
-from model_code.models.fusion.classifier import nearest
 from model_code.models.fusion.data import open_examples
-from model_code.models.fusion.inputs import INPUTS
+from model_code.models.fusion.family import INPUTS
+from model_code.models.fusion.serving_graph import nearest
 from model_code.runtime import training
 from schemas.datasets.dataset import Dataset
 from tests.support.datasets.examples_dataset import Rows, write_examples
@@ -274,17 +274,17 @@ def test_loss_equals_numpy():
     weights = np.array([1, 2, 0.5], np.float32)
     one = np.eye(3, dtype=np.float32)[[0, 2, 1, 1, 0]]
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    found = fusion.loss(tf.constant(logits), tf.constant(one), False, tf.constant(weights))
+    found = losses.loss(tf.constant(logits), tf.constant(one), False, tf.constant(weights))
     assert float(found) == pytest.approx(-(log_p * one * weights).sum() / 5, rel=1e-5)
     many = (rng.random((5, 3)) < 0.5).astype(np.float32)
     p = 1 / (1 + np.exp(-logits))
     expected = -(many * weights * np.log(p) + (1 - many) * np.log(1 - p)).mean()
-    found = fusion.loss(tf.constant(logits), tf.constant(many), True, tf.constant(weights))
+    found = losses.loss(tf.constant(logits), tf.constant(many), True, tf.constant(weights))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_targets_ignore_the_filling():
-    found = fusion.targets_of(tf.constant([[2, -1], [0, 1], [-1, -1]], tf.int64), 3)
+    found = data.targets_of(tf.constant([[2, -1], [0, 1], [-1, -1]], tf.int64), 3)
     np.testing.assert_array_equal(found, [[0, 0, 1], [1, 1, 0], [0, 0, 0]])
 
 
@@ -297,9 +297,9 @@ def test_pixel_scale_shrinks_pixels_and_leaves_text(vector_dropout):
     }
 
     def logits(scale, parts, inputs):
-        settings = fusion.Settings((), 0.001, 0.0, 0.0, vector_dropout, scale)
+        settings = network.Settings((), 0.001, 0.0, 0.0, vector_dropout, scale)
         keras.utils.set_random_seed(1)
-        model = fusion.build({part: (widths[part],) for part in parts}, 5, False, settings)
+        model = network.build({part: (widths[part],) for part in parts}, 5, False, settings)
         return keras.Model(model.inputs, model.get_layer("logits").output)(inputs).numpy()
 
     smaller = inputs | {"pixel_emb": 0.3 * inputs["pixel_emb"]}
@@ -309,8 +309,8 @@ def test_pixel_scale_shrinks_pixels_and_leaves_text(vector_dropout):
 
 
 def test_vector_dropout_drops_a_vector_as_a_whole():
-    settings = fusion.Settings((), 0.001, 0.0, 0.0, vector_dropout=0.5)
-    model = fusion.build({"text_emb": (3,), "pixel_emb": (2,)}, 2, False, settings)
+    settings = network.Settings((), 0.001, 0.0, 0.0, vector_dropout=0.5)
+    model = network.build({"text_emb": (3,), "pixel_emb": (2,)}, 2, False, settings)
     parts = keras.Model(model.input, model.get_layer("parts").output)
     seen = parts({"text_emb": np.ones((100, 3)), "pixel_emb": np.ones((100, 2))}, training=True)
     dropped = seen.numpy() == 0

@@ -4,9 +4,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from model_code.models.fusion import fit as fusion
-from model_code.models.fusion import pooling
-from model_code.models.fusion.inputs import INPUTS
+from model_code.models.fusion import network, pooling
+from model_code.models.fusion.family import INPUTS
 
 ROWS, LABELS = 40, 5
 
@@ -80,9 +79,9 @@ def test_a_row_whose_label_training_has_not_says_nothing():
 def test_a_pool_adds_up_logits_and_can_be_saved(multi, tmp_path):
     widths = {"text_emb": 3, "pixel_emb": 4}
     keras.utils.set_random_seed(0)
-    settings = fusion.Settings((8,), 0.001, 0.1, 0.0, pixel_scale=0.3)
+    settings = network.Settings((8,), 0.001, 0.1, 0.0, pixel_scale=0.3)
     members = {
-        name: fusion.build({part: (widths[part],) for part in parts}, LABELS, multi, settings)
+        name: network.build({part: (widths[part],) for part in parts}, LABELS, multi, settings)
         for name, parts in INPUTS.items()
     }
     weights = {"pixel": 0.5, "text": 0.0, "fused": 1.25}
