@@ -166,11 +166,11 @@ EDITS = {
     "transforms.mining.spelling": {"mine_pairs"},
     "transforms.phrases.build": {"embed_phrases"},
     "transforms.inference.embed_images": {"embed_images"},
-    "model_code.models.fusion.preprocessing": {
-        "prepare_examples",
-        "export_model",
-        "classify_images",
-    },
+    "model_code.models.fusion.preprocessing": {"prepare_examples", "export_model"},
+    "model_code.models.fusion.serving_graph": {"export_model"},
+    "model_code.models.fusion.network": {"train_fusion"},
+    "beam_jobs.runs.stages": set(),
+    "phraselens.commands": set(),
     "schemas.base.storage": {*MODULES},
     "schemas.datasets.manifest": {*MODULES},
 }
