@@ -10,7 +10,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from model_code.metrics.clicked_queries import ClickedQueries
-from model_code.models.pixel_embedder import train as train_pixel_embedder
+from model_code.models.pixel_embedder import data, settings
 from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_generator import sampled_softmax
 from schemas.datasets.dataset import Dataset
@@ -48,10 +48,7 @@ def vocabulary(folder: Path) -> str:
 
 
 def classes(folder: Path) -> str:
-    found = [
-        train_pixel_embedder.load_labels(train_pixel_embedder.Config(mined.root, ""))
-        for mined in worlds(folder)
-    ]
+    found = [data.load_labels(settings.Config(mined.root, "")) for mined in worlds(folder)]
     names = [names for names, *_ in found]
     rows = [[part.keep.tolist() for part in parts] for _, _, *parts in found]
     assert names[0] == names[1]

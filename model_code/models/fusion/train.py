@@ -144,8 +144,6 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _work(config: Config, stage: Stage) -> int:
-    import pyarrow.parquet as pq
-
     from model_code.models.fusion import ablations, data, losses, network
     from model_code.models.fusion.data import open_examples
     from model_code.models.fusion.family import INPUTS
@@ -182,7 +180,6 @@ def _work(config: Config, stage: Stage) -> int:
             trainer, chosen, truth["test"], result["test"], seeds
         )
         predictions = predictions_table(*reader.names("test"), truth["test"], reader.labels, tested)
-    local = {table: os.path.join(stage.scratch, table) for table in ("model", "evaluation")}
     description = {
         "labels": result["labels"],
         "task": result["task"],
@@ -190,6 +187,34 @@ def _work(config: Config, stage: Stage) -> int:
         "settings": result["chosen"],
         "pool": result["pool"],
     }
+    _commit(config, stage, chosen, description, result, predictions)
+    print("\n".join(report_lines(result)))
+    print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
+    return 0
+
+
+def _commit(
+    config: Config,
+    stage: Stage,
+    chosen: Mapping[str, Any],
+    description: Mapping[str, Any],
+    result: Mapping[str, Any],
+    predictions: Any,
+) -> None:
+    """Writes and commits the tables.
+
+    Args:
+      config, stage: of the run.
+      chosen: classifier → its trial.
+      description: what tells the models from others.
+      result: the contents of evaluation.json.
+      predictions: the contents of predictions.parquet, see `predictions_table`.
+    """
+    import pyarrow.parquet as pq
+
+    from model_code.models.fusion import ablations
+
+    local = {table: os.path.join(stage.scratch, table) for table in ("model", "evaluation")}
     ablations.write_models(local["model"], chosen, description)
     figures = {name: {m: of[m] for m in FUSION.metrics} for name, of in result["test"].items()}
     evaluation = family.Evaluation(FUSION, result["rows"]["test"], figures)
@@ -200,15 +225,12 @@ def _work(config: Config, stage: Stage) -> int:
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
     # Weights mean nothing without the normalisation that the examples were made with.
-    identity = fingerprint.of_arrays(description | stage.inputs, weights)
+    identity = fingerprint.of_arrays({**description, **stage.inputs}, weights)
     with contextlib.ExitStack() as stack:
         for table in ("transform_fn", "metadata"):
             folder = Dataset(config.examples).folder(table)
             local[table] = stack.enter_context(storage.local_copy(folder))
         stage.commit_tables(local, counters, identity)
-    print("\n".join(report_lines(result)))
-    print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
-    return 0
 
 
 def report_lines(result: Mapping[str, Any]) -> list[str]:

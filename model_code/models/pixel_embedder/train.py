@@ -10,7 +10,7 @@ the validation images say so, and lose their classifier.
       --backbone=small_resnet --epochs=30
 """
 
-import dataclasses
+import functools
 import json
 import os
 import sys
@@ -19,108 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from model_code.metrics.labelling import task_of
-from model_code.runtime.few_labels import keep_first
-from model_code.runtime.settings import BACKBONES, training_device
+from model_code.models.pixel_embedder.data import load_labels
+from model_code.models.pixel_embedder.settings import Config
 from schemas.base import fingerprint
-from schemas.base.errors import PhraseLensError
-from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
 
 NAME = "train_pixel_embedder"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    mined: str = flag("Mined dataset.", role="input")
-    output: str = flag("Dataset to write.", role="output")
-    backbone: str = flag(
-        "Network.",
-        default="mobilenet",
-        choices=BACKBONES,
-    )
-    weights: str = flag(
-        "Its weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to download "
-        "them; none to train on the labelled images.",
-        default="",
-        role="input",
-    )
-    image_size: int = flag(
-        "Side of the images in pixels; 0 for the network's own.", default=0, minimum=0
-    )
-    small_resnet_width: int = flag("Channels of small_resnet's first stage.", default=16, minimum=1)
-    pixel_width: int = flag(
-        "Dimensions of the bottleneck that is trained; with --weights they are the network's.",
-        default=1024,
-        minimum=1,
-    )
-    labels_per_class: int = flag(
-        "Train on the first n labelled images of each class; 0 for all.", default=0, minimum=0
-    )
-    epochs: int = flag("Epochs, at most.", default=30, minimum=1)
-    batch_size: int = flag("Images a step.", default=64, minimum=1)
-    learning_rate: float = flag("First learning rate (AdamW).", default=1e-3, above=0)
-    weight_decay: float = flag("Weight decay.", default=1e-2, minimum=0)
-    patience: int = flag("Epochs without a better one before training stops.", default=8, minimum=1)
-    augment: bool = flag("Flip, crop and tint training images.", default=True)
-    seed: int = flag("Seed of all randomness.", default=0, minimum=0, maximum=2**32 - 1)
-    cache_bytes: int = flag(
-        "Keep decoded images in memory up to this many bytes, else stream them.",
-        default=4 << 30,
-        role="runtime",
-        minimum=0,
-    )
-    device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-    """The labelled images of one split.
-
-    Attributes:
-      keep: [rows of the images table] bool, which they are.
-      targets: [images, classes] float32, 1 for the classes of an image; where an image has one
-        class, those of several share the 1.
-    """
-
-    keep: np.ndarray
-    targets: np.ndarray
-
-
-def load_labels(config: Config) -> tuple[list[str], str, Labelled, Labelled]:
-    """The classes, the task (see `task_of`), and the labelled training and validation images.
-
-    Raises:
-      PhraseLensError: fewer than two classes are labelled in the training images.
-    """
-    images = Dataset(config.mined).table("images", ["image_id", "split", "labels"])
-    labels, split = images["labels"].to_pylist(), np.array(images["split"].to_pylist())
-    ids = images["image_id"].to_pylist()
-    chosen = [of if of and part == "train" else [] for of, part in zip(labels, split, strict=True)]
-    train = keep_first(chosen, ids, config.labels_per_class)
-    classes = sorted({label for row in np.flatnonzero(train) for label in labels[row]})
-    if len(classes) < 2:
-        raise PhraseLensError(
-            f"table 'images' of {config.mined}",
-            f"labelled training images of two classes, found {len(classes)}",
-            "Give --labels to mine_pairs, or --weights to this command.",
-        )
-    task = task_of(sum(len(of) > 1 for of in labels), sum(bool(of) for of in labels))
-    place = {label: column for column, label in enumerate(classes)}
-    known = np.array([any(label in place for label in of) for of in labels])
-
-    def labelled(keep: np.ndarray) -> Labelled:
-        targets = np.zeros((int(keep.sum()), len(classes)), np.float32)
-        for row, image in enumerate(np.flatnonzero(keep)):
-            targets[row, [place[label] for label in labels[image] if label in place]] = 1
-        if task == "single":
-            targets /= targets.sum(axis=1, keepdims=True)
-        return Labelled(keep, targets)
-
-    return classes, task, labelled(train), labelled(known & (split == "validation"))
+MODULES = ("model_code.models.pixel_embedder.train",)
 
 
 def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> tuple[Any, Any]:
@@ -139,37 +46,33 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
     from model_code.images import backbones
     from model_code.images import ops as image_ops
     from model_code.images.source import ImageSource
+    from model_code.models.pixel_embedder import network
+    from model_code.models.pixel_embedder.losses import loss
     from model_code.runtime import training
 
     classes, task, train, held_out = load_labels(config)
-    mined, preprocessing = Dataset(config.mined), backbones.spec(config.backbone).preprocessing
-    images = ImageSource(mined, train.keep, size, config.cache_bytes, "decode training images")
-    held_out_images = ImageSource(
-        mined, held_out.keep, size, config.cache_bytes, "decode validation images"
+    source = functools.partial(
+        ImageSource, Dataset(config.mined), size=size, cache_bytes=config.cache_bytes
     )
-    bottleneck = keras.layers.Dense(config.pixel_width, activation="relu", name="bottleneck")
-    embedder = keras.Model(backbone.inputs, bottleneck(backbone.output))
-    classifier = keras.Model(embedder.inputs, keras.layers.Dense(len(classes))(embedder.output))
+    images = source(train.keep, label="decode training images")
+    held_out_images = source(held_out.keep, label="decode validation images")
+    embedder, classifier = network.build(backbone, config.pixel_width, len(classes))
     batch_size = min(config.batch_size, images.rows)
     steps = images.rows // batch_size
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps)
     optimizer = keras.optimizers.AdamW(schedule, config.weight_decay)
     optimizer.build(classifier.trainable_variables)
-
-    def losses(logits, targets):
-        if task == "single":
-            return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), 1)
+    preprocessing = backbones.spec(config.backbone).preprocessing
 
     @tf.function(autograph=False)  # it branches on no tensor
     def step(pixels, targets, seed):
         pixels = image_ops.augment(pixels, seed) if config.augment else pixels
         inputs = image_ops.preprocess(preprocessing, pixels)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(losses(classifier(inputs, training=True), targets))
+            mean = tf.reduce_mean(loss(classifier(inputs, training=True), targets, task))
         variables = [variable.value for variable in classifier.trainable_variables]
-        optimizer.apply(tape.gradient(loss, variables), classifier.trainable_variables)
-        return loss
+        optimizer.apply(tape.gradient(mean, variables), classifier.trainable_variables)
+        return mean
 
     predict = backbones.encoder(classifier, preprocessing)
 
@@ -183,8 +86,8 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
             return {}
         logits = np.concatenate([predict(pixels) for pixels in held_out_images.in_order(256)])
         best = np.take_along_axis(held_out.targets, logits.argmax(1)[:, None], 1) > 0
-        loss = tf.reduce_mean(losses(logits, held_out.targets))
-        return {"validation_loss": float(loss), "validation_top1": float(best.mean())}
+        mean = tf.reduce_mean(loss(logits, held_out.targets, task))
+        return {"validation_loss": float(mean), "validation_top1": float(best.mean())}
 
     history = training.fit(
         NAME,
@@ -253,7 +156,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         work,
         # Pretrained weights alone make the model: new images do not change it.
         lambda config: {} if config.weights else {"mined": config.mined},
-        ["model_code.models.pixel_embedder.train"],
+        MODULES,
         lambda config: command.weights_input(config.weights),
     )
 

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +28,8 @@ from model_code.metrics.evaluation import without_nan
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.batches import Batches, BatchRules, split_words
 from model_code.models.text_embedder.data import hold_out, load_associations
-from model_code.runtime.settings import training_device
+from model_code.models.text_embedder.settings import Config
 from schemas.base import fingerprint
-from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.stage import Stage
@@ -41,90 +40,6 @@ if TYPE_CHECKING:
 MODULES = ("model_code.models.text_embedder.train",)
 _DENSE_LEARNING_RATE = 1e-3
 _UNSEEN = 1e-3  # counts for an n-gram of no query
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    mined: str = flag("Mined dataset (beam_jobs.mining.mine_pairs).", role="input")
-    output: str = flag("Dataset to write.", role="output")
-    width: int = flag("Width of the embedding.", default=200, minimum=1)
-    buckets: int = flag(
-        "Hash values of n-grams; a collision makes two n-grams one.", default=2**18, minimum=1
-    )
-    max_tokens: int = flag("N-grams kept of a query, words first.", default=64, minimum=1)
-    char_trigrams: bool = flag("Add the character trigrams of words.", default=False)
-    attention: bool = flag("Weight n-grams by a learned score; plain mean if not.", default=True)
-    frequency_power: float = flag(
-        "Attention starts where an n-gram weighs as the number of queries that hold it to this "
-        "power, so that what is rare does not blur a query; 0 starts it at equal weights.",
-        default=0.0,
-        minimum=0,
-    )
-    dense: bool = flag("Add a fully connected layer after the bag.", default=False)
-    initial_scale: float = flag(
-        "Length of an n-gram's vector before training; the less, the less do n-grams that "
-        "training never saw blur the others.",
-        default=1.0,
-        above=0,
-    )
-    epochs: int = flag("At most this many epochs.", default=20, minimum=1)
-    patience: int = flag("Epochs without a better one before stopping.", default=3, minimum=1)
-    min_steps_per_epoch: int = flag(
-        "An epoch has at least this many batches.", default=1, minimum=1
-    )
-    max_steps_per_epoch: int = flag(
-        "An epoch ends after this many batches.", default=1000, minimum=1
-    )
-    batch_size: int = flag("Pairs in a batch.", default=512, minimum=1)
-    learning_rate: float = flag("Of Adagrad on the table of n-grams.", default=0.1, above=0)
-    temperature: float = flag("Divides cosines in the softmax.", default=0.05, above=0)
-    token_dropout: float = flag(
-        "Share of n-grams left out in training.", default=0.25, minimum=0, below=1
-    )
-    self_pairs_share: float = flag(
-        "Share of a batch that pairs a query with itself.", default=0.25, minimum=0, maximum=1
-    )
-    shared_words: float = flag(
-        "Share of words that both sides of a query paired with itself keep; each of the others "
-        "is on one side, so that words of one query come together. 1 keeps all on both.",
-        default=1.0,
-        minimum=0,
-        maximum=1,
-    )
-    debias: bool = flag(
-        "Take the logarithm of how often a query is in a batch from its logits, so that popular "
-        "queries are not pushed away.",
-        default=True,
-    )
-    language_balance: float = flag(
-        "0 draws associations alike, 1 draws each combination of two languages alike.",
-        default=0.0,
-        minimum=0,
-        maximum=1,
-    )
-    weight_power: float = flag(
-        "An association counts as its weight to this power; 0 makes all equal.",
-        default=0.5,
-        minimum=0,
-    )
-    held_out_share: float = flag(
-        "Share of associations kept for evaluation.", default=0.05, minimum=0, below=1
-    )
-    held_out_queries: float = flag(
-        "Share of queries kept, with all their associations, for evaluation.",
-        default=0.03,
-        minimum=0,
-        below=1,
-    )
-    hard_negatives: int = flag(
-        "At most so many queries whose typers refused the image of a query of the batch are "
-        "added to it, to be told apart.",
-        default=512,
-        minimum=0,
-    )
-    seed: int = flag("Of weights, batches and dropout.", default=0, minimum=0, maximum=2**32 - 1)
-    device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
 def _work(config: Config, stage: Stage) -> int:
@@ -160,19 +75,10 @@ def _work(config: Config, stage: Stage) -> int:
         monitor="score",
         patience=config.patience,
     )
-    local = stage.empty_folder("model")
-    text_embedder.export(model, os.path.join(local, "saved_model"), **bag)
-    description = bag | {
-        "width": config.width,
-        "attention": config.attention,
-        "dense": config.dense,
-    }
     evaluation = text_held_out.evaluate(model, bags, everything, held, config.max_tokens)
-    contents = {"config": description, "evaluation": without_nan(evaluation)}
-    for name, content in contents.items():
-        with open(os.path.join(local, f"{name}.json"), "w", encoding="utf-8") as f:
-            json.dump(content, f, indent=1)
+    local = stage.empty_folder("model")
     training.write_logs(history, stage.scratch, local)
+    identity = _write(local, model, bag, evaluation, config)
     trained = len(held.train.pairs)
     counters = {
         "queries": len(everything.texts),
@@ -182,8 +88,7 @@ def _work(config: Config, stage: Stage) -> int:
         "associations.dropped_held_out": len(everything.pairs) - trained,
         "refused_pairs": len(everything.refused),
     }
-    weights = [np.asarray(v) for v in model.get_weights()]
-    stage.commit_files("model", local, counters, fingerprint.of_arrays(description, weights))
+    stage.commit_files("model", local, counters, identity)
     for kind, found in evaluation.items():
         title = f"{kind.replace('_', ' ')}, 1 of {found['candidates']:,}"
         print(text_evaluation.table(title, found["methods"]))
@@ -193,6 +98,20 @@ def _work(config: Config, stage: Stage) -> int:
         f"--text_embedder {config.output} …  (see its --help)"
     )
     return 0
+
+
+def _write(local: str, model, bag: Mapping, evaluation: Mapping, config: Config) -> str:
+    """Writes the exported network, config.json and evaluation.json; returns their fingerprint."""
+    from model_code.models.text_embedder import network as text_embedder
+
+    text_embedder.export(model, os.path.join(local, "saved_model"), **bag)
+    kept = {name: getattr(config, name) for name in ("width", "attention", "dense")}
+    description = {**bag, **kept}
+    contents = {"config": description, "evaluation": without_nan(evaluation)}
+    for name, content in contents.items():
+        with open(os.path.join(local, f"{name}.json"), "w", encoding="utf-8") as f:
+            json.dump(content, f, indent=1)
+    return fingerprint.of_arrays(description, [np.asarray(v) for v in model.get_weights()])
 
 
 def start_attention(model, ids: np.ndarray, power: float) -> None:

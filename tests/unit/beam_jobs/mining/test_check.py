@@ -14,7 +14,7 @@ from beam_jobs.runs import all_stages, reprocess
 from beam_jobs.runs import stages as stages_lib
 from beam_jobs.runs import steps as reprocess_steps
 from model_code.metrics import labelling
-from model_code.models.pixel_embedder import train as train_pixel_embedder
+from model_code.models.pixel_embedder import data, settings
 from schemas.base.errors import PhraseLensError
 from schemas.tables.mined import SPLITS
 from tests.support.datasets import mined_dataset
@@ -155,7 +155,7 @@ def test_a_stray_image_of_several_labels_is_left_out(tmp_path, capsys):
 def test_the_settings_that_are_assumed_are_the_stages_own():
     from beam_jobs.models import prepare_examples, prepare_pairs
 
-    configs = [prepare_examples.Config] * 3 + [prepare_pairs.Config, train_pixel_embedder.Config]
+    configs = [prepare_examples.Config] * 3 + [prepare_pairs.Config, settings.Config]
     for field, config in zip(dataclasses.fields(Needs), configs, strict=True):
         (own,) = [f for f in dataclasses.fields(config) if f.name == field.name]
         assert own.default == field.default
@@ -185,16 +185,16 @@ def test_driver_examples_and_pixel_embedder_find_the_same_task(lists, single):
 @pytest.mark.parametrize(("images", "task"), [(GOOD, "single"), ([("train", "ab")] * 9, "multi")])
 def test_the_pixel_embedder_learns_the_task_of_the_labels(tmp_path, images, task):
     root = write(str(tmp_path), images)
-    config = train_pixel_embedder.Config(mined=root, output="")
-    classes, found, train, _ = train_pixel_embedder.load_labels(config)
+    config = settings.Config(mined=root, output="")
+    classes, found, train, _ = data.load_labels(config)
     assert (classes, found) == (["a", "b"], task)
     assert train.targets.sum(axis=1).tolist() == [2 if task == "multi" else 1] * len(train.targets)
 
 
 def test_stray_labels_share_the_target_of_an_image(tmp_path):
     root = write(str(tmp_path), [*GOOD * 20, ("train", ["a", "b"])])
-    config = train_pixel_embedder.Config(mined=root, output="")
-    _, found, train, _ = train_pixel_embedder.load_labels(config)
+    config = settings.Config(mined=root, output="")
+    _, found, train, _ = data.load_labels(config)
     assert found == "single"
     assert train.targets[-1].tolist() == [0.5, 0.5]
     assert (train.targets.sum(axis=1) == 1).all()
