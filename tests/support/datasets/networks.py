@@ -46,7 +46,7 @@ def write_networks(
     import keras
 
     from model_code.images import backbones
-    from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.network import build_head
     from model_code.phrases import index as phrase_index
 
     keras.utils.set_random_seed(0)
@@ -54,7 +54,7 @@ def write_networks(
     size = image_size or spec.image_size
     network = backbones.pretrained(backbone, size, weights, "--weights", small_width)
     features = network.output_shape[1]
-    head = text_generator.build_head(features, [], WIDTH)
+    head = build_head(features, [], WIDTH)
     description = {
         "backbone": backbone,
         "backbone_fingerprint": backbones.fingerprint_of(backbone, network),

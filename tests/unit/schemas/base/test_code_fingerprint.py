@@ -154,6 +154,8 @@ EDITS = {
     "model_code.models.fusion.classifier": {"export_model", "classify_images"},
     "model_code.models.fusion.fit": {"train_fusion"},
     "model_code.models.text_generator.trainer": {"train_text_generator"},
+    "model_code.models.text_generator.network": {"train_text_generator"},
+    "model_code.models.text_generator.evaluate": {"train_text_generator"},
     "model_code.models.text_embedder.network": {"train_text_embedder", "embed_phrases"},
     "model_code.phrases.index": {"embed_phrases", "embed_images"},
     "model_code.images.embedder": {
