@@ -35,12 +35,15 @@ from transforms.files.matching import content_hash, match
 from transforms.files.secret_files import FromFiles
 from transforms.mining import events, evidence
 from transforms.mining.deletions import Deletions, read_deletions
-from transforms.mining.events import LOG_FIELDS, LogRules
+from transforms.mining.events import LogRules
 from transforms.mining.evidence import DayRules
 from transforms.mining.queries import EPOCH
+from transforms.rows import log_fields
 from transforms.rows.checked import ReadRows
-from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
-from transforms.rows.tabular import column_mapping
+from transforms.rows.columns import column_mapping
+from transforms.rows.layouts import FORMATS
+from transforms.rows.log_fields import LOG_FIELDS
+from transforms.rows.logs import check_times, plan_log, read_log
 from transforms.shards import blocks, commit, outputs
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 
@@ -80,7 +83,7 @@ class LogConfig:
     nobody: tuple[str, ...] = flag(
         "Users and sessions that stand for people who are not known, in any case; empty ones "
         "always do.",
-        default=events.PLACEHOLDERS,
+        default=log_fields.PLACEHOLDERS,
     )
     max_robot_share: float = flag(
         "Share of the events that may be dropped as a robot's before the job fails.",

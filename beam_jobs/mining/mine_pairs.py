@@ -69,15 +69,14 @@ from transforms.mining import (
     queries,
     spelling,
 )
-from transforms.mining import (
-    images as mined_images,
-)
+from transforms.mining import images as mined_images
 from transforms.mining.deletions import Deletions
 from transforms.mining.examination import ReadFacts
 from transforms.mining.labels import LABEL_FIELDS, parse_labels
 from transforms.rows.checked import ReadRows, id_texts
+from transforms.rows.columns import check_tables, column_mapping
 from transforms.rows.logs import check_times, read_log
-from transforms.rows.tabular import BadRows, check_tables, column_mapping, read_table
+from transforms.rows.tabular import BadRows, read_table
 from transforms.shards import commit, outputs
 from transforms.shards.blocks import GroupShards
 from transforms.shards.ceilings import Ceilings

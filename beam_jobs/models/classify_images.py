@@ -39,7 +39,7 @@ from transforms.images.units import (
 )
 from transforms.inference.classify import ClassifyImages, Networks, group_units
 from transforms.inference.folders import ModelFolder
-from transforms.rows.tabular import column_mapping
+from transforms.rows.columns import column_mapping
 from transforms.shards import commit
 from transforms.shards import outputs as outputs_lib
 from transforms.shards.map_shards import MapShards

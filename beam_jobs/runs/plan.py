@@ -21,7 +21,7 @@ from schemas.runs.stage import Stage
 from transforms.images.places import Places
 from transforms.images.read import source_of
 from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.rows.tabular import column_mapping
+from transforms.rows.columns import column_mapping
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ from transforms.images.clean import ImageError
 from transforms.images.places import Places
 from transforms.rows.checked import id_texts, texts_of
 from transforms.rows.column_types import field_at, is_text, stored, whole_text
-from transforms.rows.tabular import BadRows, check_columns, columns_of, read_table
+from transforms.rows.columns import check_columns, columns_of
+from transforms.rows.tabular import BadRows, read_table
 
 IMAGE_FIELDS = ("key", "image", "path")
 KEY_KINDS = ("stem", "name", "path")  # what an image file can be called by
@@ -183,7 +184,7 @@ def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
     names = columns_of(path, head)
     mapping = _downloaded_columns(names, unit.mapping)
     unit = dataclasses.replace(unit, mapping=_named_images(head, names, mapping))
-    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head)
+    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head=head)
     if unit.mapping["image"] in names:
         return [unit]
     named = read_table(path, {"path": unit.mapping["path"]})
