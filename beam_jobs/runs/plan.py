@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from beam_jobs.frame import job
-from beam_jobs.mining import mine_log
+from beam_jobs.mining import log as log_lib
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.stages import Step
 from beam_jobs.runs.steps import Config
@@ -79,7 +79,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     """
     known = _known_sources(earlier)
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    forgotten = mine_log.deletions(config).keys
+    forgotten = log_lib.deletions(config).keys
     args = "images", config.images, config.image_format, mapping, config.image_key
     units = plan_images(*args, Places.of(config)).units
     images, new, seen = 0, 0, set()

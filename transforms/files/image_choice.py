@@ -17,6 +17,7 @@ from transforms.files.image_suffixes import IMAGE_SUFFIXES
 from transforms.files.litter import is_litter
 from transforms.files.webdataset import is_shard
 
+IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 # Files about an image of the same name: captions, EXIF and XMP, Apple's edits, cameras' thumbnails.
 _SIDECARS = {"txt", "json", "xmp", "aae", "thm", "xml", "yaml", "yml", "caption", "md5", "lrv"}
 

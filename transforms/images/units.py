@@ -28,7 +28,6 @@ from transforms.rows.tabular import BadRows, read_table
 
 IMAGE_FIELDS = ("key", "image", "path")
 KEY_KINDS = ("stem", "name", "path")  # what an image file can be called by
-IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
 UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
 MAX_RECORD_BYTES = 256 << 20

@@ -51,7 +51,7 @@ QUERY_TEXTS = pa.schema([("query_id", pa.int64()), ("query", pa.string())])
 
 @dataclasses.dataclass(frozen=True)
 class LogRules:
-    """What a row of the log must be like; see the flags of beam_jobs/mining/mine_log.
+    """What a row of the log must be like; see the flags of beam_jobs/mining/log_flags.py.
 
     Attributes:
       max_query_chars: longer queries die.

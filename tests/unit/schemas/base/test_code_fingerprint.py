@@ -166,6 +166,10 @@ EDITS = {
     },
     "transforms.training_data.pairs": {"prepare_pairs"},
     "transforms.mining.spelling": {"mine_pairs"},
+    "transforms.rows.layouts": {"mine_log", "mine_pairs"},
+    "beam_jobs.mining.log": {"mine_log", "mine_pairs"},
+    "beam_jobs.mining.mine_log": {"mine_log"},
+    "beam_jobs.mining.queries": {"mine_pairs"},
     "transforms.phrases.build": {"embed_phrases"},
     "transforms.inference.embed_images": {"embed_images"},
     "model_code.models.fusion.preprocessing": {
