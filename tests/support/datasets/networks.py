@@ -47,7 +47,7 @@ def write_networks(
 
     from model_code.images import backbones
     from model_code.models.text_generator.network import build_head
-    from model_code.phrases import index as phrase_index
+    from model_code.phrases import folder as folder_lib
 
     keras.utils.set_random_seed(0)
     spec = backbones.spec(backbone)
@@ -70,7 +70,7 @@ def write_networks(
         model = fingerprint.of_arrays(config, [*network.get_weights(), *head.get_weights()])
         stages[name].commit_files("model", local, {}, model)
     local = stages["phrases"].empty_folder("index")
-    phrase_index.build(local, _phrases().to_batches(), TEMPERATURE)
+    folder_lib.build(local, _phrases().to_batches(), TEMPERATURE)
     stages["phrases"].commit_files("index", local, {})
     return roots
 
