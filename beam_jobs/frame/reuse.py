@@ -1,39 +1,15 @@
-"""Flags and checks of every job that takes over what an earlier run made of the same images."""
+"""What every job checks that takes over what an earlier run made of the same images."""
 
 import dataclasses
 from collections.abc import Callable
 
 import apache_beam as beam
 
+from beam_jobs.frame.reuse_flags import ReuseConfig
 from schemas.base.errors import PhraseLensError
-from schemas.console.flags import flag
 from schemas.datasets import shard_files
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Shard
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReuseConfig:
-    reuse: str = flag(
-        "An earlier output: what was made of the same images, with the same networks and limits, "
-        "is taken from it.",
-        default="",
-        role="input",
-    )
-    retry_dead: bool = flag(
-        "Try again what died in the last run of the same work, such as images that could not be "
-        "fetched; all else is taken over from it.",
-        default=False,
-        role="runtime",
-    )
-    check_reused: float = flag(
-        "Share of the shards taken over that are compared with their checksums before; all are "
-        "read with those of their pages.",
-        default=1.0,
-        minimum=0,
-        maximum=1,
-        role="runtime",
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
-from beam_jobs.mining import mine_log
+from beam_jobs.mining import log as log_lib
+from beam_jobs.mining.flags import Config
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import FILE_NAME
+from transforms.files.secret_files import FromFiles
 from transforms.mining import evidence
 from transforms.mining.deletions import Deletions
 from transforms.shards.ceilings import EXAMPLES
@@ -81,9 +83,9 @@ def read_deletions_of(days: Mapping[str, Dataset], path: str, person_key: str) -
     """
     if not path:
         return Deletions()
-    deletions = mine_log.deletions_of(path, person_key, query_parts_of(days))
+    deletions = log_lib.deletions_of(path, person_key, query_parts_of(days))
     if deletions.users or deletions.user_queries:
-        ours = mine_log.key_identity(person_key) if person_key else None
+        ours = log_lib.key_identity(person_key) if person_key else None
         for name, day in days.items():
             if not _may_be(day.manifest.inputs.get("person_key"), ours):
                 raise PhraseLensError(
@@ -98,4 +100,24 @@ def _may_be(of_day: str | None, ours: str | None) -> bool:
     """Whether a day was mined with our key; an older version noted only which file it was."""
     if of_day is None or ours is None:
         return of_day is ours
-    return of_day == ours or not of_day.startswith(mine_log.KEY_IDENTITY)
+    return of_day == ours or not of_day.startswith(log_lib.KEY_IDENTITY)
+
+
+def deletions_by_flags(config: Config) -> Deletions:
+    """What mine_pairs must forget, in the terms of its log or of its days.
+
+    Raises:
+      PhraseLensError: see `read_deletions_of`.
+    """
+    if config.days and config.forget:
+        return read_deletions_of(find_days(config.days), config.forget, config.person_key)
+    return log_lib.deletions(config)
+
+
+def deletions_on_workers(config: Config) -> FromFiles[Deletions]:
+    """The same, read where it is needed: the graph holds nothing of it."""
+    parts = config.query_parts
+    if config.days and config.forget:
+        parts = query_parts_of(find_days(config.days))
+    files = config.forget, config.person_key
+    return FromFiles.of(log_lib.deletions_of, *files, parts, files=files)

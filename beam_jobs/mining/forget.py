@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from beam_jobs.frame import job
-from beam_jobs.mining import mine_log
+from beam_jobs.mining import log as log_lib
 from beam_jobs.mining.days import find_days, query_parts_of, read_deletions_of
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError, tell
@@ -129,7 +129,7 @@ def preflight(config: Config) -> job.Inputs:
 def build(pipeline: beam.Pipeline, config: Config) -> None:
     found = find_days(config.days)
     files = config.list, config.person_key
-    deletions = FromFiles.of(mine_log.deletions_of, *files, query_parts_of(found), files=files)
+    deletions = FromFiles.of(log_lib.deletions_of, *files, query_parts_of(found), files=files)
     days = [storage.join(config.days, name) for name in storage.list_folders(config.days)]
     (
         pipeline

@@ -15,79 +15,37 @@ of local days with their neighbours; what is not of --partition is left out.
 import dataclasses
 import datetime
 import functools
-import hashlib
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import apache_beam as beam
-from apache_beam.io.filesystem import FileMetadata
 
 from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
-from model_code.text.normalise import NORMALIZATION_VERSION, normalize_query
-from schemas.base import fingerprint, storage
+from beam_jobs.mining.log import (
+    EVENT_SHARD_BYTES,
+    SCHEMAS,
+    ReadEvents,
+    check_rules,
+    day_rules,
+    log_rules,
+    plan,
+    raw_inputs,
+    shards_for,
+    text_bytes,
+)
+from beam_jobs.mining.log_flags import LogConfig
+from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import manifest
-from transforms.files.compression import SUFFIXES
-from transforms.files.matching import content_hash, match
-from transforms.files.secret_files import FromFiles
-from transforms.mining import events, evidence
-from transforms.mining.deletions import Deletions, read_deletions
-from transforms.mining.events import LOG_FIELDS, LogRules
-from transforms.mining.evidence import DayRules
+from transforms.files.matching import content_hash
+from transforms.mining import evidence
 from transforms.mining.queries import EPOCH
-from transforms.rows.checked import ReadRows
-from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
-from transforms.rows.tabular import column_mapping
+from transforms.rows.logs import check_times
 from transforms.shards import blocks, commit, outputs
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
-
-UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
-EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
-KEY_IDENTITY = "key "
-PACKED = 5  # so much smaller than text a compressed log is, about
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """The flags that say how a log is read; mine_pairs has them too."""
-
-    log: tuple[str, ...] = flag("Click log: files, globs or folders.", default=(), role="input")
-    columns: tuple[str, ...] = flag(
-        "Columns of the log as field=column; fields are " + ", ".join(LOG_FIELDS) + ".", default=()
-    )
-    format: str = flag("What the log is; auto looks at the files.", default="auto", choices=FORMATS)
-    forget: str = flag(
-        "Deletion list: a table with the columns image, user and query.", default="", role="input"
-    )
-    blocklist: str = flag("Words and queries to leave out, one a line.", default="", role="input")
-    person_key: str = flag(
-        "File with the secret key of the hashes of users and sessions.", default="", role="input"
-    )
-    max_query_chars: int = flag("Longer queries die.", default=1000, minimum=1)
-    query_parts: int = flag(
-        "Count a click for the parts of its query too, of at most so many words: for captions and "
-        "titles, which hardly repeat as a whole. 0 for none.",
-        default=0,
-        minimum=0,
-    )
-    max_person_events: int = flag("Who does more on one day is a robot.", default=1000, minimum=1)
-    max_person_clicks: int = flag(
-        "Clicks a day of one person on one pair that count.", default=3, minimum=1
-    )
-    nobody: tuple[str, ...] = flag(
-        "Users and sessions that stand for people who are not known, in any case; empty ones "
-        "always do.",
-        default=events.PLACEHOLDERS,
-    )
-    max_robot_share: float = flag(
-        "Share of the events that may be dropped as a robot's before the job fails.",
-        default=0.25,
-        minimum=0,
-        maximum=1,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,140 +74,7 @@ class Config(LogConfig, CeilingConfig):
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-SCHEMAS = {
-    "evidence": evidence.EVIDENCE,
-    "visits": evidence.VISITS,
-    "languages": evidence.LANGUAGES,
-    "texts": events.QUERY_TEXTS,
-}
 TABLES = {name: commit.parquet(schema) for name, schema in SCHEMAS.items()}
-
-
-def person_key(path: str) -> bytes:
-    """The key of the hashes of people; b"" where none is given."""
-    if not path:
-        return b""
-    try:
-        key = storage.read_bytes(path).strip()
-    except OSError as error:
-        # What was given is not shown: it may be the key itself.
-        raise PhraseLensError(
-            "--person_key",
-            f"the path of a file that can be read ({type(error).__name__})",
-            "Make one, and give its path: openssl rand -hex 32 > person.key",
-        ) from None
-    if not 16 <= len(key) <= 64:
-        raise PhraseLensError(
-            f"--person_key {path}",
-            f"16 to 64 bytes, found {len(key)}",
-            "Make one: openssl rand -hex 32.",
-        )
-    return key
-
-
-def deletions_of(path: str, key: str, query_parts: int) -> Deletions:
-    """A deletion list, if one is given; `path` and `key` are files."""
-    return read_deletions(path, person_key(key), query_parts) if path else Deletions()
-
-
-def deletions(config: LogConfig) -> Deletions:
-    return deletions_of(config.forget, config.person_key, config.query_parts)
-
-
-def log_rules(config: LogConfig, day: int | None) -> FromFiles[LogRules]:
-    """What a row of the log must be like: with what few may see, once it is on a worker."""
-    listed: set[str] = set()
-    for file in match("blocklist", (config.blocklist,)) if config.blocklist else ():
-        for line in storage.read_bytes(file.path).decode("utf-8", "replace").splitlines():
-            listed.add(normalize_query(line))
-    shown = LogRules(
-        max_query_chars=config.max_query_chars,
-        blocklist=tuple(sorted(listed - {""})),
-        day=day,
-        query_parts=config.query_parts,
-        nobody=tuple(sorted({name.strip().lower() for name in config.nobody})),
-    )
-    return _on_workers(_whole_log_rules, shown, config)
-
-
-def check_rules(config: LogConfig) -> None:
-    """Raises PhraseLensError where a file that the rules are made of cannot be read."""
-    person_key(config.person_key)
-    deletions(config)
-    log_rules(config, None)
-
-
-def _whole_log_rules(shown: LogRules, *secrets) -> LogRules:
-    forgotten = deletions_of(*secrets).keys
-    return dataclasses.replace(shown, forgotten=forgotten, person_key=person_key(secrets[1]))
-
-
-def day_rules(config: LogConfig, day: int | None) -> FromFiles[DayRules]:
-    """What one person can do on a day: with what must be forgotten, once it is on a worker."""
-    shown = DayRules(config.max_person_events, config.max_person_clicks, day)
-    return _on_workers(_whole_day_rules, shown, config)
-
-
-def _whole_day_rules(shown: DayRules, *secrets) -> DayRules:
-    return dataclasses.replace(shown, deletions=deletions_of(*secrets))
-
-
-def _on_workers(make: Callable, shown: LogRules | DayRules, config: LogConfig) -> FromFiles:
-    files = config.forget, config.person_key
-    return FromFiles.of(make, shown, *files, config.query_parts, files=files)
-
-
-def plan(config: LogConfig):
-    """The units of the log and its files; raises PhraseLensError where it cannot be read."""
-    mapping = column_mapping("columns", config.columns, LOG_FIELDS)
-    return plan_log("log", config.log, config.format, mapping, UNIT_BYTES)
-
-
-def text_bytes(files: Sequence[FileMetadata]) -> int:
-    """About how large a log is as text: what decides how many shards it needs."""
-    packed = (".parquet", ".pq", *SUFFIXES)
-    return sum(
-        file.size_in_bytes * (PACKED if file.path.lower().endswith(packed) else 1) for file in files
-    )
-
-
-def shards_for(size: int, shard_bytes: int) -> int:
-    """Shards that keep each one small, whatever the size of the input; never fewer than 4."""
-    return min(max(4, -(-size // shard_bytes)), 4096)
-
-
-def raw_inputs(config: LogConfig) -> dict[str, str]:
-    """Identity of what decides how the rows of a log are read, besides the log."""
-    raw = {"normalization": f"version {NORMALIZATION_VERSION}"}
-    if config.blocklist:
-        raw["blocklist"] = content_hash(match("blocklist", (config.blocklist,)))
-    if config.forget:  # its bytes: a list that is written anew each night is the same list
-        files = match("forget", (config.forget,))
-        data = b"".join(storage.read_bytes(file.path) for file in files)
-        raw["forget"] = hashlib.sha256(data).hexdigest()
-    if config.person_key:
-        raw["person_key"] = key_identity(config.person_key)
-    return raw
-
-
-def key_identity(path: str) -> str:
-    """Tells keys apart, wherever their files lie: what a key makes of a word gives none away."""
-    return f"{KEY_IDENTITY}{fingerprint.hash64('person key', person_key(path)) % 2**64:016x}"
-
-
-class ReadEvents(beam.PTransform):
-    """The log → tagged `events`, `texts`, `dead`, `counts`."""
-
-    def __init__(self, units, rules: FromFiles[LogRules], stage):
-        super().__init__()
-        self._units, self._rules, self._stage = units, rules, stage
-
-    def _parse(self, table):
-        return events.parse_events(table, self._stage, self._rules())
-
-    def expand(self, pipeline):
-        read = ReadRows("events", read_log, self._parse, self._stage, ("events", "texts"))
-        return pipeline | "LogUnits" >> beam.Create(self._units) | "ReadLog" >> read
 
 
 def day_number(partition: str) -> int | None:

@@ -20,26 +20,22 @@ from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from beam_jobs.frame.image_flags import ImageConfig
-from beam_jobs.frame.reuse import ReuseConfig, Reused, WaitForCheck
+from beam_jobs.frame.reuse import Reused, WaitForCheck
+from beam_jobs.frame.reuse_flags import ReuseConfig
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
 from schemas.tables.predictions import PREDICTIONS
+from transforms.files.image_choice import IMAGE_FORMATS
 from transforms.files.matching import content_hash
 from transforms.images.clean import ImageLimits
 from transforms.images.places import Places
-from transforms.images.units import (
-    IMAGE_FIELDS,
-    IMAGE_FORMATS,
-    ImagePlan,
-    count_images,
-    plan_images,
-)
+from transforms.images.units import IMAGE_FIELDS, ImagePlan, count_images, plan_images
 from transforms.inference.classify import ClassifyImages, Networks, group_units
 from transforms.inference.folders import ModelFolder
-from transforms.rows.tabular import column_mapping
+from transforms.rows.columns import column_mapping
 from transforms.shards import commit
 from transforms.shards import outputs as outputs_lib
 from transforms.shards.map_shards import MapShards

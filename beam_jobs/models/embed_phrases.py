@@ -22,7 +22,8 @@ import apache_beam as beam
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
-from beam_jobs.frame.reuse import ReuseConfig, Reused, WaitForCheck
+from beam_jobs.frame.reuse import Reused, WaitForCheck
+from beam_jobs.frame.reuse_flags import ReuseConfig
 from model_code.index.choice import KINDS, IndexSettings
 from model_code.phrases.calibration import HEADS
 from model_code.runtime import settings as inference_settings

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from beam_jobs.frame import job
-from beam_jobs.mining import mine_log
+from beam_jobs.mining import log as log_lib
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.stages import Step
 from beam_jobs.runs.steps import Config
@@ -21,7 +21,7 @@ from schemas.runs.stage import Stage
 from transforms.images.places import Places
 from transforms.images.read import source_of
 from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
-from transforms.rows.tabular import column_mapping
+from transforms.rows.columns import column_mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     """
     known = _known_sources(earlier)
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    forgotten = mine_log.deletions(config).keys
+    forgotten = log_lib.deletions(config).keys
     args = "images", config.images, config.image_format, mapping, config.image_key
     units = plan_images(*args, Places.of(config)).units
     images, new, seen = 0, 0, set()

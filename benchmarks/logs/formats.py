@@ -32,8 +32,10 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.runs import command_line
 from transforms.files.sniffing import format_of
-from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
-from transforms.rows.logs import FORMATS, plan_log, read_log
+from transforms.mining.events import LogRules, parse_events
+from transforms.rows.layouts import FORMATS
+from transforms.rows.log_fields import LOG_FIELDS
+from transforms.rows.logs import plan_log, read_log
 from transforms.rows.tabular import BadRows, read_part
 
 UNIT_BYTES = 16 << 10  # small, so that samples have several units

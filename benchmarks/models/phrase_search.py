@@ -60,7 +60,7 @@ def write_tables(folder: Path, rows: int, seed: int, width: int = WIDTH) -> None
     from model_code.index import partition
     from model_code.index.choice import Kind
     from model_code.index.search import Searcher
-    from model_code.phrases import index as phrase_index
+    from model_code.phrases import folder as folder_lib
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def write_tables(folder: Path, rows: int, seed: int, width: int = WIDTH) -> None
         np.save(folder / f"{name}.npy", _near(vectors[rng.integers(0, rows, IMAGES)], rng))
     query_ids = rng.permutation(rows)
     np.save(folder / "query_ids.npy", query_ids)
-    np.save(folder / "partition_rows.npy", phrase_index.partition_sample(query_ids))
+    np.save(folder / "partition_rows.npy", folder_lib.partition_sample(query_ids))
     np.lib.format.open_memmap(folder / "text_embs.npy", "w+", np.float32, (rows, 1))
     texts = pa.table({"query": pa.array([], pa.string())})
     pq.write_table(texts, folder / "queries.parquet")

@@ -152,10 +152,20 @@ def sampled(queries: int) -> Step:
     import tensorflow as tf
 
     from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.network import build_head
 
-    tower = text_generator.build_head(FEATURES, [], WIDTH)
+    tower = build_head(FEATURES, [], WIDTH)
     trainer = text_generator.Trainer(
-        tower, lambda x, seed: x, queries, CANDIDATES, 0.0, 1e-3, 1e-4, 0.05, 1000, 0
+        tower,
+        lambda x, seed: x,
+        queries,
+        sampled_queries=CANDIDATES,
+        temperature=0.0,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        query_learning_rate=0.05,
+        steps=1000,
+        seed=0,
     )
 
     def finish() -> None:
@@ -172,10 +182,10 @@ def full(queries: int) -> Step:
     import tensorflow as tf
 
     from model_code.models.text_generator import query_table
-    from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.network import build_head
     from model_code.models.text_generator.sampled_softmax import logits
 
-    tower = text_generator.build_head(FEATURES, [], WIDTH)
+    tower = build_head(FEATURES, [], WIDTH)
     table = tf.Variable(tf.random.stateless_normal([queries, WIDTH], [0, 0]))
     squares = tf.Variable(tf.fill([queries, WIDTH], 1e-6))
 
@@ -205,9 +215,9 @@ def adam(queries: int) -> Step:
     import tensorflow as tf
 
     from model_code.models.text_generator import query_table, sampled_softmax
-    from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.network import build_head
 
-    tower = text_generator.build_head(FEATURES, [], WIDTH)
+    tower = build_head(FEATURES, [], WIDTH)
     table = keras.layers.Embedding(queries, WIDTH)
     table.build()
     optimizer = keras.optimizers.Adam(1e-3)

@@ -96,16 +96,28 @@ def trainer_for(network: str, num_queries: int) -> Any:
     from model_code.images import backbones
     from model_code.images import ops as image_ops
     from model_code.models.text_generator import trainer as text_generator
+    from model_code.models.text_generator.network import build_head
 
     spec = backbones.spec(network)
     backbone = backbones.build(network, spec.image_size)
-    head = text_generator.build_head(backbone.output_shape[1], [], WIDTH)
+    head = build_head(backbone.output_shape[1], [], WIDTH)
 
     def prepare(pixels, seed):
         return image_ops.preprocess(spec.preprocessing, image_ops.augment(pixels, seed))
 
     tower = keras.Model(backbone.inputs, head(backbone.output))
-    return text_generator.Trainer(tower, prepare, num_queries, 0, 0.0, 1e-3, 1e-4, 0.05, 1000, SEED)
+    return text_generator.Trainer(
+        tower,
+        prepare,
+        num_queries,
+        sampled_queries=0,
+        temperature=0.0,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        query_learning_rate=0.05,
+        steps=1000,
+        seed=SEED,
+    )
 
 
 def rate(batches: Iterable, batch_size: int) -> float:

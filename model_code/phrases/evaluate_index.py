@@ -109,17 +109,19 @@ def build_kind(
 
     from model_code.index import kinds as index_kinds
     from model_code.index.choice import IndexSettings, choose_kind
-    from model_code.phrases import index as phrase_index
+    from model_code.phrases import folder as folder_lib
 
     for name in TABLES:
         os.symlink(os.path.abspath(os.path.join(tables, name)), os.path.join(folder, name))
     start = time.monotonic()
-    vectors, query_ids = phrase_index.open_vectors(folder)
+    vectors, query_ids = folder_lib.open_vectors(folder)
     settings = IndexSettings(kind, recall)
     chosen = choose_kind(len(vectors), vectors.shape[1], settings)
-    sample = phrase_index.training_sample(query_ids, chosen)
+    sample = folder_lib.training_sample(query_ids, chosen)
     index = index_kinds.build(chosen, vectors, sample, faiss.omp_get_max_threads())
-    phrase_index.save_index(folder, chosen, index, temperature, settings, probes)
+    folder_lib.save_index(
+        folder, chosen, index, temperature=temperature, settings=settings, probes=probes
+    )
     return time.monotonic() - start
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from model_code.index import kinds as index_kinds
 from model_code.index.choice import IndexSettings, Kind, choose_kind
-from model_code.phrases.index import open_vectors, read_config, save_index
+from model_code.phrases.folder import open_vectors, read_config, save_index
 from schemas.tables.arrays import load_array
 
 
@@ -143,7 +143,16 @@ def update(
     places = _move(index, previous, rows, moved == 0, vectors)
     before = previous.config["drift"]
     drift = {**before, "drifted_rows": before["drifted_rows"] + change.drifted_rows}
-    save_index(folder, previous.kind, index, temperature, settings, probes, places, drift)
+    save_index(
+        folder,
+        previous.kind,
+        index,
+        temperature=temperature,
+        settings=settings,
+        probes=probes,
+        places=places,
+        drift=drift,
+    )
     return change
 
 

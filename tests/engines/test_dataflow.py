@@ -15,6 +15,7 @@ from beam_jobs.dataflow import checks as dataflow_lib
 from beam_jobs.dataflow import plan as dataflow_plan
 from beam_jobs.dataflow import submit
 from beam_jobs.frame import job
+from beam_jobs.mining import log as log_lib
 from beam_jobs.mining import mine_log
 from beam_jobs.runs import overrides
 from schemas.base import storage
@@ -217,12 +218,12 @@ def test_workers_elsewhere_read_what_was_copied_for_them(bucket, secrets):
     assert moved.person_key.startswith(bucket)
     assert moved.forget.startswith(bucket)
     for whose in (config, moved):
-        rules = pickle.loads(pickle.dumps(mine_log.log_rules(whose, None)))()
+        rules = pickle.loads(pickle.dumps(log_lib.log_rules(whose, None)))()
         assert rules.person_key == KEY
         assert rules.forgotten == (GONE[0].decode(),)
-        deletions = mine_log.day_rules(whose, None)().deletions
+        deletions = log_lib.day_rules(whose, None)().deletions
         assert len(deletions.users) == len(deletions.user_queries) == 1
-    rules = mine_log.log_rules(moved, 1)  # which nobody has called for yet
+    rules = log_lib.log_rules(moved, 1)  # which nobody has called for yet
     storage.write_bytes(moved.person_key, b"another key of somebody else")
     with pytest.raises(PhraseLensError, match="as it was when the job started"):
         rules()

@@ -25,10 +25,13 @@ from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.formats import FORMATS, register
 from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
 from transforms.mining.deletions import DELETION_FIELDS, read_deletions
-from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
+from transforms.mining.events import LogRules, parse_events
 from transforms.mining.labels import LABEL_FIELDS, parse_labels
-from transforms.rows.logs import LogUnit, plan_log, read_log
-from transforms.rows.tabular import BadRows, column_mapping, columns_of, read_table
+from transforms.rows.columns import column_mapping, columns_of
+from transforms.rows.layouts import LogUnit
+from transforms.rows.log_fields import LOG_FIELDS
+from transforms.rows.logs import plan_log, read_log
+from transforms.rows.tabular import BadRows, read_table
 
 STAGE = Stage("fuzz", "", "0" * 64, {}, "", {}, {}, "", False)
 LIMITS = ImageLimits(max_pixels=1 << 20, max_side=64, max_bytes=1 << 20)

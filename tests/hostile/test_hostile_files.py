@@ -15,7 +15,8 @@ from transforms.files import compression
 from transforms.files.file_heads import read_head
 from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
 from transforms.rows import coco
-from transforms.rows.tabular import BadRows, columns_of, read_table
+from transforms.rows.columns import columns_of
+from transforms.rows.tabular import BadRows, read_table
 
 MAPPING = {field: field for field in IMAGE_FIELDS}
 LOG = {"query": "query", "image": "image"}

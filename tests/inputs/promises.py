@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from beam_jobs.mining import log as log_lib
 from beam_jobs.mining import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
@@ -42,7 +43,7 @@ def _graph_of_a_list(folder: Path) -> str:
     (folder / "list.csv").write_text("image,user,query\nholiday-8841,,\n,anna@mail.example,\n")
     (folder / "person.key").write_text(KEY)
     flags = {"forget": str(folder / "list.csv"), "person_key": str(folder / "person.key")}
-    rules = mine_log.log_rules(mine_log.Config(output="o", log=("log.csv",), **flags), None)
+    rules = log_lib.log_rules(mine_log.Config(output="o", log=("log.csv",), **flags), None)
     graph = pickle.dumps(rules)
     assert not shown(graph, [KEY.encode(), b"holiday-8841", b"anna@mail.example"])
     worker = pickle.loads(graph)()

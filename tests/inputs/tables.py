@@ -24,11 +24,13 @@ from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case
 from transforms.mining.deletions import read_deletions
-from transforms.mining.events import LOG_FIELDS, LogRules, parse_events
+from transforms.mining.events import LogRules, parse_events
 from transforms.rows import moments
 from transforms.rows.checked import id_texts
+from transforms.rows.columns import column_mapping
+from transforms.rows.log_fields import LOG_FIELDS
 from transforms.rows.logs import check_times, plan_log, read_log
-from transforms.rows.tabular import BadRows, column_mapping
+from transforms.rows.tabular import BadRows
 
 STAGE: Any = types.SimpleNamespace(name="mine_log", run_id="run")
 

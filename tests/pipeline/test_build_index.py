@@ -13,7 +13,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model_code.index.choice import IndexSettings
-from model_code.phrases import index as phrase_index
+from model_code.phrases import folder
 from model_code.phrases.index import PhraseIndex
 from schemas.console.flags import flag
 from schemas.datasets import commit as commit_lib
@@ -94,7 +94,7 @@ def test_parts_make_the_index_of_the_whole(kind, tmp_path, capsys):
     random.Random(0).shuffle(shards)
     files = build(planned, shards, settings)
     (tmp_path / "whole").mkdir()
-    phrase_index.build(str(tmp_path / "whole"), table.to_batches(), 0.1, settings)
+    folder.build(str(tmp_path / "whole"), table.to_batches(), 0.1, settings)
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     assert set(files) == names
     # Parquet and Arrow files show how rows came in batches.

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from transforms.files.compression import split_name
+from transforms.files.file_heads import named_format
 from transforms.files.image_suffixes import IMAGE_SUFFIXES
 from transforms.files.litter import is_litter
 from transforms.files.webdataset import is_shard
-from transforms.rows.tabular import table_format
 
+IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 # Files about an image of the same name: captions, EXIF and XMP, Apple's edits, cameras' thumbnails.
 _SIDECARS = {"txt", "json", "xmp", "aae", "thm", "xml", "yaml", "yml", "caption", "md5", "lrv"}
 
@@ -73,7 +74,7 @@ def format_of(path: str) -> str:
         return "webdataset"
     if ".tfrecord" in name:
         return "tfrecord"
-    return "table" if table_format(name) else "files"
+    return "table" if named_format(name) else "files"
 
 
 def _below(path: str, patterns: Iterable[str]) -> str:

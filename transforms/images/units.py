@@ -23,11 +23,11 @@ from transforms.images.clean import ImageError
 from transforms.images.places import Places
 from transforms.rows.checked import id_texts, texts_of
 from transforms.rows.column_types import field_at, is_text, stored, whole_text
-from transforms.rows.tabular import BadRows, check_columns, columns_of, read_table
+from transforms.rows.columns import check_columns, columns_of
+from transforms.rows.tabular import BadRows, read_table
 
 IMAGE_FIELDS = ("key", "image", "path")
 KEY_KINDS = ("stem", "name", "path")  # what an image file can be called by
-IMAGE_FORMATS = ("auto", "files", "table", "tfrecord", "webdataset")
 BATCH_IMAGES = 64
 UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
 MAX_RECORD_BYTES = 256 << 20
@@ -183,7 +183,7 @@ def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
     names = columns_of(path, head)
     mapping = _downloaded_columns(names, unit.mapping)
     unit = dataclasses.replace(unit, mapping=_named_images(head, names, mapping))
-    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head)
+    check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head=head)
     if unit.mapping["image"] in names:
         return [unit]
     named = read_table(path, {"path": unit.mapping["path"]})

@@ -11,7 +11,8 @@ from model_code.text.normalise import normalize_query, query_parts
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
 from transforms.rows.checked import id_texts, one_form, texts_of
-from transforms.rows.tabular import BadRows, check_columns, columns_of, read_table
+from transforms.rows.columns import check_columns, columns_of
+from transforms.rows.tabular import BadRows, read_table
 
 DELETION_FIELDS = ("image", "user", "query")
 

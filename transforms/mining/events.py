@@ -23,32 +23,14 @@ from transforms.rows.checked import (
     one_form,
     texts_of,
 )
+from transforms.rows.log_fields import LOG_FIELDS, PLACEHOLDERS
 from transforms.shards.outputs import Output
-
-LOG_FIELDS = (
-    "query",
-    "image",
-    "clicks",
-    "impressions",
-    "position",
-    "session",
-    "user",
-    "timestamp",
-    "language",
-)
 
 # Fractions of clicks are kept to 1/1024: sums of such numbers are exact, in any order.
 CLICK_UNIT = 1024
 MAX_COUNT = 1e9
 MAX_POSITION = 100  # nobody tells apart what stands further down
 DAY_MS = moments.DAY_MS
-
-# What logs write for a user or a session that they do not know.
-PLACEHOLDERS = (
-    *("null", "(null)", "nil", "none", "(none)", "nan", "na", "n/a", "<na>", "\\n", "undefined"),
-    *("-", "--", "?", "0", "0.0", "-1", "unknown", "anonymous", "anon", "guest", "nobody"),
-    *("not set", "(not set)", "not logged in", "00000000-0000-0000-0000-000000000000"),
-)
 
 EVENTS = pa.schema(
     [
@@ -69,7 +51,7 @@ QUERY_TEXTS = pa.schema([("query_id", pa.int64()), ("query", pa.string())])
 
 @dataclasses.dataclass(frozen=True)
 class LogRules:
-    """What a row of the log must be like; see the flags of beam_jobs/mining/mine_log.
+    """What a row of the log must be like; see the flags of beam_jobs/mining/log_flags.py.
 
     Attributes:
       max_query_chars: longer queries die.

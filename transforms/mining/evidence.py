@@ -59,7 +59,7 @@ ROBOTS = "deliveries.dropped_robot"
 
 @dataclasses.dataclass(frozen=True)
 class DayRules:
-    """What one person can do on a day; see the flags of beam_jobs/mining/mine_log.
+    """What one person can do on a day; see the flags of beam_jobs/mining/log_flags.py.
 
     Attributes:
       max_person_events: who does more is a robot.

@@ -44,7 +44,7 @@ KNOWN_QUERIES = pa.schema([("query_id", pa.int64()), ("text", pa.string()), ("cl
 
 @dataclasses.dataclass(frozen=True)
 class PairRules:
-    """What makes a pair; see the flags of beam_jobs/mining/mine_pairs.
+    """What makes a pair; see the flags of beam_jobs/mining/flags.py.
 
     Attributes:
       min_users: people who must have typed a query, where people are known.

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from model_code.metrics import ranks as phrase_metrics
 from model_code.metrics.clicked_queries import ClickedQueries, Places
 from model_code.phrases import calibration as maths
+from model_code.phrases import likelihood
 from model_code.phrases.query_vectors import Calibration, Queries, query_vectors
 from schemas.base import storage
 from schemas.tables.arrays import load_array
@@ -124,7 +125,7 @@ def calibrate(
     images, rows = np.unique(image[known], return_inverse=True)
     weights = held_out.pairs["weight"].to_numpy()[known]
     pairs = ClickedQueries.from_pairs(rows, query[known], weights, len(images))
-    clicks = maths.Clicks(
+    clicks = likelihood.Clicks(
         arrow_to_vectors(held_out.image_embs["query_emb"])[images],
         pairs,
         queries,

@@ -81,7 +81,7 @@ def lay_out(
     Raises:
       PhraseLensError: there are no phrases, or the kind does not fit into the memory.
     """
-    from model_code.phrases.index import no_phrases
+    from model_code.phrases.folder import no_phrases
 
     written = sorted(shards)
     parts, start = [], 0
@@ -153,11 +153,11 @@ def train(layout: Layout, stage: Stage) -> Iterable[Part]:
     if layout.previous or not layout.kind.is_mergeable:
         return
     from model_code.index import kinds as index_kinds
-    from model_code.phrases import index as phrase_index
+    from model_code.phrases import folder as folder_lib
 
     ids = [b["query_id"].to_numpy() for p in layout.parts for b in batches(p.path, ["query_id"])]
     wanted = np.zeros(layout.rows, bool)
-    wanted[phrase_index.training_sample(np.concatenate(ids), layout.kind)] = True
+    wanted[folder_lib.training_sample(np.concatenate(ids), layout.kind)] = True
     sample, start = [], 0
     for part in layout.parts:
         for batch in batches(part.path, ["query_vector"]):
@@ -192,13 +192,13 @@ def finish(
 ) -> Iterable[tuple[str, manifest.Shard]]:
     """Merges the parts, or builds what cannot be built in parts, and writes the index's files."""
     from model_code.index import kinds as index_kinds
-    from model_code.phrases import index as phrase_index
+    from model_code.phrases import folder as folder_lib
     from model_code.phrases import update as index_update
 
     parts = (_read_index(path) for _, path in sorted(filled))
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         rows = (batch for part in layout.parts for batch in batches(part.path))
-        phrase_index.write_tables(folder, rows, layout.rows)
+        folder_lib.write_tables(folder, rows, layout.rows)
         probes = choose_probes(layout.images)
         if layout.previous:
             with storage.local_copy(layout.previous.path) as old:
@@ -208,9 +208,16 @@ def finish(
             if layout.kind.is_mergeable:
                 index = index_kinds.merge(_read_index(_trained_path(stage)), parts)
             else:
-                vectors, _ = phrase_index.open_vectors(folder)
+                vectors, _ = folder_lib.open_vectors(folder)
                 index = index_kinds.build(layout.kind, vectors, np.empty(0, np.int64))
-            phrase_index.save_index(folder, layout.kind, index, temperature, settings, probes)
+            folder_lib.save_index(
+                folder,
+                layout.kind,
+                index,
+                temperature=temperature,
+                settings=settings,
+                probes=probes,
+            )
         for shard in stage.publish("index", folder):
             yield "index", shard
 

@@ -1,268 +1,32 @@
-"""Click logs and captions in the layouts that public datasets have, as the fields of a log.
+"""Click logs and captions: found by their content, cut into units, read as the fields of a log.
 
-`plan_log` finds out what the files are, by their content, and cuts them into units;
-`read_log` reads a unit. docs/formats.md shows an example of every layout, and says what
-becomes query, image and clicks. Sources of the layouts:
-
-  clickture            Hua et al., "Clickage", ACM Multimedia 2013, section 3: triads of image
-                       key, query and click count
-  unsplash             unsplash/datasets, DOCS.md; how-to/psql loads its TSV files as quoted
-  wit                  google-research-datasets/wit, DATA.md; quoted as in TensorFlow Datasets
-  conceptual_captions  google-research-datasets/conceptual-captions, README.md
-  coco_captions        cocodataset.org, Data format
-  webvision            data.vision.ee.ethz.ch/cvl/webvision/README.txt
-  open_images          openimages/dataset, README.md, Data Formats
-  img2dataset          rom1504/img2dataset, README.md and img2dataset/writer.py
+`plan_log` finds out what the files are, and cuts them; `read_log` reads a unit. The layouts that
+public datasets have are in layouts.py, the reading of tables is in tabular.py.
 """
 
-import contextlib
-import csv
-import dataclasses
-import functools
-import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.io.filesystem import FileMetadata
 
 from schemas.base.errors import PhraseLensError
 from transforms.files.compression import split_name
-from transforms.files.encodings import open_text
 from transforms.files.file_heads import Head, foreign, open_parquet, read_head
 from transforms.files.litter import is_mark
 from transforms.files.matching import match
 from transforms.files.sniffing import format_of, kind_of
-from transforms.files.webdataset import read_captions
 from transforms.rows import moments
 from transforms.rows.checked import given, milliseconds, texts_of
-from transforms.rows.coco import read_coco
-from transforms.rows.tabular import BadRows, check_columns, is_splittable, read_part
-from transforms.rows.text_blocks import MAX_FIELD_BYTES, Dialect
+from transforms.rows.columns import check_columns
+from transforms.rows.layouts import FORMATS, LAYOUTS, NEEDED_SIDES, WHOLE_FILES, LogUnit
+from transforms.rows.tabular import BadRows, is_splittable, read_part
+from transforms.rows.text_blocks import Dialect
 
-FORMATS = (
-    "auto",
-    "table",
-    "clickture",
-    "unsplash",
-    "wit",
-    "conceptual_captions",
-    "coco_captions",
-    "webvision",
-    "open_images",
-    "img2dataset",
-)
-_QUOTED_TSV = Dialect("\t", quoted=True)
 _REQUIRED = ("query", "image")
-
-
-@dataclasses.dataclass(frozen=True)
-class LogUnit:
-    """A piece of a log that is read at once.
-
-    Attributes:
-      format: kind of the file.
-      path: the file.
-      mapping: field → column.
-      start, stop: row groups of Parquet, or bytes of uncompressed text: a line belongs to
-        the unit that its first byte is in. Compressed and quoted text is one unit.
-      sides: files that explain the rows.
-    """
-
-    format: str
-    path: str
-    mapping: dict[str, str]
-    start: int = 0
-    stop: int | None = None
-    sides: tuple[str, ...] = ()
-
-
-_Batches = Iterator[pa.Table | BadRows]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """How a kind of file is written.
-
-    Attributes:
-      text: format or dialect for `read_part`.
-      columns: field, or name for `rows`, → column.
-      rows: makes rows of a log of a batch; None where they are such already.
-    """
-
-    text: str | Dialect
-    columns: dict[str, str]
-    rows: Callable[[pa.Table, LogUnit], _Batches] | None = None
-
-
-def _wit_rows(table: pa.Table, unit: LogUnit) -> _Batches:
-    """Each text of an image as a query; one that has none keeps its row, with an empty query."""
-    is_main = pc.equal(table["is_main"], b"true")
-    texts = [
-        (table["reference"], pc.not_equal(table["reference"], b"")),
-        (table["alt"], pc.not_equal(table["alt"], b"")),
-        (table["title"], pc.and_(is_main, pc.not_equal(table["title"], b""))),
-    ]
-    is_any = functools.reduce(pc.or_, (is_given for _, is_given in texts))
-    rest = table.select(["image", "language"])
-    for place, (text, is_given) in enumerate(texts):
-        wanted = pc.or_(is_given, pc.invert(is_any)) if place == 0 else is_given
-        yield rest.append_column("query", text).filter(wanted)
-
-
-def _only_where(table: pa.Table, is_chosen: pa.ChunkedArray, name: str) -> pa.Table:
-    """Clicks and impressions of 1 where a row stands for a choice, else 0: a row without effect."""
-    ones = is_chosen.cast(pa.int64())
-    return (
-        table.drop_columns([name]).append_column("clicks", ones).append_column("impressions", ones)
-    )
-
-
-def _suggested_rows(table: pa.Table, unit: LogUnit) -> _Batches:
-    """A photographer's keyword is a choice; what a machine saw in the photo is none."""
-    is_suggested = pc.is_in(table["suggested"], pa.array([b"t", b"true", b"1"]))
-    yield _only_where(table, is_suggested, "suggested")
-
-
-def _downloaded_rows(table: pa.Table, unit: LogUnit) -> _Batches:
-    """Captions of images; there is no image where the download failed."""
-    if "status" not in table.column_names:
-        yield table
-    else:
-        yield _only_where(table, pc.equal(table["status"], b"success"), "status")
-
-
-def _labelled_rows(table: pa.Table, unit: LogUnit) -> _Batches:
-    """The label's name as query, seen once: a label that was denied is an image not chosen."""
-    seen = table.append_column("impressions", pa.repeat(1, table.num_rows))
-    yield from _looked_up(seen, "label", _class_names(unit.sides), unit, "class description")
-
-
-def _query_rows(table: pa.Table, unit: LogUnit) -> _Batches:
-    """The query that found an image: the folder of the image names it."""
-    parts = pc.extract_regex(
-        table["path"].cast(pa.binary()),
-        r"^(?:.*/)?(?P<source>[^/]*)/q0*(?P<query>[0-9]+)/(?P<stem>[^/]+?)(?:\.[^./]*)?$",
-    )
-    is_good = pc.is_valid(parts)
-    bad = pc.sum(pc.invert(is_good)).as_py() or 0
-    if bad:
-        details = ["a path without the folder of a query, such as google/q0001/name.jpg"] * bad
-        yield BadRows("bad_row", unit.path, details)
-    parts = pa.chunked_array(parts.filter(is_good)).combine_chunks()
-    ids = pc.binary_join_element_wise(parts.field("source"), parts.field("query"), b"/")
-    found = pa.table({"image": parts.field("stem"), "id": ids})
-    yield from _looked_up(found, "id", _query_texts(unit.sides), unit, "query")
-
-
-def _looked_up(
-    table: pa.Table, column: str, texts: Mapping[bytes, bytes], unit: LogUnit, what: str
-) -> _Batches:
-    """Queries by id; rows of an id that nothing explains are bad."""
-    encoded = table[column].combine_chunks().dictionary_encode()
-    values = [texts.get(value) for value in encoded.dictionary.to_pylist()]
-    queries = pa.array(values, pa.binary()).take(encoded.indices)
-    known = pc.is_valid(queries)
-    unknown = table[column].filter(pc.invert(known)).to_pylist()
-    if unknown:
-        details = [f"{value.decode(errors='replace')} has no {what}" for value in unknown]
-        yield BadRows("bad_row", unit.path, details)
-    yield table.drop_columns([column]).append_column("query", queries).filter(known)
-
-
-@contextlib.contextmanager
-def _explaining(path: str) -> Iterator[None]:
-    """Without a file that explains ids, no row of the log can be told."""
-    try:
-        yield
-    except (OSError, csv.Error, pa.ArrowException) as error:
-        raise PhraseLensError(
-            path, f"a readable file that explains the ids of a log ({error})", "Get it again."
-        ) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _class_names(paths: tuple[str, ...]) -> dict[bytes, bytes]:
-    """Label → its name, of Open Images' class descriptions (some 20,000)."""
-    names: dict[bytes, bytes] = {}
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    for path in paths:
-        with _explaining(path), open_text(path) as stream:
-            text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-            for row in csv.reader(text):
-                if len(row) >= 2:
-                    label, name = (value.encode("utf-8", "surrogateescape") for value in row[:2])
-                    names[label] = name
-    return names
-
-
-@functools.lru_cache(maxsize=4)
-def _query_texts(paths: tuple[str, ...]) -> dict[bytes, bytes]:
-    """`google/1` → the query, of WebVision's query lists: lines of number and text."""
-    texts: dict[bytes, bytes] = {}
-    for path in paths:
-        name = path.rsplit("/", 1)[-1]
-        sources = [source for source in ("google", "flickr") if source in name]
-        with _explaining(path), open_text(path) as stream:
-            for line in iter(functools.partial(stream.readline, MAX_FIELD_BYTES), b""):
-                if found := re.fullmatch(rb"0*(\d+)\s+(.*\S)\s*", line):
-                    for source in sources or ("google", "flickr"):
-                        texts[source.encode() + b"/" + found[1]] = found[2]
-    return texts
-
-
-_LAYOUTS = {
-    "clickture": _Layout(
-        Dialect("\t", quoted=False, names=("key", "query", "clicks")),
-        {"image": "key", "query": "query", "clicks": "clicks"},
-    ),
-    "unsplash_conversions": _Layout(
-        _QUOTED_TSV,
-        {
-            "query": "keyword",
-            "image": "photo_id",
-            "user": "anonymous_user_id",
-            "timestamp": "converted_at",
-        },
-    ),
-    "unsplash_keywords": _Layout(
-        _QUOTED_TSV,
-        {"query": "keyword", "image": "photo_id", "suggested": "suggested_by_user"},
-        _suggested_rows,
-    ),
-    "wit": _Layout(
-        _QUOTED_TSV,
-        {
-            "image": "image_url",
-            "language": "language",
-            "reference": "caption_reference_description",
-            "alt": "caption_alt_text_description",
-            "title": "page_title",
-            "is_main": "is_main_image",
-        },
-        _wit_rows,
-    ),
-    "conceptual_captions": _Layout(
-        Dialect("\t", quoted=False, names=("caption", "url")), {"query": "caption", "image": "url"}
-    ),
-    "webvision": _Layout(
-        Dialect(" ", quoted=False, names=("path", "label")), {"path": "path"}, _query_rows
-    ),
-    "open_images_labels": _Layout(
-        "csv", {"image": "ImageID", "label": "LabelName", "clicks": "Confidence"}, _labelled_rows
-    ),
-    "img2dataset": _Layout(
-        "parquet", {"query": "caption", "image": "key", "status": "status"}, _downloaded_rows
-    ),
-}
-_WHOLE_FILES = {"coco_captions": read_coco, "webdataset": read_captions}
-# What the rows of a kind cannot do without: a kind, and how it is called.
-_NEEDED_SIDES = {
-    "webvision": ("webvision_queries", "queries_google.txt"),
-    "open_images_labels": ("open_images_classes", "class-descriptions.csv"),
-}
+_FIRST_TIMES = 1000
+# Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
+LOG_BATCH_ROWS = 1 << 18
 
 
 def plan_log(
@@ -348,7 +112,7 @@ def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
 
 def _chosen(kinds: dict[str, str]) -> dict[str, str]:
     """The files to read: those with clicks or captions, and none that repeats another's."""
-    readable = {p: k for p, k in kinds.items() if k in _LAYOUTS or k in _WHOLE_FILES}
+    readable = {p: k for p, k in kinds.items() if k in LAYOUTS or k in WHOLE_FILES}
     readable |= {p: k for p, k in kinds.items() if format_of(k) == "table"}
     if "unsplash_conversions" in readable.values():
         # Searches say what people chose; keywords would drown them in what machines saw.
@@ -363,9 +127,9 @@ def _chosen(kinds: dict[str, str]) -> dict[str, str]:
 
 
 def _sides(path: str, kind: str, kinds: dict[str, str]) -> list[str]:
-    if kind not in _NEEDED_SIDES:
+    if kind not in NEEDED_SIDES:
         return []
-    side, name = _NEEDED_SIDES[kind]
+    side, name = NEEDED_SIDES[kind]
     sides = [side_path for side_path, found in kinds.items() if found == side]
     if not sides:
         raise PhraseLensError(
@@ -375,9 +139,9 @@ def _sides(path: str, kind: str, kinds: dict[str, str]) -> list[str]:
 
 
 def _columns(head: Head, kind: str, mapping: dict[str, str]) -> dict[str, str]:
-    if kind not in _LAYOUTS:
+    if kind not in LAYOUTS:
         return mapping if format_of(kind) == "table" else {}
-    columns = _LAYOUTS[kind].columns
+    columns = LAYOUTS[kind].columns
     if kind == "img2dataset" and "caption" not in head.columns:
         return columns | {"query": "txt"}
     return columns
@@ -404,8 +168,8 @@ def _ranges(head: Head, kind: str, size: int, unit_bytes: int) -> list[tuple[int
 
 def _text(kind: str) -> str | Dialect | None:
     """Format or dialect of what `read_part` reads."""
-    if kind in _LAYOUTS:
-        return _LAYOUTS[kind].text
+    if kind in LAYOUTS:
+        return LAYOUTS[kind].text
     return kind if format_of(kind) == "table" else None
 
 
@@ -423,7 +187,9 @@ def check_times(units: Sequence[LogUnit], day: int | None) -> None:
     text, column = _text(unit.format), unit.mapping.get("timestamp")
     if text is None or not column:
         return
-    batches = read_part(unit.path, text, {"timestamp": column}, unit.start, unit.stop, _FIRST_TIMES)
+    batches = read_part(
+        unit.path, text, {"timestamp": column}, unit.start, unit.stop, batch_size=_FIRST_TIMES
+    )
     table = next((batch for batch in batches if not isinstance(batch, BadRows)), None)
     if table is None or "timestamp" not in table.column_names:
         return
@@ -438,22 +204,18 @@ def check_times(units: Sequence[LogUnit], day: int | None) -> None:
         )
 
 
-_FIRST_TIMES = 1000
-
-# Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
-LOG_BATCH_ROWS = 1 << 18
-
-
 def read_log(unit: LogUnit) -> Iterator[pa.Table | BadRows]:
     """Reads a unit: tables of the fields of a log that it has, text binary, and bad rows."""
-    if unit.format in _WHOLE_FILES:
-        yield from _WHOLE_FILES[unit.format](unit.path)
+    if unit.format in WHOLE_FILES:
+        yield from WHOLE_FILES[unit.format](unit.path)
         return
     text = _text(unit.format)
     assert text is not None
-    layout = _LAYOUTS.get(unit.format)
+    layout = LAYOUTS.get(unit.format)
     rows = layout.rows if layout else None
-    for batch in read_part(unit.path, text, unit.mapping, unit.start, unit.stop, LOG_BATCH_ROWS):
+    for batch in read_part(
+        unit.path, text, unit.mapping, unit.start, unit.stop, batch_size=LOG_BATCH_ROWS
+    ):
         if rows is None or isinstance(batch, BadRows):
             yield batch
         elif missing := sorted(set(_needed_columns(unit)) - set(batch.column_names)):
@@ -466,4 +228,4 @@ def read_log(unit: LogUnit) -> Iterator[pa.Table | BadRows]:
 
 def _needed_columns(unit: LogUnit) -> Iterator[str]:
     """Those that the layout's rows are made of; img2dataset may leave out the status."""
-    return (name for name in _LAYOUTS[unit.format].columns if name != "status")
+    return (name for name in LAYOUTS[unit.format].columns if name != "status")

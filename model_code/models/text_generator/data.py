@@ -268,6 +268,19 @@ class Pairs:
         self.train = source("train", "training")
         self.validation = source("validation", "validation")
 
+    def features(
+        self, encode: Callable, width: int, folder: str
+    ) -> tuple[FeatureSource, FeatureSource]:
+        """What a frozen network makes of the images of training, and of those of validation.
+
+        Args:
+          encode, width, folder: see `FeatureSource`.
+        """
+        return (
+            FeatureSource(self.train, encode, width, folder, "training features"),
+            FeatureSource(self.validation, encode, width, folder, "validation features"),
+        )
+
 
 @contextlib.contextmanager
 def open_pairs(root: str, cache_bytes: int) -> Iterator[Pairs]:

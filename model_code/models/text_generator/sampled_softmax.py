@@ -149,6 +149,7 @@ def candidates(
     kind: str,
     size: int,
     power: float,
+    *,
     clicks: np.ndarray,
     images: np.ndarray,
     rows: int,

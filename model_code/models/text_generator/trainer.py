@@ -3,7 +3,7 @@
 Source: CN112204575A / US11907337B2, equation (1); its loss and samples: sampled_softmax.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -11,32 +11,8 @@ import tensorflow as tf
 
 from model_code.models.text_generator.query_table import Devices, QueryTable
 from model_code.models.text_generator.sampled_softmax import Candidates, log_uniform, softmax_loss
-from model_code.text.normalise import words
 
-_SCORES = 1 << 24  # scores in memory at once while ranking
-_RANKED_IMAGES = 1024  # of which so many are for one run through the queries
 _FIRST_TEMPERATURE = 0.1
-
-
-def build_head(
-    features: int, hidden: Sequence[int], width: int, dropout: float = 0.0
-) -> keras.Model:
-    """From a backbone's features to the query space: [B, features] → [B, width] unit rows.
-
-    Args:
-      features: width of the features.
-      hidden: units of the hidden layers.
-      width: M.
-      dropout: share of hidden units dropped in training.
-    """
-    inputs = keras.Input((features,))
-    x = inputs
-    for units in hidden:
-        x = keras.layers.Dense(units, activation="relu")(x)
-        if dropout:
-            x = keras.layers.Dropout(dropout)(x)
-    x = keras.layers.Dense(width)(x)
-    return keras.Model(inputs, keras.layers.UnitNormalization()(x), name="head")
 
 
 class Trainer(tf.Module):
@@ -62,6 +38,7 @@ class Trainer(tf.Module):
         tower: keras.Model,
         prepare: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
         num_queries: int,
+        *,
         sampled_queries: int | Candidates,
         temperature: float,
         learning_rate: float,
@@ -69,7 +46,6 @@ class Trainer(tf.Module):
         query_learning_rate: float,
         steps: int,
         seed: int,
-        *,
         own_queries: str = "share",
         devices: Devices | None = None,
     ):
@@ -164,56 +140,3 @@ class Trainer(tf.Module):
     def embed(self, inputs) -> tf.Tensor:
         """[B, …] → [B, M] unit rows."""
         return self.tower(self._prepare(inputs, None), training=False)
-
-
-def top_queries(image_embs: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
-    """The n nearest queries of each image, nearest first.
-
-    Args:
-      image_embs: [rows, M] float32 unit rows.
-      vectors: [K, M] float32 unit rows.
-      n: how many; K at most.
-
-    Returns:
-      [rows, n] int64, places in `vectors`.
-    """
-    found = []
-    for start in range(0, len(image_embs), _RANKED_IMAGES):
-        embs = image_embs[start : start + _RANKED_IMAGES]
-        best, places = tf.zeros([len(embs), 0]), tf.zeros([len(embs), 0], tf.int64)
-        for first, scores in _score_blocks(embs, vectors):
-            top = tf.math.top_k(scores, min(n, scores.shape[1]), index_type=tf.int64)
-            best = tf.concat([best, top.values], 1)
-            places = tf.concat([places, first + top.indices], 1)
-            top = tf.math.top_k(best, min(n, best.shape[1]))
-            best, places = top.values, tf.gather(places, top.indices, batch_dims=1)
-        found.append(places.numpy())
-    return np.concatenate(found)
-
-
-def _score_blocks(embs: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[int, tf.Tensor]]:
-    """Cosines with some queries at a time: the first of them, [rows, queries]."""
-    step = max(1, _SCORES // len(embs))
-    for first in range(0, len(vectors), step):
-        yield first, tf.matmul(embs, vectors[first : first + step], transpose_b=True)
-
-
-def word_f1(predicted: Sequence[Sequence[str]], clicked: Sequence[Sequence[str]]) -> float:
-    """How far predicted phrases speak of what people searched for, word by word.
-
-    Unlike retrieval it needs no held-out image to share a whole query with a training
-    image, which long queries such as product titles hardly ever do.
-
-    Args:
-      predicted: [rows] phrases of each image.
-      clicked: [rows] its clicked queries.
-
-    Returns:
-      Mean over images of the F1 of the two sets of words.
-    """
-    scores = []
-    for phrases, queries in zip(predicted, clicked, strict=True):
-        ours: set[str] = set().union(*map(words, phrases))
-        theirs: set[str] = set().union(*map(words, queries))
-        scores.append(2 * len(ours & theirs) / max(len(ours) + len(theirs), 1))
-    return float(np.mean(scores)) if scores else 0.0

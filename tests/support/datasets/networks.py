@@ -47,15 +47,15 @@ def write_networks(
     import keras
 
     from model_code.images import backbones
-    from model_code.models.text_generator import trainer as text_generator
-    from model_code.phrases import index as phrase_index
+    from model_code.models.text_generator.network import build_head
+    from model_code.phrases import folder as folder_lib
 
     keras.utils.set_random_seed(0)
     spec = backbones.spec(backbone)
     size = image_size or spec.image_size
     network = backbones.pretrained(backbone, size, weights, "--weights", small_width)
     features = network.output_shape[1]
-    head = text_generator.build_head(features, [], WIDTH)
+    head = build_head(features, [], WIDTH)
     description = {
         "backbone": backbone,
         "backbone_fingerprint": backbones.fingerprint_of(backbone, network),
@@ -71,7 +71,7 @@ def write_networks(
         model = fingerprint.of_arrays(config, [*network.get_weights(), *head.get_weights()])
         stages[name].commit_files("model", local, {}, model)
     local = stages["phrases"].empty_folder("index")
-    phrase_index.build(local, _phrases().to_batches(), TEMPERATURE)
+    folder_lib.build(local, _phrases().to_batches(), TEMPERATURE)
     stages["phrases"].commit_files("index", local, {})
     return roots
 

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from model_code.models.text_generator import query_table, sampled_softmax
+from model_code.models.text_generator import network, query_table, sampled_softmax
 from model_code.models.text_generator import trainer as text_generator
 from model_code.runtime import training
 
@@ -47,19 +47,25 @@ def train(devices: query_table.Devices, args: argparse.Namespace) -> tuple[np.nd
     flat = np.concatenate(owned)
     images = np.bincount(flat, minlength=args.queries)
     candidates = sampled_softmax.candidates(
-        args.kind, min(200, args.queries // 4), 0.75, images + 0.1, images, IMAGES, BATCH
+        args.kind,
+        min(200, args.queries // 4),
+        0.75,
+        clicks=images + 0.1,
+        images=images,
+        rows=IMAGES,
+        batch_size=BATCH,
     )
     trainer = text_generator.Trainer(
-        text_generator.build_head(FEATURES, [20], WIDTH),
+        network.build_head(FEATURES, [20], WIDTH),
         lambda x, seed: x,
         args.queries,
-        candidates,
-        0.0,
-        1e-2,
-        1e-4,
-        0.05,
-        args.epochs * STEPS,
-        0,
+        sampled_queries=candidates,
+        temperature=0.0,
+        learning_rate=1e-2,
+        weight_decay=1e-4,
+        query_learning_rate=0.05,
+        steps=args.epochs * STEPS,
+        seed=0,
         own_queries=args.own_queries,
         devices=devices,
     )

@@ -8,7 +8,7 @@ import pytest
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 
 from beam_jobs.frame import job, worker_options
-from beam_jobs.mining import mine_pairs
+from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import classify_images, embed_images, embed_phrases
 
 INPUTS = {
@@ -96,13 +96,13 @@ def test_a_job_without_networks_stays_as_it_is():
     config, options = Config(), PipelineOptions([])
     assert worker_options.fit(config, options) is config
     assert options.view_as(DebugOptions).number_of_worker_harness_threads is None
-    assert not issubclass(mine_pairs.Config, worker_options.InferenceSettings)
+    assert not issubclass(MiningConfig, worker_options.InferenceSettings)
 
 
 def test_a_worker_decodes_few_images_at_once():
     """Each thread has a process for that; 100 megapixels take 2 GB."""
     argv = ["--log=gs://b/log", "--images=gs://b/images", "--output=gs://b/mined", *DATAFLOW]
-    config, options = job.parse("mine_pairs", mine_pairs.Config, "", argv)
+    config, options = job.parse("mine_pairs", MiningConfig, "", argv)
     assert worker_options.fit(config, options) == config
     debug = options.view_as(DebugOptions)
     assert debug.number_of_worker_harness_threads == worker_options.HARNESS_THREADS

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_jobs.mining import mine_pairs
+from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import similar
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
@@ -207,7 +207,7 @@ def test_a_file_is_read_as_the_very_bytes_that_mining_stores(tmp_path, name):
 
 
 def test_a_file_is_read_with_the_limits_of_the_mined_dataset(tmp_path):
-    mined = mine_pairs.Config(output="", max_image_side=64)
+    mined = MiningConfig(output="", max_image_side=64)
     limits = similar.limits_of(flags_lib.settings(mined))
     (tmp_path / "a.jpg").write_bytes(KINDS["photo.jpg"])
     expected = clean_image(KINDS["photo.jpg"], ImageLimits.of(mined))

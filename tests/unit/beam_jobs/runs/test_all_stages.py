@@ -24,14 +24,16 @@ def fields_of(module: str, name: str = "Config") -> set[str]:
     """The fields of a module's class, which are its flags, without importing it."""
     with open(importlib.util.find_spec(module).origin) as f:
         nodes = ast.parse(f.read()).body
-    (config,) = [n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name]
-    fields = {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
     imported = {
         alias.name: node.module
         for node in nodes
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    if name in imported:
+        return fields_of(imported[name], name)
+    (config,) = [n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name]
+    fields = {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
     for base in config.bases:
         if isinstance(base, ast.Attribute):  # of another job, such as mine_log.LogConfig
             fields |= fields_of(f"{imported[base.value.id]}.{base.value.id}", base.attr)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from model_code.index import partition
-from model_code.phrases import index as phrase_index
+from model_code.phrases import folder as folder_lib
 from model_code.phrases.index import PhraseIndex
 from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
@@ -103,7 +103,7 @@ def test_the_sample_depends_on_the_phrases_alone():
 def test_probabilities_are_at_most_one_together(tmp_path_factory, seed, temperature, exact):
     vectors = draw(300, 8, seed)
     folder = str(tmp_path_factory.mktemp("index"))
-    phrase_index.build(folder, phrases(vectors, np.arange(300)).to_batches(), temperature)
+    folder_lib.build(folder, phrases(vectors, np.arange(300)).to_batches(), temperature)
     index = PhraseIndex(folder)
     with pytest.MonkeyPatch.context() as patch:
         if not exact:

@@ -5,57 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model_code.metrics.clicked_queries import ClickedQueries
-from model_code.phrases import calibration
-from model_code.phrases.calibration import Clicks
+from model_code.phrases import calibration, likelihood
+from model_code.phrases.likelihood import Clicks
 from model_code.phrases.query_vectors import Calibration, Queries, query_vectors, unit
-
-WIDTH, TAU = 8, 0.15
-
-
-def unit_rows(rng, rows: int, width: int = WIDTH) -> np.ndarray:
-    return unit(rng.normal(size=(rows, width))).astype(np.float32)
-
-
-def click(rng, images: np.ndarray, vectors: np.ndarray, tau: float = TAU) -> ClickedQueries:
-    """One click an image, drawn by equation (1), cosine distance without its constant."""
-    logits = images.astype(float) @ vectors.astype(float).T / tau
-    drawn = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
-    rows = np.arange(len(images))
-    return ClickedQueries.from_pairs(rows, drawn, np.ones(len(rows)), len(rows))
-
-
-def misfit(seed: int, centring: float, scale: float, images: int = 6000) -> Clicks:
-    """30 head and 30 tail queries. People click as if a tail query's vector were of length
-    `scale` and without the mean of all images; its prototype is neither."""
-    rng = np.random.default_rng(seed)
-    common = unit_rows(rng, 1)
-    embs = unit(unit_rows(rng, images) + 0.7 * common).astype(np.float32)
-    mean = embs.astype(float).mean(0)
-    weights, tails = unit_rows(rng, 30), unit_rows(rng, 30)
-    means = rng.uniform(0.5, 0.9, (30, 1)) * tails + centring * mean
-    is_head = np.arange(60) < 30
-    queries = Queries(
-        np.arange(60) * 7919,
-        np.concatenate([weights, np.zeros((30, WIDTH), np.float32)]),
-        np.concatenate([np.zeros((30, WIDTH)), means]),
-        is_head,
-        ~is_head,
-    )
-    clicked = click(rng, embs, np.concatenate([weights, scale * tails]))
-    return Clicks(embs, clicked, queries, np.ones(60), mean, TAU)
-
-
-def plain_cross_entropy(clicks: Clicks, vectors: np.ndarray) -> float:
-    """Equation (1) and its cross-entropy, written down as it is read."""
-    losses = []
-    for row in range(clicks.images):
-        distances = 1 - vectors.astype(float) @ clicks.image_embs[row].astype(float)
-        p = np.exp(-distances / clicks.temperature) / clicks.rates
-        _, queries, shares = clicks.clicked.of(np.array([row]))
-        own = np.exp(-distances[queries] / clicks.temperature)
-        losses.append(-(shares * np.log(own / p.sum())).sum())
-    return float(np.mean(losses))
+from tests.support.inputs.drawn_clicks import TAU, WIDTH, click, misfit, unit_rows
 
 
 @pytest.mark.parametrize("unsure", [1.0, 2.0])
@@ -69,11 +22,11 @@ def test_calibration_recovers_a_known_misfit(centring, scale, unsure):
     assert found.centring == pytest.approx(centring, abs=0.13)
     assert found.scale == pytest.approx(scale, rel=0.1)
     true = Calibration(centring=centring, scale=scale)
-    least = calibration.cross_entropy(clicks, tail, true, TAU)
-    loss, temperature = calibration.best_temperature(clicks, tail, found)
+    least = likelihood.cross_entropy(clicks, tail, true, TAU)
+    loss, temperature = likelihood.best_temperature(clicks, tail, found)
     assert loss < least + 1e-3
     assert temperature == pytest.approx(TAU, rel=0.1)
-    before, _ = calibration.best_temperature(clicks, tail, Calibration())
+    before, _ = likelihood.best_temperature(clicks, tail, Calibration())
     assert before - loss > (0.01 if scale != 1 else -1e-9)
 
 
@@ -100,42 +53,13 @@ def test_head_has_its_share_of_the_top_again():
     assert expected == pytest.approx(clicked, abs=2e-3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"centring": 0.5, "scale": 0.7}])
-def test_cross_entropy_is_that_of_equation_1(settings):
-    clicks = misfit(3, 0.5, 0.8, images=50)
-    made = Calibration(**settings)
-    vectors, _ = query_vectors(clicks.queries, clicks.mean, made)
-    found = calibration.cross_entropy(clicks, ~clicks.queries.has_weight, made, TAU)
-    assert found == pytest.approx(plain_cross_entropy(clicks, vectors), rel=1e-5)
-
-
-def test_sampled_queries_stand_for_those_that_are_left_out():
-    clicks = misfit(4, 0.5, 0.8, images=40)
-    unclicked = np.setdiff1d(np.arange(60), clicks.clicked.queries)
-    assert len(unclicked) > 3
-    rates = np.ones(60)
-    rates[unclicked] = 1 / 3
-    sampled = dataclasses.replace(clicks, rates=rates)
-    # The same in full: each of the unclicked three times over.
-    copies = np.concatenate([np.arange(60), unclicked, unclicked])
-    whole = dataclasses.replace(
-        clicks, queries=clicks.queries.take(copies), rates=np.ones(len(copies))
-    )
-    for on in (sampled, whole):
-        tail = ~on.queries.has_weight
-        assert calibration.cross_entropy(on, tail, Calibration(), TAU) == pytest.approx(
-            plain_cross_entropy(whole, query_vectors(whole.queries, clicks.mean, Calibration())[0]),
-            rel=1e-5,
-        )
-
-
 def test_scale_and_temperature_are_the_best_of_all():
     clicks = misfit(5, 0.25, 0.8, images=300)
     tail = ~clicks.queries.has_weight
     found = calibration.fit_tail(clicks, tail, Calibration(centring=0.25), (0.25,))
-    loss, temperature = calibration.best_temperature(clicks, tail, found)
+    loss, temperature = likelihood.best_temperature(clicks, tail, found)
     losses = {
-        (scale, tau): calibration.cross_entropy(
+        (scale, tau): likelihood.cross_entropy(
             clicks, tail, Calibration(centring=0.25, scale=scale), tau
         )
         for scale in found.scale * np.linspace(0.8, 1.2, 9)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.models import embed_images
 from model_code.phrases import diversity
+from model_code.phrases import folder as folder_lib
 from model_code.phrases import index as phrase_index
 from model_code.phrases.chooser import PhraseChooser
 from model_code.phrases.settings import DIVERSITIES, PhraseSettings
@@ -190,7 +191,7 @@ def index(tmp_path_factory):
     batch = pa.RecordBatch.from_pylist(
         rows, embedded.phrases({"query_vector": (8,), "text_emb": (5,)})
     )
-    phrase_index.build(folder, [batch], temperature=0.1)
+    folder_lib.build(folder, [batch], temperature=0.1)
     return phrase_index.PhraseIndex(folder)
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from model_code.phrases import evaluate_index as index_eval
-from model_code.phrases import index as phrase_index
+from model_code.phrases import folder as folder_lib
 from schemas.datasets import commit, manifest, shards
 from schemas.runs import stage
 from schemas.tables.vectors import vectors_to_arrow
@@ -22,7 +22,7 @@ def dataset(tmp_path_factory):
     vectors = draw(3000)
     local = folder / "index"
     local.mkdir()
-    phrase_index.build(str(local), phrases(vectors, np.arange(3000)).to_batches(), 0.1)
+    folder_lib.build(str(local), phrases(vectors, np.arange(3000)).to_batches(), 0.1)
     asked = images(vectors, 300)
     table = pa.table(
         {

@@ -8,11 +8,11 @@ import pytest
 
 from model_code.index import partition
 from model_code.index.choice import KINDS, IndexSettings
-from model_code.phrases import index as phrase_index
+from model_code.phrases import folder as folder_lib
 from model_code.phrases.index import PhraseIndex
 from schemas.base.errors import PhraseLensError
 from schemas.tables.vectors import arrow_to_vectors
-from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
+from tests.support.inputs.phrase_vectors import draw, images, phrases
 
 TEMPERATURE = 0.1
 
@@ -31,7 +31,7 @@ def vectors(table):
 def folder(request, table, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp(request.param))
     settings = IndexSettings(request.param)
-    assert phrase_index.build(folder, table.to_batches(300), TEMPERATURE, settings) == 2000
+    assert folder_lib.build(folder, table.to_batches(300), TEMPERATURE, settings) == 2000
     return folder
 
 
@@ -79,7 +79,7 @@ def test_beyond_the_exact_partition_probabilities_are_near(folder, vectors, monk
     exact = index.search(asked, 3)
     monkeypatch.setattr(partition, "EXACT_PARTITION_MAX", 100)
     index = PhraseIndex(folder)
-    index._sampled = phrase_index.partition_sample(index.query_ids)
+    index._sampled = folder_lib.partition_sample(index.query_ids)
     found = index.search(asked, 3)
     np.testing.assert_array_equal(found.rows, exact.rows)
     off = np.abs(np.log(found.probabilities[:, 0]) - np.log(exact.probabilities[:, 0]))
@@ -102,20 +102,6 @@ def test_config_says_what_was_built(folder):
     assert config["phrases"] == 2000
     assert (config["query_width"], config["text_width"]) == (16, 3)
     assert folder.rstrip("0123456789").endswith(config["kind"]["name"])
-
-
-def test_probes_of_images_are_what_it_is_tuned_with(table, vectors, tmp_path):
-    far = images(-vectors, 200)
-    settings = IndexSettings("ivf_flat")
-    phrase_index.build(str(tmp_path), table.to_batches(), TEMPERATURE, settings, far)
-    index = PhraseIndex(str(tmp_path))
-    found = index.search(far, 3)
-    assert (found.rows == scan(vectors, far, 3)[0]).mean() >= 0.98
-
-
-def test_no_phrases_is_an_error_with_a_remedy(tmp_path):
-    with pytest.raises(PhraseLensError, match="min_prototype_images"):
-        phrase_index.build(str(tmp_path), [], 0.1)
 
 
 def test_an_index_of_an_older_version_is_an_error(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from model_code.index.choice import IndexSettings
 from model_code.index.search import Effort
-from model_code.phrases import index as phrase_index
+from model_code.phrases import folder as folder_lib
 from model_code.phrases import update as index_update
 from model_code.phrases.index import PhraseIndex
 from model_code.phrases.update import Change, Previous
@@ -25,7 +25,7 @@ def settings(request):
 def first(settings, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("first"))
     table = phrases(draw(ROWS), np.arange(ROWS))
-    phrase_index.build(folder, table.to_batches(), 0.1, settings)
+    folder_lib.build(folder, table.to_batches(), 0.1, settings)
     return folder
 
 
@@ -46,7 +46,7 @@ def next_day(ids, vectors, seed):
 
 def update(previous, folder, ids, vectors, settings):
     table = phrases(vectors, ids)
-    phrase_index.write_tables(str(folder), table.to_batches(500), table.num_rows)
+    folder_lib.write_tables(str(folder), table.to_batches(500), table.num_rows)
     return index_update.update(Previous(str(previous)), str(folder), 0.1, settings)
 
 
@@ -169,7 +169,7 @@ def test_an_index_does_not_grow_by_small_moves(first, settings, tmp_path):
         change = update(previous, folder, np.arange(ROWS), vectors, settings)
         if change is None:
             anew += 1
-            phrase_index.build(
+            folder_lib.build(
                 str(folder), phrases(vectors, np.arange(ROWS)).to_batches(), 0.1, settings
             )
         if settings.kind == "hnsw":

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.frame import job
-from beam_jobs.mining import mine_pairs
+from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import classify_images
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
 from schemas.console import flags as flags_lib
@@ -147,7 +147,7 @@ MINE = ("--log", "a", "--images", "b", "--output", "c")
 
 
 def _parse(argv):
-    return job.parse("mine_pairs", mine_pairs.Config, "", argv)
+    return job.parse("mine_pairs", MiningConfig, "", argv)
 
 
 def test_jobs_take_beams_flags_too():

@@ -26,11 +26,12 @@ from transforms.files.compression import compression_of, open_stream
 from transforms.files.encodings import open_text
 from transforms.files.file_heads import read_head, table_kind
 from transforms.mining.deletions import read_deletions
-from transforms.mining.events import LOG_FIELDS
 from transforms.rows import text_blocks
+from transforms.rows.columns import check_columns, column_mapping
 from transforms.rows.json_blocks import json_rows, object_blocks
+from transforms.rows.log_fields import LOG_FIELDS
 from transforms.rows.logs import plan_log, read_log
-from transforms.rows.tabular import BadRows, check_columns, column_mapping, read_table
+from transforms.rows.tabular import BadRows, read_table
 
 ROWS = [("red shoe", "a", 1), ('6" "pan"', "b", 2), ("赤い; 靴, | x", "c", 3)]
 NAMES = ("query", "image", "clicks")

@@ -10,6 +10,7 @@ from schemas.base.fingerprint import hash64
 from schemas.tables import dead_letters
 from transforms.mining import events
 from transforms.mining.events import LogRules
+from transforms.rows import log_fields
 from transforms.rows.checked import HARMLESS
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
@@ -148,7 +149,7 @@ def test_people_are_hashed_by_the_key():
         st.fixed_dictionaries(
             {
                 name: st.sampled_from([None, b"", b" ", b"1", b"-1", b"red", b"\xff", b"x" * 30])
-                for name in events.LOG_FIELDS
+                for name in log_fields.LOG_FIELDS
                 if name not in ("session", "user")
             }
         ),
@@ -224,7 +225,7 @@ def test_blocked_is_a_listed_word_or_the_whole_query(queries, blocklist, skip):
 @pytest.mark.parametrize("column", ["user", "session"])
 @pytest.mark.parametrize("change", [str, str.upper, str.title, " {} ".format])
 def test_what_logs_write_for_nobody_is_nobody(column, change):
-    rows = [GOOD | {column: change(name).encode()} for name in ("", *events.PLACEHOLDERS)]
+    rows = [GOOD | {column: change(name).encode()} for name in ("", *log_fields.PLACEHOLDERS)]
     output = parse([*rows, GOOD | {column: None}, GOOD | {column: b"anonymous-7"}])
     known = output.tables["events"][column]
     assert output.tables["events"].num_rows == len(rows) + 2

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from schemas.base.errors import PhraseLensError
 from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
 from transforms.mining.deletions import DELETION_FIELDS
-from transforms.mining.events import LOG_FIELDS
 from transforms.mining.labels import LABEL_FIELDS
 from transforms.rows import checked as rows
 from transforms.rows import column_types
+from transforms.rows.columns import check_columns
+from transforms.rows.log_fields import LOG_FIELDS
 from transforms.rows.logs import plan_log, read_log
-from transforms.rows.tabular import BadRows, check_columns, read_table
+from transforms.rows.tabular import BadRows, read_table
 
 UUIDS = [uuid.UUID(int=7 << 100), None]
 UUID_BYTES = [value and value.bytes for value in UUIDS]

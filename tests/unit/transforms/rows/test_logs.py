@@ -26,7 +26,8 @@ from tests.support.inputs.log_files import (
     WIT,
     parquet,
 )
-from transforms.rows.logs import FORMATS, check_times, plan_log, read_log
+from transforms.rows.layouts import FORMATS
+from transforms.rows.logs import check_times, plan_log, read_log
 from transforms.rows.tabular import BadRows
 
 FIELDS = ("query", "image", "clicks", "impressions", "position", "session", "user", "timestamp")

@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from schemas.base.errors import PhraseLensError
 from transforms.files import file_heads
 from transforms.rows import tabular, text_blocks
-from transforms.rows.tabular import (
-    BadRows,
-    check_columns,
-    column_mapping,
-    columns_of,
-    read_part,
-    read_table,
-)
+from transforms.rows.columns import columns_of
+from transforms.rows.tabular import BadRows, read_part, read_table
 
 ROWS = [("red shoe", "a", 1), ('6" pan', "b", 2), ("赤い, 靴", "c", 3)]
 MAPPING = {"query": "q", "image": "img", "clicks": "n", "user": "user"}
@@ -190,54 +184,6 @@ def test_nested_columns_are_not_read(tmp_path):
     pq.write_table(pa.table({"q": [["red"]], "img": ["a"]}), path)
     assert columns_of(path) == ["q", "img"]
     assert read(path)[0] == [{"image": b"a"}]
-
-
-def test_column_mapping():
-    mapping = column_mapping("log_columns", ("query=q", "image=a=b"), ("query", "image", "clicks"))
-    assert mapping == {"query": "q", "image": "a=b", "clicks": "clicks"}
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"), [(("query", "image"), "image"), (("key", "image"), "key")]
-)
-def test_image_id_names_the_image(fields, field):
-    assert column_mapping("columns", ("image_id=img",), fields)[field] == "img"
-
-
-@pytest.mark.parametrize("value", ["q", "quarry=q"])
-def test_column_mapping_names_the_fields(value):
-    with pytest.raises(PhraseLensError, match=f"--log_columns {value}.*query, image"):
-        column_mapping("log_columns", (value,), ("query", "image"))
-
-
-@pytest.mark.parametrize(
-    ("header", "mapping", "message"),
-    [
-        (b"query,image\n", {"query": "query", "image": "image"}, None),
-        (b"q,image\n", {"query": "query", "image": "image"}, "column 'query' of .*found q, image"),
-        (b"", {"query": "query", "image": "image"}, "column 'query' of .*found none"),
-        # A field that somebody maps is wanted, required or not.
-        (b"query,image\n", {"query": "query", "image": "image", "clicks": "n"}, "column 'n' of"),
-        (b"query,image,query\n", {"query": "query", "image": "image"}, "found 2"),
-        (b"qu\xffery,image\n", {"query": "query", "image": "image"}, "column 'query' of"),
-    ],
-)
-def test_check_columns(tmp_path, header, mapping, message):
-    path = write(tmp_path, "log.csv", header)
-    if message is None:
-        check_columns(path, "log_columns", mapping, ("query", "image"))
-    else:
-        with pytest.raises(PhraseLensError, match=message) as error:
-            check_columns(path, "log_columns", mapping, ("query", "image"))
-        assert path in str(error.value)
-
-
-def test_check_columns_with_a_choice(tmp_path):
-    path = write(tmp_path, "images.csv", b"key,path\n")
-    mapping = {name: name for name in ("key", "image", "path", "url")}
-    check_columns(path, "image_columns", mapping, ("key",), ("image", "path"))
-    with pytest.raises(PhraseLensError, match=r"columns 'image' and 'url' of .*--image_columns"):
-        check_columns(path, "image_columns", mapping, ("key",), ("image", "url"))
 
 
 # Whole files through Python's csv and json, a row at a time, say what the rows of a file are.

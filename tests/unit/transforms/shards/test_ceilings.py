@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.mining import mine_log, mine_pairs
+from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import (
     classify_images,
     embed_images,
@@ -136,5 +137,5 @@ def test_every_job_that_drops_rows_has_the_same_flags(job):
 
 def test_mining_has_ceilings_of_images_and_labels():
     argv = ["--output=x", "--max_dead_images=0.5", "--max_dead_labels=0"]
-    config = command_line.parse(mine_pairs.Config, "mine_pairs", "", argv)
+    config = command_line.parse(MiningConfig, "mine_pairs", "", argv)
     assert config.ceilings() == Ceilings(0.05, 10, (("images", 0.5), ("labels", 0.0)))

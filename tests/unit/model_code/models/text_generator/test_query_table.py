@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code.models.text_generator import query_table
+from model_code.models.text_generator import network, query_table
 from model_code.models.text_generator import trainer as text_generator
 from model_code.models.text_generator.query_table import Devices, QueryTable
 from schemas.base.errors import PhraseLensError
@@ -21,9 +21,19 @@ COMMAND = [sys.executable, "-m", "tests.support.processes.train_on_devices"]
 
 
 def trainer_of(queries, sampled=0, **more):
-    head = text_generator.build_head(4, [], 3)
+    head = network.build_head(4, [], 3)
     return text_generator.Trainer(
-        head, lambda x, seed: x, queries, sampled, 0.1, 1e-3, 0.0, 0.05, 10, 0, **more
+        head,
+        lambda x, seed: x,
+        queries,
+        sampled_queries=sampled,
+        temperature=0.1,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        query_learning_rate=0.05,
+        steps=10,
+        seed=0,
+        **more,
     )
 
 

@@ -114,9 +114,10 @@ def test_all_queries_are_candidates_of_the_full_softmax(size):
 
 def test_kinds_of_candidates():
     clicks, images = np.array([90.0, 9.0, 5.0, 1.0]), np.array([9, 5, 4, 1])
-    by_clicks = sampled_softmax.candidates("frequency", 2, 0.5, clicks, images, 10, 4)
-    by_rank = sampled_softmax.candidates("log_uniform", 2, 0.5, clicks, images, 10, 4)
-    mixed = sampled_softmax.candidates("mixed", 2, 0.5, clicks, images, 10, 4)
+    trained_on = {"clicks": clicks, "images": images, "rows": 10, "batch_size": 4}
+    by_clicks = sampled_softmax.candidates("frequency", 2, 0.5, **trained_on)
+    by_rank = sampled_softmax.candidates("log_uniform", 2, 0.5, **trained_on)
+    mixed = sampled_softmax.candidates("mixed", 2, 0.5, **trained_on)
     expected = {
         "frequency": plain_inclusion(clicks**0.5, 2),
         "log_uniform": plain_inclusion(sampled_softmax.log_uniform(4), 2),
@@ -341,7 +342,9 @@ def test_sampled_gradients_are_those_of_the_full_softmax_in_expectation(kind, ow
     x, w = unit(rng, batch, width), tf.Variable(unit(rng, queries, width))
     rows = np.repeat(np.arange(batch), 2)
     ids = rng.permutation(queries)[: 2 * batch]
-    chosen = sampled_softmax.candidates(kind, size, 0.75, clicks, images, 100, batch)
+    chosen = sampled_softmax.candidates(
+        kind, size, 0.75, clicks=clicks, images=images, rows=100, batch_size=batch
+    )
 
     @tf.function(reduce_retracing=True)
     def gradient(candidate_ids, log_included):

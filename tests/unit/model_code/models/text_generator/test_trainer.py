@@ -11,12 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_code.metrics.clicked_queries import ClickedQueries, Places, head_queries
+from model_code.models.text_generator import network
 from model_code.models.text_generator import train as train_text_generator
 from model_code.models.text_generator import trainer as text_generator
 from model_code.runtime import training
 from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
 from tests.support.datasets.mined_dataset import NAMES, prepare, query_id, write_colours
+
+
+def trainer_of(head, queries, **changed):
+    settings = {
+        "sampled_queries": 0,
+        "temperature": 0.0,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "query_learning_rate": 0.05,
+        "steps": 10,
+        "seed": 0,
+    }
+    return text_generator.Trainer(head, lambda x, seed: x, queries, **settings | changed)
 
 
 def unit(rng, rows, width):
@@ -27,8 +41,8 @@ def unit(rng, rows, width):
 def test_step_moves_tower_queries_and_temperature_by_their_gradients():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    head = text_generator.build_head(4, [], 3)
-    trainer = text_generator.Trainer(head, lambda x, seed: x, 6, 0, 0.0, 1e-3, 0.0, 0.05, 10, 0)
+    head = network.build_head(4, [], 3)
+    trainer = trainer_of(head, 6)
     x, before = rng.normal(size=(2, 4)).astype(np.float32), trainer.table.shards[0].numpy()
     rows, ids = np.array([0, 1, 1]), np.array([2, 2, 5])
     weights = np.array([1, 0.25, 0.75], np.float32)
@@ -55,8 +69,8 @@ def test_step_moves_tower_queries_and_temperature_by_their_gradients():
 
 
 def test_a_given_temperature_stays():
-    head = text_generator.build_head(4, [5], 3)
-    trainer = text_generator.Trainer(head, lambda x, seed: x, 6, 0, 0.2, 1e-3, 0.0, 0.05, 10, 0)
+    head = network.build_head(4, [5], 3)
+    trainer = trainer_of(head, 6, temperature=0.2)
     x, one = np.ones((1, 4), np.float32), np.array([0])
     trainer.step(x, one, one, np.ones(1, np.float32), np.array([0, 1], np.int32))
     assert trainer.temperature == pytest.approx(0.2)
@@ -129,8 +143,8 @@ def test_the_mean_weight_over_the_draws_is_the_share(limit):
 
 def test_a_share_is_learned_as_itself_whatever_is_drawn():
     keras.utils.set_random_seed(0)
-    head = text_generator.build_head(4, [], 8)
-    trainer = text_generator.Trainer(head, lambda x, seed: x, 8, 0, 0.2, 1e-3, 0.0, 0.1, 400, 0)
+    head = network.build_head(4, [], 8)
+    trainer = trainer_of(head, 8, temperature=0.2, query_learning_rate=0.1, steps=400)
     one = ClickedQueries(np.array([0, 8]), np.arange(8), SHARES.astype(np.float32))
     x = np.ones((1, 4), np.float32)
     for epoch in range(400):
@@ -259,22 +273,3 @@ def test_another_network_or_size_than_the_pairs_were_made_for(pairs, tmp_path, c
     assert train_text_generator.run([f"--pairs={pairs}", f"--output={tmp_path}", flag]) == 2
     assert says in capsys.readouterr().err
     assert manifest.read(str(tmp_path)) is None
-
-
-def test_word_f1_compares_sets_of_words():
-    predicted = [["red car", "fast car"], ["cat"], ["赤い"]]
-    clicked = [["red bus"], ["dog"], ["赤い"]]
-    # {red, car, fast} and {red, bus}: 2 · 1 / 5; nothing in common; the same.
-    assert text_generator.word_f1(predicted, clicked) == pytest.approx((0.4 + 0 + 1) / 3)
-    assert text_generator.word_f1([], []) == 0
-
-
-def test_top_queries_are_those_of_a_full_scan(monkeypatch):
-    monkeypatch.setattr(text_generator, "_RANKED_IMAGES", 4)
-    monkeypatch.setattr(text_generator, "_SCORES", 8)
-    rng = np.random.default_rng(0)
-    embs, vectors = rng.normal(size=(7, 5)), rng.normal(size=(11, 5))
-    expected = np.argsort(-(embs @ vectors.T), axis=1)[:, :3]
-    found = text_generator.top_queries(np.float32(embs), np.float32(vectors), 3)
-    np.testing.assert_array_equal(found, expected)
-    assert text_generator.top_queries(np.float32(embs), np.float32(vectors), 99).shape == (7, 11)

@@ -1,0 +1,139 @@
+"""The images of mine_pairs: read or taken over, matched with their copies and labels, written."""
+
+import functools
+
+import apache_beam as beam
+import pyarrow as pa
+
+from beam_jobs.frame.reuse import Reused, WaitForCheck
+from beam_jobs.mining.days import deletions_on_workers
+from beam_jobs.mining.flags import Config
+from schemas.datasets import manifest
+from schemas.runs.stage import Stage
+from transforms.duplicates.find import FindDuplicates
+from transforms.files.matching import match
+from transforms.files.secret_files import FromFiles
+from transforms.images.changed import ReadChangedImages, shards_of_known
+from transforms.images.clean import ImageLimits
+from transforms.images.places import Places
+from transforms.images.read import ReadImages
+from transforms.images.units import IMAGE_FIELDS, ImagePlan, count_images, plan_images
+from transforms.mining import images as mined_images
+from transforms.mining.deletions import Deletions
+from transforms.mining.images import SplitShares
+from transforms.mining.labels import LABEL_FIELDS, parse_labels
+from transforms.rows.checked import ReadRows
+from transforms.rows.columns import column_mapping
+from transforms.rows.tabular import read_table
+from transforms.shards.blocks import GroupShards
+from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
+
+
+def plan(config: Config) -> ImagePlan:
+    """The images behind the flags; raises PhraseLensError where there are none."""
+    mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
+    args = "images", config.images, config.image_format, mapping, config.image_key
+    return plan_images(*args, Places.of(config))
+
+
+def reused(config: Config) -> Reused:
+    """The images of the output to reuse, if it was made with the same limits."""
+
+    def made_alike(earlier: manifest.Manifest) -> bool:
+        return config.same_limits(earlier.config)
+
+    return Reused.of(config, "sources", "images", made_alike=made_alike)
+
+
+class MineImages(beam.PTransform):
+    """The images and labels behind the flags → the tables images and sources.
+
+    Output: a dict with the shards of both; `keys` (IMAGE_KEYS) and `splits` (SPLIT_OF_IMAGES) of
+    the images; `earlier` (EARLIER_KEYS), what those of the reused run were called; and what all
+    steps have: dead letters, notes, counts.
+    """
+
+    def __init__(self, config: Config, shares: SplitShares, stage: Stage, num_shards: int):
+        super().__init__()
+        self._config, self._shares = config, shares
+        self._stage, self._num_shards = stage, num_shards
+        self._deletions = deletions_on_workers(config)
+
+    def _group(self, **ids: str) -> GroupShards:
+        return GroupShards(ids, self._num_shards, self._stage.spill)
+
+    def expand(self, pipeline):
+        earlier = reused(self._config)
+        known = (
+            pipeline
+            | "KnownShards"
+            >> beam.Create(shards_of_known(earlier.dataset) if earlier.dataset else [])
+            | WaitForCheck(earlier)
+        )
+        read = self._read(pipeline, known if earlier.dataset else None)
+        copies = self._find_copies(pipeline, read["clean"])
+        labels = self._read_labels(pipeline)
+        earlier_keys = known | mined_images.ReadEarlierKeys(self._deletions)
+        labelled = (
+            {"labels": labels.labels, "keys": copies["keys"], "earlier": earlier_keys}
+            | "LabelsByKey" >> self._group(labels="key", keys="key", earlier="key")
+            | mined_images.JoinLabels()
+        )
+        built = (
+            {"copies": copies.copies, "attributes": labelled.attributes}
+            | "ByPicture" >> self._group(copies="representative", attributes="image_id")
+            | mined_images.BuildImages(self._stage, self._shares, self._num_shards)
+        )
+        counted = read, labels, labelled, built
+        return {
+            SHARDS: built[SHARDS],
+            "keys": copies["keys"],
+            "splits": built.splits,
+            "earlier": earlier_keys,
+            DEAD: (read[DEAD], labels[DEAD]) | "Dead" >> beam.Flatten(),
+            NOTES: labelled[NOTES],
+            COUNTS: [step[COUNTS] for step in counted] | "Counts" >> beam.Flatten(),
+        }
+
+    def _read(self, pipeline, known):
+        """All images; of those that an earlier run knows, only what changed, where there is one."""
+        units = plan(self._config).units
+        limits = ImageLimits.of(self._config)
+        args = self._stage, limits, count_images(units), self._deletions
+        return (
+            pipeline
+            | "ImageUnits" >> beam.Create(units)
+            | (
+                ReadImages(*args)
+                if known is None
+                else ReadChangedImages(known, self._num_shards, self._stage.spill, *args)
+            )
+        )
+
+    def _find_copies(self, pipeline, clean):
+        duplicates = (
+            clean | FindDuplicates(self._num_shards, self._stage.spill)
+            if self._config.near_duplicates
+            else pipeline | "NoDuplicates" >> beam.Create([])
+        )
+        return (
+            {"clean": clean, "duplicates": duplicates}
+            | "ByCopy" >> self._group(clean="image_id", duplicates="image_id")
+            | mined_images.FindCopies()
+        )
+
+    def _read_labels(self, pipeline):
+        config = self._config
+        mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
+        read = functools.partial(read_table, mapping=mapping)
+        parse = functools.partial(_parse_labels, stage=self._stage, deletions=self._deletions)
+        files = match("labels", config.labels) if config.labels else []
+        return (
+            pipeline
+            | "LabelFiles" >> beam.Create([file.path for file in files])
+            | "ReadLabels" >> ReadRows("labels", read, parse, self._stage, ("labels",))
+        )
+
+
+def _parse_labels(table: pa.Table, stage: Stage, deletions: FromFiles[Deletions]) -> Output:
+    return parse_labels(table, stage, deletions().key_array)

@@ -1,0 +1,66 @@
+"""What people did on all days together: of a log, or of the days that mine_log made of it."""
+
+import apache_beam as beam
+
+from beam_jobs.mining import log as log_lib
+from beam_jobs.mining.days import deletions_on_workers, find_days
+from beam_jobs.mining.flags import Config
+from schemas.runs.stage import Stage
+from transforms.mining import days, evidence
+from transforms.shards.blocks import GroupShards
+from transforms.shards.outputs import COUNTS, DEAD, NOTES
+
+
+class MineLog(beam.PTransform):
+    """The log behind --log → a dict of the tables of `days.MERGED`, texts and languages.
+
+    And what all steps have: dead letters, notes, counts.
+    """
+
+    def __init__(self, config: Config, stage: Stage, num_shards: int):
+        super().__init__()
+        self._config, self._stage, self._num_shards = config, stage, num_shards
+
+    def expand(self, pipeline):
+        config, stage = self._config, self._stage
+        units, _ = log_lib.plan(config)
+        read = pipeline | log_lib.ReadEvents(units, log_lib.log_rules(config, None), stage)
+        mined = (
+            read.events
+            | "ByPerson" >> evidence.GroupPeople(self._num_shards, stage.spill)
+            | days.MineAndMergeDays(log_lib.day_rules(config, None), config.session_gap)
+        )
+        return {name: mined[name] for name in (*days.MERGED, "languages")} | {
+            "texts": read.texts,
+            DEAD: read[DEAD],
+            COUNTS: (read[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
+            NOTES: mined[NOTES],
+        }
+
+
+class ReadDays(beam.PTransform):
+    """The days behind --days → the same tables; nothing is counted again, and nothing dies."""
+
+    def __init__(self, config: Config, stage: Stage, num_shards: int):
+        super().__init__()
+        self._config, self._stage, self._num_shards = config, stage, num_shards
+
+    def expand(self, pipeline):
+        found = find_days(self._config.days).values()
+        deletions = deletions_on_workers(self._config)
+        read = {
+            name: pipeline
+            | f"Shards of {name}"
+            >> beam.Create([day.path(shard) for day in found for shard in day.shards(name)])
+            | f"Read {name}" >> days.ReadDays(log_lib.SCHEMAS[name], deletions)
+            for name in log_lib.SCHEMAS
+        }
+        ids = {"evidence": "person", "visits": "person"}
+        merged = (
+            {name: read[name] for name in ids}
+            | "ByPerson" >> GroupShards(ids, self._num_shards, self._stage.spill)
+            | days.MergeDays(self._config.session_gap)
+        )
+        return {name: merged[name] for name in days.MERGED} | {
+            name: read[name] for name in ("texts", "languages")
+        }
