@@ -19,7 +19,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import hints as hints_lib
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from beam_jobs.frame.reuse import Reused, WaitForCheck
@@ -138,7 +138,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
     query_width, text_width = networks.query_width, networks.text_width
     num_shards, queries = mined.manifest.num_shards, mined.manifest.tables["queries"].rows
     # Vectors, their texts' embeddings and the index lie in the memory of one worker.
-    one_worker = dataflow.memory_hint(pipeline, queries * 4 * (2 * query_width + text_width))
+    one_worker = hints_lib.memory_hint(pipeline, queries * 4 * (2 * query_width + text_width))
 
     images = pipeline | "EmbedClickedImages" >> EmbedImages(config, networks, mined, stage)
     phrases = images[SHARDS] | "Phrases" >> MakePhrases(config, networks, mined, stage)
@@ -201,7 +201,7 @@ class EmbedImages(beam.PTransform):
             (i, phrases_lib.ImageTask(path, pairs.get(i), quotas[i], earlier.get(i, ())))
             for i, path in _paths(mined, "images").items()
         ]
-        hints = dataflow.inference_hints(pipeline.pipeline, generator.bytes)
+        hints = hints_lib.inference_hints(pipeline.pipeline, generator.bytes)
         return (
             pipeline
             | "ImageShards" >> beam.Create(tasks)

@@ -18,7 +18,7 @@ from importlib import resources
 
 import apache_beam as beam
 
-from beam_jobs.frame import job
+from beam_jobs.frame import execution, job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
@@ -72,9 +72,7 @@ def preflight(config: Config) -> job.Inputs:
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
-    from tfx_bsl.tfxio.tensor_representation_util import (
-        InferTensorRepresentationsFromSchema,
-    )
+    from tfx_bsl.tfxio.tensor_representation_util import InferTensorRepresentationsFromSchema
 
     from model_code.models.fusion.preprocessing import preprocessing_fn, raw_schema
 
@@ -105,7 +103,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     # tf.Transform's files go through TensorFlow, which knows the real Cloud Storage only: on one
     # machine they stay on its disk; workers elsewhere share a folder that the commit removes. It
     # is made while the graph is drawn, so a plan has it here.
-    is_here = config.dry_run or job.is_one_machine(pipeline.options)
+    is_here = config.dry_run or execution.is_one_machine(pipeline.options)
     if is_here:
         os.makedirs(stage.temp, exist_ok=True)
     temp = f"{storage.plain_folder(stage.temp) if is_here else stage.spill}/tft"
