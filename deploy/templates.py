@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.dataflow import checks as dataflow
-from beam_jobs.dataflow import submit
+from beam_jobs.dataflow import flags, submit
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
 from schemas.console import flags as flags_lib
@@ -71,7 +71,7 @@ def metadata(job: str) -> dict[str, Any]:
     module = submit.job_module(job)
     configs = [module.Config]
     if job in submit.ON_GPU:
-        configs.append(dataflow.Flags)
+        configs.append(flags.Flags)
     parameters = [
         parameter(field, value_type(typing.get_type_hints(config)[field.name]))
         for config in configs

@@ -1,30 +1,29 @@
-"""Dataflow: its own flags, what it refuses, and which steps get a GPU or more memory.
-
-Right-fitting: only the steps that run networks ask for a GPU, in an environment of their own, so
-that Dataflow pays for GPUs while those steps run and for no other.
-"""
+"""What Dataflow refuses: said before a job is sent there."""
 
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
-    StandardOptions,
     WorkerOptions,
 )
 
+from beam_jobs.dataflow.flags import (
+    FLAG_NAMES,
+    ONE_PROCESS,
+    READ_BY_LAUNCHER,
+    DataflowOptions,
+    is_dataflow,
+)
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, status_of_service
 from schemas.console import flags as flags_lib
-from schemas.console.flags import flag
 
 GPUS = (
     "nvidia-l4",
@@ -37,85 +36,6 @@ GPUS = (
     "nvidia-h100-80gb",
     "nvidia-h100-mega-80gb",
 )
-GIB = 1 << 30
-# Beam, TensorFlow and a batch of images; 1.3 GiB were measured with a ResNet-50 and 32 images.
-WORKER_BYTES = 2 * GIB
-SMALLEST_WORKER = 3 * GIB  # what Dataflow's default machine leaves to its worker
-# One process a worker: several would each take the whole GPU for themselves.
-ONE_PROCESS = "no_use_multiple_sdk_containers"
-# These are copied for the workers that read them: the graph must not hold what is in them.
-READ_BY_WORKERS = ("forget", "list", "person_key")
-# These are read where the job is drawn, so they may lie there.
-READ_BY_LAUNCHER = (*READ_BY_WORKERS, "blocklist")
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """What every Beam job understands when it goes to Dataflow."""
-
-    image: str = flag(
-        "Dataflow: image of the workers, made by deploy/Dockerfile, with its tag.",
-        default="",
-        role="runtime",
-    )
-    gpu: str = flag(
-        "Dataflow: GPU of the steps that run networks, such as nvidia-l4.",
-        default="",
-        role="runtime",
-    )
-    gpu_count: int = flag("Dataflow: GPUs of such a worker.", default=1, role="runtime", minimum=1)
-    inference_ram: str = flag(
-        "Dataflow: least memory of such a worker, as 32GB; without it, by the models' size.",
-        default="",
-        role="runtime",
-    )
-
-
-FLAG_NAMES = tuple(field.name for field in dataclasses.fields(Flags))
-
-
-class DataflowOptions(PipelineOptions):
-    """`Flags` as pipeline options, so that a graph sees them where it is drawn."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: Any) -> None:
-        flags_lib.add_flags(parser, Flags)
-
-
-def runner_of(options: PipelineOptions) -> str:
-    """The runner's name, in small letters; Beam's default where none is named."""
-    return (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2].lower()
-
-
-def is_dataflow(options: PipelineOptions) -> bool:
-    return runner_of(options) in ("dataflowrunner", "testdataflowrunner")
-
-
-def inference_hints(pipeline: beam.Pipeline, model_bytes: int) -> dict[str, str]:
-    """Resource hints of a step that runs networks; {} where it asks for nothing.
-
-    Args:
-      pipeline: whose options say where it runs.
-      model_bytes: size of the models that the step loads.
-    """
-    flags = pipeline.options.view_as(DataflowOptions)
-    if not is_dataflow(pipeline.options):
-        return {}
-    hints = memory_hint(pipeline, model_bytes)
-    if flags.inference_ram:
-        hints = {"min_ram": flags.inference_ram}
-    if flags.gpu:
-        device = f"type:{flags.gpu};count:{flags.gpu_count};install-nvidia-driver"
-        hints["accelerator"] = device
-    return hints
-
-
-def memory_hint(pipeline: beam.Pipeline, data_bytes: int) -> dict[str, str]:
-    """The hint of a step that holds so much data twice, or {} where any worker has room for it."""
-    needed = WORKER_BYTES + 2 * data_bytes
-    if not is_dataflow(pipeline.options) or needed <= SMALLEST_WORKER:
-        return {}
-    return {"min_ram": f"{math.ceil(needed / GIB)}GiB"}
 
 
 def mistyped(words: Sequence[str], parser: flags_lib.Parser) -> list[str]:

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
 )
 
-from beam_jobs.dataflow.checks import ONE_PROCESS, is_dataflow, runner_of
+from beam_jobs.dataflow.flags import ONE_PROCESS, is_dataflow, runner_of
 from beam_jobs.frame.image_flags import ImageConfig
 from model_code.runtime.settings import InferenceSettings
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from beam_jobs.frame import job
+from beam_jobs.frame import execution, job, parsing
 from beam_jobs.mining import log as log_lib
 from beam_jobs.mining.days import find_days, query_parts_of, read_deletions_of
 from schemas.base import fingerprint, storage
@@ -143,7 +143,7 @@ def build(pipeline: beam.Pipeline, config: Config) -> None:
 def run(argv: list[str] | None = None) -> int:
     """It has no dataset of its own, so it runs without the frame of beam_jobs/frame/job.py."""
     try:
-        config, options = job.parse("forget", Config, __doc__ or "", argv)
+        config, options = parsing.parse("forget", Config, __doc__ or "", argv)
         for fact in preflight(config).facts:
             print(f"  {fact}", flush=True)
     except PhraseLensError as error:
@@ -152,12 +152,14 @@ def run(argv: list[str] | None = None) -> int:
     temp = options.view_as(GoogleCloudOptions).temp_location or ""
     folder = storage.join(temp, f"forget-{uuid.uuid4().hex}")
     try:
-        return job.execute(
+        return execution.execute(
             "forget",
-            lambda pipeline: build(pipeline, job.for_workers(config, options, folder)),
+            lambda pipeline: build(pipeline, execution.for_workers(config, options, folder)),
             config,
             options,
-            lambda: print(f"next: ./run.sh all --days {config.days} --forget {config.list} …"),
+            finish=lambda: print(
+                f"next: ./run.sh all --days {config.days} --forget {config.list} …"
+            ),
         )
     finally:
         if temp:

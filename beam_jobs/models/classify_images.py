@@ -16,7 +16,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import hints as hints_lib
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from beam_jobs.frame.image_flags import ImageConfig
@@ -87,7 +87,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     units = _image_plan(config).units
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     model = ModelFolder.of(config.model)
-    hints = dataflow.inference_hints(pipeline, model.bytes)
+    hints = hints_lib.inference_hints(pipeline, model.bytes)
     networks = Networks.of(model)
     reused = _reused(config)
     worker = ClassifyImages(

@@ -15,7 +15,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import hints as hints_lib
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from beam_jobs.frame.reuse import Reused, WaitForCheck
@@ -115,7 +115,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
     num_shards = mined.manifest.num_shards
     models = (generator, pixel_embedder, index)
-    hints = dataflow.inference_hints(pipeline, sum(model.bytes for model in models))
+    hints = hints_lib.inference_hints(pipeline, sum(model.bytes for model in models))
     reused = _reused(config)
     earlier = shards_by_index(reused.dataset, "features", num_shards) if reused.dataset else {}
     tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index, []))) for shard in shards]

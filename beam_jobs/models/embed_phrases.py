@@ -19,7 +19,7 @@ import sys
 
 import apache_beam as beam
 
-from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import hints as hints_lib
 from beam_jobs.frame import job, reuse
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from beam_jobs.frame.reuse import Reused, WaitForCheck
@@ -31,9 +31,11 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Table
+from schemas.runs.stage import Stage
 from schemas.tables import embedded as tables
+from schemas.tables.vectors import Vectors
 from transforms.inference.folders import ModelFolder
-from transforms.phrases import build as phrases
+from transforms.phrases import build as phrases_lib
 from transforms.phrases import calibration, prototypes
 from transforms.phrases import index as phrase_index
 from transforms.phrases import ranks as phrase_ranks
@@ -111,94 +113,159 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    mined = Dataset(config.mined)
-    num_shards = mined.manifest.num_shards
-    generator, text_embedder = (
-        ModelFolder.of(path) for path in (config.generator, config.text_embedder)
-    )
-    query_width, text_width = generator.config()["width"], text_embedder.config()["width"]
-    vectors = {"query_vector": (query_width,), "text_emb": (text_width,)}
-    paths = {
-        name: {shard.index: mined.path(shard) for shard in mined.shards(name)}
-        for name in ("images", "pairs", "queries")
-    }
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks that the flags name.
 
-    rows = mined.manifest.tables["images"].rows
-    embed = phrases.EmbedClickedImages(
-        stage, generator, query_width, inference_settings.of_config(config), rows
-    )
-    quotas = phrases.share_out(config.calibration_images, num_shards)
-    reused = _reused(config, generator)
-    earlier = shards_by_index(reused.dataset, "image_embs", num_shards) if reused.dataset else {}
-    tasks = [
-        (i, phrases.ImageTask(path, paths["pairs"].get(i), quotas[i], earlier.get(i, ())))
-        for i, path in paths["images"].items()
-    ]
-    hints = dataflow.inference_hints(pipeline, generator.bytes)
-    embedded = (
-        pipeline
-        | "ImageShards" >> beam.Create(tasks)
-        | WaitForCheck(reused)
-        | "EmbedClickedImages"
-        >> MapShards(stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
-    )
-    made = (
-        embedded[SHARDS]
-        | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
-        | "AddPairs"
-        >> beam.Map(lambda named: (stage.absolute(named[1].path), paths["pairs"][named[1].index]))
-        | prototypes.Prototypes(query_width, num_shards, config.prototype_weights)
-    )
-    calibrated = made | calibration.Calibrate(
-        generator,
-        query_width,
-        config.min_prototype_images,
-        config.head_vectors,
-    )
-    queries = pipeline | "QueryShards" >> beam.Create(list(paths["queries"].items()))
-    shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
-    built = (shards, calibrated) | phrases.BuildPhrases(
-        stage,
-        generator,
-        text_embedder,
-        vectors,
-        num_shards,
-        config.min_prototype_images,
-    )
-    report = (calibrated, built[phrases.RANKED]) | phrase_ranks.WriteCalibration(stage)
+    Attributes:
+      generator: makes vectors of images in query space, of `query_width`.
+      text_embedder: makes vectors of texts, of `text_width`.
+    """
+
+    generator: ModelFolder
+    text_embedder: ModelFolder
+    query_width: int
+    text_width: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Networks":
+        generator, text_embedder = map(ModelFolder.of, (config.generator, config.text_embedder))
+        widths = (folder.config()["width"] for folder in (generator, text_embedder))
+        return cls(generator, text_embedder, *widths)
+
+    @property
+    def vectors(self) -> Vectors:
+        """Those of a phrase."""
+        return {"query_vector": (self.query_width,), "text_emb": (self.text_width,)}
+
+
+def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
+    networks, mined = Networks.of(config), Dataset(config.mined)
+    query_width, text_width = networks.query_width, networks.text_width
+    num_shards, queries = mined.manifest.num_shards, mined.manifest.tables["queries"].rows
+    # Vectors, their texts' embeddings and the index lie in the memory of one worker.
+    one_worker = hints_lib.memory_hint(pipeline, queries * 4 * (2 * query_width + text_width))
+
+    images = pipeline | "EmbedClickedImages" >> EmbedImages(config, networks, mined, stage)
+    phrases = images[SHARDS] | "Phrases" >> MakePhrases(config, networks, mined, stage)
     index = (
-        (embedded[SHARDS], built[SHARDS])
+        (images[SHARDS], phrases[SHARDS])
         | "ImagesAndPhrases" >> beam.Flatten()
-        | "BuildIndex"
+        | "Index"
         >> phrase_index.BuildIndex(
             stage,
-            generator.config()["temperature"],
+            networks.generator.config()["temperature"],
             IndexSettings(
                 config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
             ),
             config.previous_phrases,
-            # Vectors, their texts' embeddings and the index lie in the memory of one worker.
-            dataflow.memory_hint(
-                pipeline,
-                mined.manifest.tables["queries"].rows * 4 * (2 * query_width + text_width),
-            ),
+            one_worker,
         )
     )
     {
-        SHARDS: (embedded[SHARDS], built[SHARDS], report, index) | "Shards" >> beam.Flatten(),
-        COUNTS: (embedded[COUNTS], built[COUNTS]) | "Counts" >> beam.Flatten(),
+        SHARDS: (images[SHARDS], phrases[SHARDS], phrases["calibration"], index)
+        | "Shards" >> beam.Flatten(),
+        COUNTS: (images[COUNTS], phrases[COUNTS]) | "Counts" >> beam.Flatten(),
     } | commit.CommitManifest(
         stage,
         {
             "image_embs": commit.parquet(prototypes.image_embs_schema(query_width)),
-            "phrases": commit.parquet(tables.phrases(vectors)),
+            "phrases": commit.parquet(tables.phrases(networks.vectors)),
             "calibration": Table("files", "", ()),
             "index": Table("files", "", ()),
         },
         num_shards,
         config.ceilings(),
     )
+
+
+class EmbedImages(beam.PTransform):
+    """Clicked images → `shards` of their vectors in query space, and `counts`."""
+
+    def __init__(self, config: Config, networks: Networks, mined: Dataset, stage: Stage):
+        super().__init__()
+        self._config, self._networks = config, networks
+        self._mined, self._stage = mined, stage
+
+    def expand(self, pipeline):
+        config, mined, generator = self._config, self._mined, self._networks.generator
+        num_shards = mined.manifest.num_shards
+        embed = phrases_lib.EmbedClickedImages(
+            self._stage,
+            generator,
+            self._networks.query_width,
+            inference_settings.of_config(config),
+            mined.manifest.tables["images"].rows,
+        )
+        quotas = phrases_lib.share_out(config.calibration_images, num_shards)
+        reused = _reused(config, generator)
+        earlier = (
+            shards_by_index(reused.dataset, "image_embs", num_shards) if reused.dataset else {}
+        )
+        pairs = _paths(mined, "pairs")
+        tasks = [
+            (i, phrases_lib.ImageTask(path, pairs.get(i), quotas[i], earlier.get(i, ())))
+            for i, path in _paths(mined, "images").items()
+        ]
+        hints = hints_lib.inference_hints(pipeline.pipeline, generator.bytes)
+        return (
+            pipeline
+            | "ImageShards" >> beam.Create(tasks)
+            | WaitForCheck(reused)
+            | "Embed"
+            >> MapShards(self._stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
+        )
+
+
+class MakePhrases(beam.PTransform):
+    """Shards of clicked images' vectors → a dict with `shards` of phrases, and their `counts`;
+    `calibration`, the shard of the file that says on what scale their vectors are."""
+
+    def __init__(self, config: Config, networks: Networks, mined: Dataset, stage: Stage):
+        super().__init__()
+        self._config, self._networks = config, networks
+        self._mined, self._stage = mined, stage
+
+    def expand(self, embedded):
+        config, networks, stage = self._config, self._networks, self._stage
+        num_shards = self._mined.manifest.num_shards
+        pairs = _paths(self._mined, "pairs")
+        made = (
+            embedded
+            | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
+            | "AddPairs"
+            >> beam.Map(lambda named: (stage.absolute(named[1].path), pairs[named[1].index]))
+            | prototypes.Prototypes(networks.query_width, num_shards, config.prototype_weights)
+        )
+        calibrated = made | calibration.Calibrate(
+            networks.generator,
+            networks.query_width,
+            config.min_prototype_images,
+            config.head_vectors,
+        )
+        queries = embedded.pipeline | "QueryShards" >> beam.Create(
+            list(_paths(self._mined, "queries").items())
+        )
+        shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
+        built = (shards, calibrated) | phrases_lib.BuildPhrases(
+            stage,
+            networks.generator,
+            networks.text_embedder,
+            networks.vectors,
+            num_shards,
+            config.min_prototype_images,
+        )
+        ranked = built[phrases_lib.RANKED]
+        return {
+            SHARDS: built[SHARDS],
+            COUNTS: built[COUNTS],
+            "calibration": (calibrated, ranked) | phrase_ranks.WriteCalibration(stage),
+        }
+
+
+def _paths(mined: Dataset, table: str) -> dict[int, str]:
+    """The files of a table by the number of their shard."""
+    return {shard.index: mined.path(shard) for shard in mined.shards(table)}
 
 
 def _reused(config: Config, generator: ModelFolder) -> Reused:

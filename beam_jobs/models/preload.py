@@ -4,7 +4,7 @@ import gc
 import importlib
 from collections.abc import Iterable, Sequence
 
-from beam_jobs.frame import job, worker_options
+from beam_jobs.frame import job, parsing, worker_options
 from beam_jobs.models import embed_images, embed_phrases
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
@@ -36,7 +36,7 @@ def preload(phrases: Sequence[str], images: Sequence[str], modules: Iterable[str
 
 def _settings(of: job.Job, argv: Sequence[str]):
     """On what and how the networks of a job run, None where not in this process; and its config."""
-    config, options = job.parse(of.name, of.config, of.doc, argv, of.runs_networks)
+    config, options = parsing.parse(of.name, of.config, of.doc, argv, of.runs_networks)
     if not worker_options.in_this_process(options):
         return None, config
     return inference_settings.of_config(worker_options.fit(config, options)), config

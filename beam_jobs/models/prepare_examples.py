@@ -18,7 +18,7 @@ from importlib import resources
 
 import apache_beam as beam
 
-from beam_jobs.frame import job
+from beam_jobs.frame import execution, job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.models.fusion.family import INPUTS
 from model_code.phrases.settings import PhraseSettings
@@ -109,7 +109,7 @@ def _temp_folder(pipeline: beam.Pipeline, config: Config, stage) -> str:
     its disk; workers elsewhere share a folder that the commit removes. It is made while the graph
     is drawn, so a plan has it here.
     """
-    if not config.dry_run and not job.is_one_machine(pipeline.options):
+    if not config.dry_run and not execution.is_one_machine(pipeline.options):
         return f"{stage.spill}/tft"
     os.makedirs(stage.temp, exist_ok=True)
     return f"{storage.plain_folder(stage.temp)}/tft"

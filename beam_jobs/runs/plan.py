@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.frame import job
+from beam_jobs.frame import parsing
 from beam_jobs.mining import log as log_lib
 from beam_jobs.runs import steps as reprocess_steps
 from beam_jobs.runs.stages import Step
@@ -132,7 +132,7 @@ def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
     """
     module = importlib.import_module(step.module)
     if step.is_beam_job:
-        config, _ = job.parse(module.JOB.name, module.JOB.config, module.JOB.doc, argv)
+        config, _ = parsing.parse(module.JOB.name, module.JOB.config, module.JOB.doc, argv)
         inputs = module.JOB.preflight(config)
         modules = [step.module]
         return config, stage_lib.plan(step.name, config, modules, inputs.datasets, inputs.raw)

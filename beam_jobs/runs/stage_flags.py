@@ -48,10 +48,10 @@ def check(stage: str, module: str, argv: Sequence[str]) -> None:
 def _parse(module: Any, stage: str, argv: Sequence[str]) -> Any:
     if not module.__name__.startswith("beam_jobs."):
         return command_line.parse(module.Config, stage, "", argv)
-    from beam_jobs.frame import job
+    from beam_jobs.frame import parsing
 
     runs_networks = hasattr(module, "JOB") and module.JOB.runs_networks
-    return job.parse(stage, module.Config, "", argv, runs_networks)[0]
+    return parsing.parse(stage, module.Config, "", argv, runs_networks)[0]
 
 
 def _refused(stage: str, config: type, argv: Sequence[str], said: str) -> PhraseLensError:

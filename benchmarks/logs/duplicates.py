@@ -33,7 +33,7 @@ from tests.support.oracles.copies import (
     tables_of,
     with_copies,
 )
-from transforms.duplicates.compare import signature
+from transforms.duplicates.signature import signature
 from transforms.images.clean import clean_image
 
 FOLDERS = ("fashion", "flickr1k", "emoji")

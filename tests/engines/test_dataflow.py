@@ -11,10 +11,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from beam_jobs.dataflow import checks as dataflow_lib
+from beam_jobs.dataflow import flags as flags_lib
 from beam_jobs.dataflow import plan as dataflow_plan
 from beam_jobs.dataflow import submit
-from beam_jobs.frame import job
+from beam_jobs.frame import execution
 from beam_jobs.mining import log as log_lib
 from beam_jobs.mining import mine_log
 from beam_jobs.runs import overrides
@@ -157,7 +157,7 @@ def test_a_job_arrives(job, work, secrets, dataflow, capsys):
     assert [environment.hints for environment in plan.environments[1:]] == [hints] * len(gpu)
     # One elementary step each, and not the shuffle before it.
     assert [step.split("/")[0] for step in plan.hinted] == ON_GPU.get(job, [])
-    assert (dataflow_lib.ONE_PROCESS in plan.experiments) == bool(gpu)
+    assert (flags_lib.ONE_PROCESS in plan.experiments) == bool(gpu)
 
     if job != "forget":
         assert plan.steps[0] == "CheckCode"
@@ -214,7 +214,7 @@ def test_what_was_mined_shows_no_secret(work):
 def test_workers_elsewhere_read_what_was_copied_for_them(bucket, secrets):
     options = PipelineOptions(["--runner=DataflowRunner"])
     config = mine_log.Config(output="gs://bucket/o", log=("a.csv",), **secrets)
-    moved = job.for_workers(config, options, f"{bucket}/spill")
+    moved = execution.for_workers(config, options, f"{bucket}/spill")
     assert moved.person_key.startswith(bucket)
     assert moved.forget.startswith(bucket)
     for whose in (config, moved):
@@ -228,7 +228,7 @@ def test_workers_elsewhere_read_what_was_copied_for_them(bucket, secrets):
     with pytest.raises(PhraseLensError, match="as it was when the job started"):
         rules()
     here = PipelineOptions(["--runner=FnApiRunner"])
-    assert job.for_workers(config, here, f"{bucket}/spill") == config
+    assert execution.for_workers(config, here, f"{bucket}/spill") == config
 
 
 def test_a_key_that_is_given_instead_of_its_file_is_not_shown(tmp_path, capsys):
@@ -246,8 +246,8 @@ def row(job: str, plan: dataflow_plan.Plan) -> str:
     hints = "; ".join(f"{k}=`{v}`" for e in plan.environments[1:] for k, v in e.hints.items())
     environments = f"{len(plan.environments)}" + (f": CPU, {hints}" if hints else ": CPU")
     hinted = ", ".join(f"`{step}`" for step in plan.hinted) or "–"
-    shown = [f"`{k}={v}`" for k, v in plan.options.items() if k in dataflow_lib.FLAG_NAMES]
-    shown += [f"`{e}`" for e in plan.experiments if e == dataflow_lib.ONE_PROCESS]
+    shown = [f"`{k}={v}`" for k, v in plan.options.items() if k in flags_lib.FLAG_NAMES]
+    shown += [f"`{e}`" for e in plan.experiments if e == flags_lib.ONE_PROCESS]
     options = ", ".join(shown)
     staged = ", ".join(f"`{name}`" for name in plan.staged)
     return f"| {job} | {steps} | {environments} | {hinted} | {options} | {staged} |"

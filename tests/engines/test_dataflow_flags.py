@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import flags as flags_lib
+from beam_jobs.dataflow import hints as hints_lib
 from beam_jobs.dataflow import submit
 from beam_jobs.frame import code_check
 from beam_jobs.mining import mine_pairs
@@ -109,8 +111,8 @@ def test_what_follows_from_an_image_and_a_gpu():
     found = options(**PLACES, **IMAGE, gpu="nvidia-tesla-t4", gpu_count=2)
     dataflow.prepare(found, runs_networks=True)
     assert found.view_as(WorkerOptions).sdk_container_image == IMAGE["image"]
-    assert dataflow.ONE_PROCESS in found.view_as(DebugOptions).experiments
-    hints = dataflow.inference_hints(Drawn(found), 0)
+    assert flags_lib.ONE_PROCESS in found.view_as(DebugOptions).experiments
+    hints = hints_lib.inference_hints(Drawn(found), 0)
     assert hints == {"accelerator": "type:nvidia-tesla-t4;count:2;install-nvidia-driver"}
 
 
@@ -130,21 +132,21 @@ def min_ram(hints: dict[str, str]) -> int:
 @given(st.integers(0, 1 << 42), st.integers(0, 1 << 42))
 def test_memory_grows_with_the_models_and_holds_them_twice(small, large):
     pipeline = Drawn(options(**PLACES, **CODE))
-    found = [min_ram(dataflow.memory_hint(pipeline, size)) for size in sorted((small, large))]
+    found = [min_ram(hints_lib.memory_hint(pipeline, size)) for size in sorted((small, large))]
     assert found == sorted(found)
     for size, ram in zip(sorted((small, large)), found, strict=True):
-        needed = dataflow.WORKER_BYTES + 2 * size
+        needed = hints_lib.WORKER_BYTES + 2 * size
         if ram == 0:
-            assert needed <= dataflow.SMALLEST_WORKER
+            assert needed <= hints_lib.SMALLEST_WORKER
         else:
-            assert needed <= ram < needed + dataflow.GIB
+            assert needed <= ram < needed + hints_lib.GIB
 
 
 def test_memory_is_a_matter_of_dataflow_and_can_be_given():
-    assert dataflow.memory_hint(Drawn(options()), 1 << 40) == {}
-    assert dataflow.inference_hints(Drawn(options(gpu="nvidia-l4")), 1 << 40) == {}
+    assert hints_lib.memory_hint(Drawn(options()), 1 << 40) == {}
+    assert hints_lib.inference_hints(Drawn(options(gpu="nvidia-l4")), 1 << 40) == {}
     given_ram = options(**PLACES, **CODE, inference_ram="24GB")
-    assert dataflow.inference_hints(Drawn(given_ram), 1 << 40) == {"min_ram": "24GB"}
+    assert hints_lib.inference_hints(Drawn(given_ram), 1 << 40) == {"min_ram": "24GB"}
 
 
 def test_workers_with_other_code_fail_the_job():
@@ -177,7 +179,7 @@ def test_help_names_dataflow_s_flags(capsys):
     with pytest.raises(SystemExit):
         embed_images.run(["--help"])
     printed = capsys.readouterr().out
-    assert all(f"--{name}" in printed for name in dataflow.FLAG_NAMES)
+    assert all(f"--{name}" in printed for name in flags_lib.FLAG_NAMES)
 
 
 def test_an_unknown_job_gets_the_nearest_name(capsys):

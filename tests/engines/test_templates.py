@@ -18,6 +18,7 @@ from google.cloud import dataflow_v1beta3
 
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import submit
+from beam_jobs.dataflow.flags import Flags
 from deploy import templates
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
@@ -34,7 +35,7 @@ def actions(job: str) -> dict[str, argparse.Action]:
     """The flags of a job's command line by name, as argparse has them."""
     parser = flags_lib.parser_for(submit.job_module(job).Config, "", "")
     if job in submit.ON_GPU:
-        flags_lib.add_flags(parser, dataflow.Flags)
+        flags_lib.add_flags(parser, Flags)
     found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose", "log_format")}
     return {name: a for name, a in found.items() if name not in ("dry_run", "image")}
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from beam_jobs.frame import job
+from beam_jobs.frame import parsing
 from beam_jobs.mining import forget, mine_log, mine_pairs
 from beam_jobs.models import classify_images
 from beam_jobs.runs import all_stages
@@ -34,7 +34,7 @@ def _read(typed: str, *names: str):
     def run(folder: Path) -> str:
         _log(folder, *names)
         flags = [f"--log={typed.replace('FOLDER', str(folder))}", f"--output={folder}/out"]
-        found = job.parse("mine_log", mine_log.Config, "", flags)[0]
+        found = parsing.parse("mine_log", mine_log.Config, "", flags)[0]
         paths = [file.path.removeprefix(f"{folder}/") for file in match("log", found.log)]
         return "read: " + ", ".join(paths)
 

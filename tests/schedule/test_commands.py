@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.dataflow import checks as dataflow
+from beam_jobs.dataflow import flags as flags_lib
 from beam_jobs.dataflow import submit
-from beam_jobs.frame import job
+from beam_jobs.frame import parsing
 from beam_jobs.mining import mine_log
 from beam_jobs.models import classify_images
 from beam_jobs.runs import all_stages
@@ -55,7 +55,7 @@ def parse(command):
     if command.name in CONFIGS:
         return command_line.parse(CONFIGS[command.name], command.name, "", argv)
     module = importlib.import_module(submit.JOBS[command.name])
-    return job.parse(command.name, module.Config, "", argv)[0]
+    return parsing.parse(command.name, module.Config, "", argv)[0]
 
 
 @pytest.mark.parametrize("variant", phraselens_commands.VARIANTS)
@@ -87,8 +87,8 @@ def test_flags_of_beam_suffice_for_dataflow(where):
     """As classify_images gets them, the one Beam job that reprocess does by itself."""
     own = ["--model=gs://b/model", "--images=gs://b/*.jpg", "--output=gs://b/predictions"]
     beam = shlex.split(re.sub(r"[A-Z]{2,}", lambda name: name[0].lower(), flags_of_beam(where)))
-    _, options = job.parse("classify_images", classify_images.Config, "", [*own, *beam], True)
-    assert dataflow.is_dataflow(options)
+    _, options = parsing.parse("classify_images", classify_images.Config, "", [*own, *beam], True)
+    assert flags_lib.is_dataflow(options)
 
 
 @pytest.mark.parametrize("name", NAMES["composer"])
@@ -222,7 +222,7 @@ def test_cron_line_of_the_docs_mines_the_day_that_it_reprocesses(tmp_path):
     found = [call.rstrip("\t").split("\t") for call in calls]
     assert [name for name, *_ in found] == NAMES["bash"]
     (_, *day), *rest = found
-    mined, _ = job.parse("mine_log", mine_log.Config, "", day)
+    mined, _ = parsing.parse("mine_log", mine_log.Config, "", day)
     parsed = {name: command_line.parse(CONFIGS[name], name, "", argv) for name, *argv in rest}
     date = parsed["reprocess"].date
     snapshots.check_date(date)

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from transforms.duplicates.compare import SIDE, is_flat
+from transforms.duplicates.signature import SIDE, is_flat
 
 _CELLS = 6  # luma cells along each side; chroma has half as many
 _STRIPS = 6  # thirds of the picture: top to bottom, then left to right

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from transforms.duplicates.compare import signature
+from transforms.duplicates.signature import signature
 from transforms.images import colours as image_colours
 from transforms.images import formats as image_formats
 from transforms.images import only_pixels as image_bytes
@@ -39,7 +39,7 @@ class CleanImage:
         the same picture in another lossless file.
       width, height: pixels of the clean image.
       data: JPEG or PNG bytes; the original ones where they are clean already.
-      signature: what near duplicates are found by, see transforms/duplicates/compare.py.
+      signature: what near duplicates are found by, see transforms/duplicates/signature.py.
     """
 
     image_id: str

@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.console import progress
 from schemas.runs.stage import Stage
 from schemas.tables.dead_letters import dead_letters
-from transforms.duplicates.compare import SIGNATURE_BYTES
+from transforms.duplicates.signature import SIGNATURE_BYTES
 from transforms.files.secret_files import FromFiles
 from transforms.images.clean import CleanImage, ImageError, ImageLimits
 from transforms.images.process import clean_safely

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
-from transforms.duplicates.find import DUPLICATES
+from transforms.duplicates.tables import DUPLICATES
 from transforms.files.secret_files import FromFiles
 from transforms.images.changed import sources_of
 from transforms.images.read import CLEAN_IMAGES

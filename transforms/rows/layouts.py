@@ -246,11 +246,7 @@ LAYOUTS = {
         "parquet", {"query": "caption", "image": "key", "status": "status"}, _downloaded_rows
     ),
 }
-
-
 WHOLE_FILES = {"coco_captions": read_coco, "webdataset": read_captions}
-
-
 # What the rows of a kind cannot do without: a kind, and how it is called.
 NEEDED_SIDES = {
     "webvision": ("webvision_queries", "queries_google.txt"),

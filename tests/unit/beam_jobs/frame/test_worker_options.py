@@ -7,7 +7,7 @@ import os
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
 
-from beam_jobs.frame import job, worker_options
+from beam_jobs.frame import parsing, worker_options
 from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import classify_images, embed_images, embed_phrases
 
@@ -30,13 +30,13 @@ DATAFLOW = [
 def fitted(module, *flags):
     """The config and the options of a job's command line."""
     argv = [f"--{name}=gs://b/{name}" for name in INPUTS[module]]
-    config, options = job.parse("job", module.Config, "", [*argv, *flags])
+    config, options = parsing.parse("job", module.Config, "", [*argv, *flags])
     return worker_options.fit(config, options), options.view_as(DebugOptions)
 
 
 def test_views_of_options_share_their_values_and_a_copy_has_its_own():
     argv = [f"--{name}=gs://b/{name}" for name in INPUTS[classify_images]]
-    _, options = job.parse("job", classify_images.Config, "", argv)
+    _, options = parsing.parse("job", classify_images.Config, "", argv)
     threads = "number_of_worker_harness_threads"
     setattr(options.view_as(DebugOptions), threads, 3)
     copied = copy.deepcopy(options)
@@ -80,7 +80,7 @@ def test_dataflow_gets_the_cap_on_threads():
     from apache_beam.runners.dataflow.internal import apiclient
 
     argv = [f"--{name}=gs://b/{name}" for name in INPUTS[embed_images]]
-    config, options = job.parse("job", embed_images.Config, "", [*argv, *DATAFLOW])
+    config, options = parsing.parse("job", embed_images.Config, "", [*argv, *DATAFLOW])
     worker_options.fit(config, options)
     environment = apiclient.Environment([], options, "2.0.0", "gs://b/pipeline.pb")
     (pool,) = environment.proto.worker_pools
@@ -102,7 +102,7 @@ def test_a_job_without_networks_stays_as_it_is():
 def test_a_worker_decodes_few_images_at_once():
     """Each thread has a process for that; 100 megapixels take 2 GB."""
     argv = ["--log=gs://b/log", "--images=gs://b/images", "--output=gs://b/mined", *DATAFLOW]
-    config, options = job.parse("mine_pairs", MiningConfig, "", argv)
+    config, options = parsing.parse("mine_pairs", MiningConfig, "", argv)
     assert worker_options.fit(config, options) == config
     debug = options.view_as(DebugOptions)
     assert debug.number_of_worker_harness_threads == worker_options.HARNESS_THREADS

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.frame import job
+from beam_jobs.frame import parsing
 from beam_jobs.mining.flags import Config as MiningConfig
 from beam_jobs.models import classify_images
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
@@ -147,7 +147,7 @@ MINE = ("--log", "a", "--images", "b", "--output", "c")
 
 
 def _parse(argv):
-    return job.parse("mine_pairs", MiningConfig, "", argv)
+    return parsing.parse("mine_pairs", MiningConfig, "", argv)
 
 
 def test_jobs_take_beams_flags_too():
@@ -437,5 +437,5 @@ CLASSIFY = ("--model=m", "--output=c")
 )
 def test_jobs_say_what_is_wrong_with_their_flags(argv, message):
     with pytest.raises(PhraseLensError) as refused:
-        job.parse("classify_images", classify_images.Config, "", [*CLASSIFY, *argv], True)
+        parsing.parse("classify_images", classify_images.Config, "", [*CLASSIFY, *argv], True)
     assert message in str(refused.value)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from schemas.tables import mined as tables
-from transforms.duplicates.find import DUPLICATES
+from transforms.duplicates.tables import DUPLICATES
 from transforms.images import changed as known_images
 from transforms.images import read as images
 from transforms.images.clean import ImageLimits, clean_image

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.base.fingerprint import hash64
-from transforms.duplicates.find import DUPLICATES
+from transforms.duplicates.tables import DUPLICATES
 from transforms.images.read import CLEAN_IMAGES
 from transforms.mining import images as mined_images
 from transforms.mining.images import SplitShares
