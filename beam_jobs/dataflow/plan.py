@@ -6,7 +6,7 @@ Made of the very messages that are sent, so that a plan before and a job after c
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
@@ -80,7 +80,7 @@ def drawn(draw: Callable[[beam.Pipeline], None], options: PipelineOptions) -> Pl
     options.view_as(TestOptions).dry_run = True
     pipeline = beam.Pipeline(options=options)
     draw(pipeline)
-    job = pipeline.run().job
+    job = cast(Any, pipeline.run()).job
     apiclient.DataflowApplicationClient._apply_sdk_environment_overrides(
         job.proto_pipeline, {}, job.options
     )

@@ -89,13 +89,14 @@ def _short(name: str) -> str:
 
 def _elements(data: Any) -> int | None:
     """How many elements a bundle reads; None where only reading them could tell."""
-    tables = [getattr(buffer, "_table", None) for buffer in data.data.values()]
+    tables: list[Any] = [getattr(buffer, "_table", None) for buffer in data.data.values()]
     return None if None in tables else sum(map(len, tables))
 
 
 def _told(manager: Any) -> tuple[int, dict[str, int]]:
     """What the workers say of the bundle that they run: elements read, and ms of each step."""
-    read, spent = 0, {}
+    read = 0
+    spent: dict[str, int] = {}
     for info in _infos(manager):
         value = info.payload and _varint(info.payload)
         if info.urn == _READ:

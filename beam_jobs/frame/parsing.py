@@ -42,7 +42,7 @@ def parse(
     beam_args, unknown = beam_parser.parse_known_args(rest)
     if "dataflow" not in (beam_args.runner or "").lower():
         unknown = dataflow.mistyped(rest, parser) + unknown
-    parser.refuse(args, unknown, beam_parser._option_string_actions)
+    parser.refuse(args, unknown, [*beam_parser._option_string_actions])
     if not any(flag.startswith("--runner") for flag in rest):
         # DirectRunner tries to download Prism first; this is the in-process one it falls back to.
         rest.append("--runner=FnApiRunner")

@@ -79,7 +79,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     """
     known = _known_sources(earlier)
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    forgotten = log_lib.deletions(config).keys
+    forgotten = frozenset(log_lib.deletions(config).keys)
     args = "images", config.images, config.image_format, mapping, config.image_key
     units = plan_images(*args, Places.of(config)).units
     images, new, seen = 0, 0, set()
@@ -101,7 +101,7 @@ def _known_sources(mined: str) -> dict[str, tuple[str, bool]]:
     """Source → its image's id, and whether that has a row of its own, of a run of mine_pairs."""
     if not mined or "sources" not in Dataset(mined).manifest.tables:
         return {}
-    known = {}
+    known: dict[str, tuple[str, bool]] = {}
     for batch in Dataset(mined).batches("sources", ["source", "image_id", "written"]):
         columns = (batch[name].to_pylist() for name in batch.schema.names)
         known |= {source: of for source, *of in zip(*columns, strict=True)}

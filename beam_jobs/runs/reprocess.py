@@ -270,7 +270,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []
-    started, status, told = time.time(), Exit.BUG, ""
+    started, told = time.time(), ""
+    status: int = Exit.BUG
     try:
         with miner_of(config) as miner:
             status = _run(config, argv, done, miner)

@@ -62,7 +62,7 @@ def _refused(stage: str, config: type, argv: Sequence[str], said: str) -> Phrase
         return PhraseLensError(stage, f"flags that it takes: {message}", "Correct them.")
     name, why = found.groups()
     given = [arg for arg in argv if arg.partition("=")[0] == f"--{name}"]
-    kind = typing.get_type_hints(config).get(name)
+    kind = typing.get_type_hints(config).get(name, str)
     choices = [f.metadata["choices"] for f in dataclasses.fields(config) if f.name == name]
     if choices and choices[0]:
         expected = f"one of {', '.join(filter(None, choices[0]))}"

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from schemas.console.flags import flag
 
@@ -62,6 +62,14 @@ class EmbeddingSettings(InferenceSettings):
 def same_precision(earlier: Mapping[str, Any], config: EmbeddingSettings) -> bool:
     """Whether the settings of an earlier run's manifest have a job's precision."""
     return earlier.get("precision", "float32") == config.precision
+
+
+@overload
+def of_config(config: EmbeddingSettings) -> EmbeddingSettings: ...
+
+
+@overload
+def of_config(config: InferenceSettings) -> InferenceSettings: ...
 
 
 def of_config(config: InferenceSettings) -> InferenceSettings:

@@ -104,7 +104,7 @@ def known(error: BaseException) -> tuple[str, Exit] | None:
     return _ours(error) or _refusal(error)
 
 
-def tell(error: BaseException) -> Exit:
+def tell(error: BaseException) -> int:
     """Prints what a command failed of; returns its exit status. A bug is raised again."""
     found = known(error)
     if found is None:
@@ -112,7 +112,7 @@ def tell(error: BaseException) -> Exit:
     return say(*found)
 
 
-def say(text: str, status: Exit) -> Exit:
+def say(text: str, status: int) -> int:
     """Prints what a command failed of; returns its exit status."""
     print(f"error: {text}", file=sys.stderr)
     return status

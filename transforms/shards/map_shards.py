@@ -34,9 +34,14 @@ class ShardWorker(Protocol):
       total: rows of all shards, or None.
     """
 
-    label: str
-    unit: str
-    total: int | None
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def total(self) -> int | None: ...
 
     def load(self) -> Any:
         """Loads models; called once a process, and the result is shared by its threads."""
