@@ -57,7 +57,7 @@ def check_inputs(folders: Iterable[str], contents: bool = False) -> None:
             opened.check(shard)
 
 
-def tell_of_inputs(error: Exception, folders: Iterable[str]) -> Exit:
+def tell_of_inputs(error: Exception, folders: Iterable[str]) -> int:
     """Prints what a command failed of; returns its exit status. A bug is raised again.
 
     What a library says of a damaged file does not name it: where nobody knows better, the inputs
