@@ -42,8 +42,8 @@ from schemas.console.flags import flag
 from schemas.datasets import manifest
 from transforms.files.matching import content_hash
 from transforms.mining import evidence
-from transforms.mining.queries import EPOCH
 from transforms.rows.logs import check_times
+from transforms.rows.moments import EPOCH
 from transforms.shards import blocks, commit, outputs
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 

@@ -151,7 +151,8 @@ def _measure_hnswlib(tables: str, path: str, seconds: float) -> Measured:
     import hnswlib
 
     from model_code.index.choice import Kind
-    from model_code.index.search import CANDIDATES, Searcher, recall
+    from model_code.index.search import CANDIDATES, Searcher
+    from model_code.index.tuning import recall
 
     vectors = np.load(f"{tables}/query_vectors.npy", mmap_mode="r")
     before = index_eval.private_bytes()

@@ -119,15 +119,15 @@ class Raw:
     def load(cls, generator: str, folded: bool) -> "Raw":
         import tensorflow as tf
 
-        from model_code.images import backbones
         from model_code.images import ops as image_ops
+        from model_code.images import weights as weights_lib
         from model_code.images.folding import fold_batch_norm
 
         folder = Dataset(generator).folder("model")
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-        network = backbones.load(os.path.join(folder, "backbone.keras"))
+        network = weights_lib.load(os.path.join(folder, "backbone.keras"))
         network = fold_batch_norm(network) if folded else network
-        head = backbones.load(os.path.join(folder, "head.keras"))
+        head = weights_lib.load(os.path.join(folder, "head.keras"))
         size = config["image_size"]
 
         def run(pixels):

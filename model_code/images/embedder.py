@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from model_code.images import backbones
 from model_code.images import ops as image_ops
+from model_code.images import weights
 from model_code.images.folding import fold_batch_norm
 from model_code.runtime import devices
 from model_code.runtime.batches import BatchLimit, run_in_batches
@@ -60,7 +60,7 @@ class _Network:
     def __init__(self, source: _Source, device: devices.Device):
         self.image_size, self._preprocessing = source.image_size, source.preprocessing
         with device.scope():
-            model = backbones.load(os.path.join(source.folder, "backbone.keras"))
+            model = weights.load(os.path.join(source.folder, "backbone.keras"))
             self._model = devices.with_precision(fold_batch_norm(model), source.precision)
 
     def features(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -127,7 +127,7 @@ class ImageEmbedder:
             source = _Source.of(folder, self.generator_config, precision)
             self._generator = _load_network(source, device)
             with device.scope():
-                self._head = backbones.load(os.path.join(folder, "head.keras"))
+                self._head = weights.load(os.path.join(folder, "head.keras"))
         self.pixel_config: dict | None = None
         self._pixel: _Network | None = None
         if pixel_folder is not None:

@@ -165,7 +165,7 @@ def measure(
       build_seconds: how long it was built.
     """
     from model_code.index import partition
-    from model_code.index.search import recall
+    from model_code.index.tuning import recall
     from model_code.phrases.index import PhraseIndex
 
     before = private_bytes()

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from model_code.index import kinds as index_kinds
 from model_code.index import partition
 from model_code.index.choice import DEFAULT, IndexSettings, Kind, choose_kind, training_rows
-from model_code.index.search import Searcher, probes_from, tune
+from model_code.index.search import Searcher
+from model_code.index.tuning import probes_from, tune
 from schemas.base.errors import PhraseLensError
 from schemas.tables.arrays import load_array
 from schemas.tables.vectors import arrow_to_vectors

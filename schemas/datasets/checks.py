@@ -6,7 +6,6 @@ import pyarrow as pa
 
 from schemas.base import storage
 from schemas.base.errors import (
-    Exit,
     PhraseLensError,
     known,
     tell,

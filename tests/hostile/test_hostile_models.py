@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model_code.images import backbones
+from model_code.images import backbones, weights
 from model_code.runtime import saved_models
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.errors import PhraseLensError
@@ -117,9 +117,9 @@ def test_a_network_with_code_is_refused(tmp_path):
     lambda_model(trap).save(path)
     shutil.rmtree(trap, ignore_errors=True)  # building it ran it
     with pytest.raises(PhraseLensError, match="without code of its own"):
-        backbones.load(path)
+        weights.load(path)
     with pytest.raises(PhraseLensError, match="without code of its own"):
-        backbones.pretrained("small_resnet", 32, path, "--weights")
+        weights.pretrained("small_resnet", 32, path, "--weights")
     assert not os.path.exists(trap)
 
 
@@ -132,7 +132,7 @@ def test_a_network_that_names_a_function_is_refused(tmp_path, module):
     _rewrite(path, b'"class_name": "Dense"', f'"class_name": "{text}"'.encode())
     _rewrite(path, b'"module": "keras.layers", "class_name"', f'"module": "{module}"'.encode())
     with pytest.raises(PhraseLensError, match="layers that Keras has"):
-        backbones.load(path)
+        weights.load(path)
 
 
 def _rewrite(path: str, old: bytes, new: bytes) -> None:
@@ -166,7 +166,7 @@ def test_weights_that_point_to_other_files_are_refused(tmp_path, kind):
             size = int(np.prod(shape)) * 4
             file.create_dataset(names[0], shape, "f4", external=[(str(secret), 0, size)])
     with pytest.raises(PhraseLensError, match="weights of small_resnet"):
-        backbones.pretrained("small_resnet", 32, path, "--weights")
+        weights.pretrained("small_resnet", 32, path, "--weights")
 
 
 class _Calls(tf.Module):
@@ -571,7 +571,7 @@ def test_a_network_that_loads_a_graph_from_elsewhere_is_refused(tmp_path):
     layer = keras.layers.TFSMLayer(folder, call_endpoint="serving_default")
     keras.Model(inputs, layer(inputs)).save(str(tmp_path / "m.keras"))
     with pytest.raises(PhraseLensError, match="without code of its own"):
-        backbones.load(str(tmp_path / "m.keras"))
+        weights.load(str(tmp_path / "m.keras"))
 
 
 def test_what_is_no_saved_model_is_refused(tmp_path):

@@ -9,11 +9,7 @@ import numpy as np
 from PIL import Image
 
 SIDE, CHROMA_SIDE = 32, 16
-
-
 SIGNATURE_BYTES = SIDE * SIDE + 2 * CHROMA_SIDE * CHROMA_SIDE
-
-
 # Below this standard deviation (levels) of each channel nothing is left to compare: an
 # image of one colour, an empty page.
 _FLAT = 3.0

@@ -12,12 +12,8 @@ IMAGES = pa.schema(
         ("signature", pa.binary(SIGNATURE_BYTES)),
     ]
 )
-
-
 # A row for each image that another one stands for; the others stand for themselves.
 DUPLICATES = pa.schema([("image_id", pa.string()), ("representative", pa.string())])
-
-
 UNIQUE = pa.schema(
     [
         ("image", pa.int64()),  # hash64 of the image_id
@@ -26,19 +22,11 @@ UNIQUE = pa.schema(
         ("signature", pa.binary(SIGNATURE_BYTES)),
     ]
 )
-
-
 KEYS = pa.schema(
     [("key", pa.int64()), ("band", pa.int8()), ("whole", pa.bool_()), ("image", pa.int64())]
 )
-
-
 PAIRS = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("band", pa.int8())])
-
-
 HALF_PAIRS = pa.schema([("b", pa.int64()), *[field for field in UNIQUE if field.name != "image"]])
-
-
 LINKS = pa.schema(
     [
         ("a", pa.string()),

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.text.normalise import normalize_query, query_parts
+from model_code.text.normalise import normalize_query
+from model_code.text.words import query_parts
 from schemas.base import fingerprint
 from schemas.base.errors import PhraseLensError
 from transforms.rows.checked import id_texts, one_form, texts_of

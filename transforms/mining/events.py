@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.text import privacy
-from model_code.text.normalise import normalize_queries, query_parts
+from model_code.text.normalise import normalize_queries
+from model_code.text.words import query_parts
 from schemas.base import fingerprint
 from schemas.runs.stage import Stage
 from transforms.rows import moments

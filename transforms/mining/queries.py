@@ -1,6 +1,5 @@
 """The table of queries: text, language, support, spellings and history of each."""
 
-import datetime
 from collections.abc import Mapping
 
 import apache_beam as beam
@@ -8,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_code.text.normalise import detect_languages
+from model_code.text.language import detect_languages
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.mining.days import QUERY_DAYS, QUERY_USERS
@@ -30,7 +29,6 @@ QUERY_STATS = pa.schema(
 VARIANTS = pa.schema([("query_id", pa.int64()), ("canonical_id", pa.int64())])
 VOTES = pa.schema([field for field in LANGUAGES if field.name != "person"])
 QUERY_IDS = pa.schema([("query_id", pa.int64())])
-EPOCH = datetime.date(1970, 1, 1)
 
 
 def ids_of(table: pa.Table) -> pa.Table:

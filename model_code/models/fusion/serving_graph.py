@@ -10,7 +10,7 @@ import keras
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from model_code.images import backbones
+from model_code.images import weights
 from model_code.images.embedder import ImageEmbedder
 from model_code.models.fusion.classifier import HALVES
 from model_code.models.fusion.preprocessing import Normaliser
@@ -89,7 +89,7 @@ class _ImageClassifier:
         with open(os.path.join(index, "config.json"), encoding="utf-8") as f:
             self.temperature = json.load(f)["temperature"]
         self.normaliser = Normaliser(folders["transform"])
-        fused = backbones.load(os.path.join(folders["fusion"], "fused.keras"))
+        fused = weights.load(os.path.join(folders["fusion"], "fused.keras"))
         self.fused = keras.Model(fused.input, [fused.get_layer("logits").output, fused.output])
         with open(os.path.join(folders["metadata"], "labels.txt"), encoding="utf-8") as f:
             labels = f.read().removesuffix("\n").split("\n")

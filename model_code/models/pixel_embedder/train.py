@@ -108,6 +108,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
 def work(config: Config, stage: Stage) -> int:
     # TensorFlow takes seconds to load; --help and a finished stage need none of it.
     from model_code.images import backbones
+    from model_code.images.weights import pretrained
     from model_code.runtime import training
     from model_code.runtime.devices import open_device
 
@@ -115,7 +116,7 @@ def work(config: Config, stage: Stage) -> int:
     training.set_seed(config.seed)
     spec = backbones.spec(config.backbone)
     size = config.image_size or spec.image_size
-    embedder = backbones.pretrained(
+    embedder = pretrained(
         config.backbone, size, config.weights, "--weights", config.small_resnet_width
     )
     local = stage.empty_folder("model")

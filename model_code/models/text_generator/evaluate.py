@@ -10,7 +10,7 @@ from model_code.metrics import ranks as phrase_metrics
 from model_code.metrics.clicked_queries import ClickedQueries
 from model_code.models.text_generator.data import FeatureSource, PairSource
 from model_code.models.text_generator.trainer import Trainer
-from model_code.text.normalise import words
+from model_code.text.words import words
 
 _SCORES = 1 << 24  # scores in memory at once while ranking
 _RANKED_IMAGES = 1024  # of which so many are for one run through the queries

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from model_code.images import backbones
 from model_code.images import ops as image_ops
+from model_code.images.weights import pretrained
 from model_code.models.text_generator.settings import Config
 from schemas.base.errors import PhraseLensError
 
@@ -109,9 +110,7 @@ def build(config: Config, prepared_for: str, image_size: int) -> Network:
         another network.
     """
     name = name_of(config, prepared_for, image_size)
-    backbone = backbones.pretrained(
-        name, image_size, config.weights, "--weights", config.small_resnet_width
-    )
+    backbone = pretrained(name, image_size, config.weights, "--weights", config.small_resnet_width)
     hidden = [int(units) for units in config.head_hidden if int(units)]
     head = build_head(backbone.output_shape[1], hidden, config.width, config.head_dropout)
     if config.trainable == "head":

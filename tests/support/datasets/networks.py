@@ -47,13 +47,14 @@ def write_networks(
     import keras
 
     from model_code.images import backbones
+    from model_code.images import weights as weights_lib
     from model_code.models.text_generator.network import build_head
     from model_code.phrases import folder as folder_lib
 
     keras.utils.set_random_seed(0)
     spec = backbones.spec(backbone)
     size = image_size or spec.image_size
-    network = backbones.pretrained(backbone, size, weights, "--weights", small_width)
+    network = weights_lib.pretrained(backbone, size, weights, "--weights", small_width)
     features = network.output_shape[1]
     head = build_head(features, [], WIDTH)
     description = {

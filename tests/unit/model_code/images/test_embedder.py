@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_code.images import backbones
+from model_code.images import backbones, weights
 from model_code.images import ops as image_ops
 from model_code.images.embedder import ImageEmbedder
 from model_code.models.pixel_embedder import train as train_pixel_embedder
@@ -155,7 +155,7 @@ def test_the_graph_goes_into_a_saved_model(work, files, tmp_path):
 
 def test_weights_alone_make_a_pixel_embedder(work):
     model = keras.saving.load_model(f"{folder(work, 'same')}/backbone.keras")
-    start = backbones.pretrained("small_resnet", 16, str(work / "start.weights.h5"), "--weights", 8)
+    start = weights.pretrained("small_resnet", 16, str(work / "start.weights.h5"), "--weights", 8)
     for found, expected in zip(model.get_weights(), start.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert dataset.Dataset(str(work / "same")).manifest.inputs.keys() == {"weights"}

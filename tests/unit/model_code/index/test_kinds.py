@@ -23,7 +23,8 @@ from model_code.index.choice import (
     kind_of,
     resident_bytes,
 )
-from model_code.index.search import Effort, Searcher, probes_from, recall, tune
+from model_code.index.search import Effort, Searcher
+from model_code.index.tuning import recall, tune
 from schemas.base.errors import PhraseLensError
 from tests.support.datasets.work_folder import environment
 from tests.support.inputs.phrase_vectors import draw, images, scan
@@ -138,13 +139,6 @@ def test_of_equals_the_lower_row_comes_first(vectors):
     np.testing.assert_array_equal(rows[:, 0] + 50, rows[:, 1])
 
 
-def test_recall_counts_equals_and_misses():
-    exact = np.float32([[3, 2, 1]])
-    assert recall(np.float32([[3, 2, 1, 0]]), exact) == 1
-    assert recall(np.float32([[3, 1, 1]]), exact) == 1
-    assert recall(np.float32([[3, 1, 0.5]]), exact) == pytest.approx(2 / 3)
-
-
 @pytest.mark.parametrize("name", ["ivf_flat", "ivf_pq"])
 def test_merged_parts_are_the_whole_index(name, vectors, sample):
     kind = kind_of(name, *vectors.shape)
@@ -211,12 +205,6 @@ def test_one_thread_at_a_time_searches_on_a_gpu(vectors):
             found.append(list(pool.map(lambda q, s=searcher: s.nearest(q, 3, Effort(3))[0], asked)))
     assert gpu.most == 1
     np.testing.assert_array_equal(*found)
-
-
-def test_probes_are_near_phrases_and_of_unit_length(vectors):
-    probes = probes_from(vectors)
-    np.testing.assert_allclose(np.linalg.norm(probes, axis=1), 1, atol=1e-6)
-    assert np.median((probes * vectors[: len(probes)]).sum(1)) > 0.5
 
 
 _OPEN = """

@@ -1,3 +1,5 @@
+"""Queries in the one form in which they are counted, however they were typed."""
+
 import sys
 import unicodedata
 
@@ -7,26 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_code.text.normalise import (
-    LANGUAGES,
-    detect_language,
-    detect_languages,
-    normalize_queries,
-    normalize_query,
-    query_parts,
-    words,
-)
+from model_code.text.normalise import normalize_queries, normalize_query
+from tests.support.inputs.tricky_text import TRICKY
 
 ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
-# Characters whose neighbours compose, shrink or vanish in one form or another.
-TRICKY = st.text(
-    st.sampled_from(
-        "aAiIİßſΣςÅé\u0301\u0307\u0345\u200b\u200c\u200d\u200e\ufeff\x00\t\u3000 ﬁ①ﷺ각ᄀ"
-        "’“\x1c\x7f\x85❤\ufe0f👩🏽🏴\U000e0067\U000e007f\u094d\u0915\u06ccÃ©â€™\xa0Ð¸\ufffd"
-    )
-    | st.characters(exclude_categories=["Cs"]),
-    max_size=20,
-)
 
 
 @pytest.mark.parametrize(
@@ -142,106 +128,3 @@ def test_a_slice_of_texts_is_normalised_as_its_rows():
     texts = pa.array(["x", "A  B", None, "É", "y "]).slice(1, 3)
     assert normalize_queries(texts).to_pylist() == ["a b", None, "é"]
     assert normalize_queries(pa.array([], pa.binary())).to_pylist() == []
-
-
-@pytest.mark.parametrize(
-    ("query", "language"),
-    [
-        ("the quick brown fox jumps over the dog", "en"),
-        ("der schnelle braune Fuchs springt über den Hund", "de"),
-        ("赤い靴をはいた女の子", "ja"),
-        ("красная обувь для девочки", "ru"),
-    ],
-)
-def test_detect_language(query, language):
-    assert detect_language(query) == language
-
-
-@pytest.mark.parametrize("query", ["x7", "", "2024", "👍", "a", "☕ 50%"])
-def test_language_that_cannot_be_told(query):
-    assert detect_language(query) == "und"
-    assert "und" not in LANGUAGES
-
-
-@pytest.mark.parametrize(
-    ("query", "language"),
-    [
-        ("ルビー", "ja"),
-        ("食べ物", "ja"),
-        ("빨강", "ko"),
-        ("大韓 독립", "ko"),
-        ("ผล", "th"),
-        ("אור 5", "he"),
-        ("φως", "el"),
-        ("ღვინო", "ka"),
-        ("நீர்", "ta"),
-        ("నీరు", "te"),
-    ],
-)
-def test_a_script_of_one_language_tells_it_in_few_letters(query, language):
-    assert detect_language(query) == language
-
-
-def test_languages_of_many_queries_are_those_of_each():
-    queries = ["the red shoes of the girl", "ルビー", "x7", "der schnelle braune Fuchs"]
-    assert detect_languages(queries) == [detect_language(query) for query in queries]
-    assert detect_languages([]) == []
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("big red car", "big red car"),
-        ("красная машина", "красная машина"),
-        ("don't stop!", "don't stop"),
-        ("3.5 mm wi-fi", "3.5 mm wi fi"),
-        ("赤い靴をはいた女の子", "赤い 靴 を はい た 女の子"),
-        ("红色的高跟鞋", "红色 的 高跟鞋"),
-        ("빨간 자동차", "빨간 자동차"),
-        ("รองเท้าสีแดง", "รองเท้า สี แดง"),
-        ("សៀវភៅក្រហម", "សៀវភៅ ក្រហម"),
-        ("iphone手机 case", "iphone 手机 case"),
-        ("👩\u200d🚀 ❤", "👩\u200d🚀 ❤"),
-        ("", ""),
-        (" ,. ", ""),
-    ],
-)
-def test_words_are_what_a_script_separates(query, expected):
-    assert words(query) == set(expected.split())
-
-
-@given(TRICKY)
-def test_words_are_parts_of_their_query(text):
-    query = normalize_query(text)
-    found = words(query)
-    assert all(word in query and not word.isspace() for word in found)
-    assert {c for c in query if c.isalnum()} <= set("".join(found))
-
-
-@pytest.mark.parametrize(
-    ("query", "longest", "expected"),
-    [
-        ("big red dog", 1, ["big", "dog", "red"]),
-        ("big red dog", 2, ["big", "big red", "dog", "red", "red dog"]),
-        ("big red dog", 3, ["big", "big red", "dog", "red", "red dog"]),
-        ("red, red", 2, ["red"]),
-        ("don't (ever) stop!", 2, ["don't", "ever", "stop"]),
-        ("红色的高跟鞋", 2, ["的", "的高跟鞋", "红色", "红色的", "高跟鞋"]),
-        ("t-shirt blue", 2, ["blue", "shirt", "shirt blue", "t", "t-shirt"]),
-        ("dog", 2, []),
-        ("", 2, []),
-    ],
-)
-def test_parts_of_queries(query, longest, expected):
-    places, parts = query_parts(pa.array(["before me", query]), longest)
-    assert sorted(parts.filter(pa.array(places == 1)).to_pylist()) == expected
-
-
-@given(st.lists(TRICKY, max_size=5), st.integers(1, 3))
-def test_parts_are_runs_of_words_and_never_the_whole(texts, longest):
-    queries = [normalize_query(text) for text in texts]
-    places, parts = query_parts(pa.array(queries, pa.string()), longest)
-    assert list(places) == sorted(places)
-    for place, part in zip(places, parts.to_pylist(), strict=True):
-        assert part in queries[place]
-        assert part != queries[place]

@@ -166,6 +166,8 @@ EDITS = {
         "export_model",
         "classify_images",
     },
+    "model_code.text.words": {"mine_log", "mine_pairs", "train_text_generator", "classify_images"},
+    "model_code.text.language": {"mine_pairs"},
     "transforms.training_data.pairs": {"prepare_pairs"},
     "transforms.mining.spelling": {"mine_pairs"},
     "transforms.rows.layouts": {"mine_log", "mine_pairs"},

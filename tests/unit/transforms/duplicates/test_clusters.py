@@ -27,8 +27,6 @@ def clusters(edges, sizes):
 
 
 IDS = "abcdefghij"
-
-
 EDGES = st.lists(
     st.tuples(
         st.sampled_from(IDS),
@@ -39,8 +37,6 @@ EDGES = st.lists(
     max_size=25,
     unique_by=lambda edge: edge[:2],
 )
-
-
 SIZES = st.tuples(*[st.integers(1, 3)] * len(IDS)).map(lambda v: dict(zip(IDS, v, strict=True)))
 
 
