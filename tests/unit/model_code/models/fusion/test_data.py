@@ -8,6 +8,7 @@ import pytest
 
 from model_code.models.fusion import fit as fusion
 from model_code.models.fusion.data import open_examples
+from model_code.models.fusion.parts import PARTS
 from model_code.runtime import training
 from schemas.base.errors import PhraseLensError
 from tests.support.datasets.examples_dataset import Rows, write_examples
@@ -78,7 +79,7 @@ def test_a_network_reads_the_vectors_that_its_mapping_names(examples, seen):
 
 
 def test_training_learns_from_a_vector_of_several_dimensions(examples, tmp_path, monkeypatch):
-    monkeypatch.setitem(fusion.PARTS, "fused", ("text_emb", "patch_embs"))
+    monkeypatch.setitem(PARTS, "fused", ("text_emb", "patch_embs"))
     budget = {
         "epochs": 12,
         "patience": 12,
