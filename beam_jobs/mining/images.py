@@ -15,9 +15,8 @@ from transforms.files.matching import match
 from transforms.files.secret_files import FromFiles
 from transforms.images.changed import ReadChangedImages, shards_of_known
 from transforms.images.clean import ImageLimits
-from transforms.images.places import Places
+from transforms.images.plan import ImagePlan, count_images
 from transforms.images.read import ReadImages
-from transforms.images.units import IMAGE_FIELDS, ImagePlan, count_images, plan_images
 from transforms.mining import images as mined_images
 from transforms.mining.deletions import Deletions
 from transforms.mining.images import SplitShares
@@ -27,13 +26,6 @@ from transforms.rows.columns import column_mapping
 from transforms.rows.tabular import read_table
 from transforms.shards.blocks import GroupShards
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
-
-
-def plan(config: Config) -> ImagePlan:
-    """The images behind the flags; raises PhraseLensError where there are none."""
-    mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    args = "images", config.images, config.image_format, mapping, config.image_key
-    return plan_images(*args, Places.of(config))
 
 
 def reused(config: Config) -> Reused:
@@ -97,7 +89,7 @@ class MineImages(beam.PTransform):
 
     def _read(self, pipeline, known):
         """All images; of those that an earlier run knows, only what changed, where there is one."""
-        units = plan(self._config).units
+        units = ImagePlan.of(self._config).units
         limits = ImageLimits.of(self._config)
         args = self._stage, limits, count_images(units), self._deletions
         return (

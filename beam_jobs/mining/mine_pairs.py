@@ -46,6 +46,7 @@ from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from schemas.tables import mined as tables
 from transforms.files.matching import content_hash, match
+from transforms.images.plan import ImagePlan
 from transforms.mining import evidence, examination, key_match
 from transforms.mining.examination import ReadFacts
 from transforms.mining.images import SplitShares
@@ -104,7 +105,7 @@ def preflight(config: Config) -> job.Inputs:
         check_robots_of(merged, config.max_robot_share)
         log = next(reversed(merged.values())).batches("evidence", ["key"])
     if config.images:
-        images = images_lib.plan(config)
+        images = ImagePlan.of(config)
         raw["images"] = content_hash(images.files)
         facts += [images.fact, *reuse.facts(config, lambda: images_lib.reused(config))]
     if config.labels:
@@ -153,7 +154,7 @@ def _size(config: Config) -> tuple[int, int]:
         found = find_days(config.days).values()
         evidence_bytes = sum(s.bytes for day in found for s in day.shards("evidence"))
         log = log_lib.PACKED * evidence_bytes
-    images = sum(f.size_in_bytes for f in images_lib.plan(config).files) if config.images else 0
+    images = sum(f.size_in_bytes for f in ImagePlan.of(config).files) if config.images else 0
     return log, images
 
 

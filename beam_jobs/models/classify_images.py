@@ -31,11 +31,9 @@ from schemas.tables.predictions import PREDICTIONS
 from transforms.files.image_choice import IMAGE_FORMATS
 from transforms.files.matching import content_hash
 from transforms.images.clean import ImageLimits
-from transforms.images.places import Places
-from transforms.images.units import IMAGE_FIELDS, ImagePlan, count_images, plan_images
+from transforms.images.plan import ImagePlan, count_images
 from transforms.inference.classify import ClassifyImages, Networks, group_units
 from transforms.inference.folders import ModelFolder
-from transforms.rows.columns import column_mapping
 from transforms.shards import commit
 from transforms.shards import outputs as outputs_lib
 from transforms.shards.map_shards import MapShards
@@ -63,19 +61,13 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
     dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
 
 
-def _image_plan(config: Config) -> ImagePlan:
-    mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
-    args = "images", config.images, config.image_format, mapping, config.image_key
-    return plan_images(*args, Places.of(config))
-
-
 def preflight(config: Config) -> job.Inputs:
     if config.device == "tpu":
         raise PhraseLensError(
             "--device=tpu", "auto, cpu or gpu", "The exported model decodes images in its graph."
         )
     Networks.of(ModelFolder.of(config.model))
-    images = _image_plan(config)
+    images = ImagePlan.of(config)
     return job.Inputs(
         {"model": config.model},
         {"images": content_hash(images.files)},
@@ -84,7 +76,7 @@ def preflight(config: Config) -> job.Inputs:
 
 
 def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
-    units = _image_plan(config).units
+    units = ImagePlan.of(config).units
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     model = ModelFolder.of(config.model)
     hints = hints_lib.inference_hints(pipeline, model.bytes)

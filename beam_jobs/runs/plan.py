@@ -19,8 +19,10 @@ from schemas.runs import command_line
 from schemas.runs import stage as stage_lib
 from schemas.runs.stage import Stage
 from transforms.images.places import Places
+from transforms.images.plan import plan_images
 from transforms.images.read import source_of
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.rows.columns import column_mapping
 
 

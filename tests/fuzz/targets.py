@@ -23,7 +23,9 @@ from schemas.tables.dead_letters import REASONS
 from tests.support.inputs import icc_profiles, image_files, log_files
 from transforms.images.clean import ImageError, ImageLimits, clean_image
 from transforms.images.formats import FORMATS, register
-from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS, ImageUnit
 from transforms.mining.deletions import DELETION_FIELDS, read_deletions
 from transforms.mining.events import LogRules, parse_events
 from transforms.mining.labels import LABEL_FIELDS, parse_labels

@@ -13,7 +13,9 @@ import pytest
 from schemas.base.errors import PhraseLensError
 from transforms.files import compression
 from transforms.files.file_heads import read_head
-from transforms.images.units import IMAGE_FIELDS, ImageUnit, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS, ImageUnit
 from transforms.rows import coco
 from transforms.rows.columns import columns_of
 from transforms.rows.tabular import BadRows, read_table

@@ -14,7 +14,9 @@ from transforms.images import fetch as http_fetch
 from transforms.images.clean import ImageError
 from transforms.images.fetch import FetchLimits, fetch, is_public
 from transforms.images.places import Places
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.rows.tabular import BadRows
 
 PNG = encode(photo(), "PNG")
@@ -24,7 +26,7 @@ LIMITS = FetchLimits(max_bytes=100_000, max_seconds=30, private_hosts=("127.0.0.
 
 def rows_of(pattern, places):
     """Images by key, and reasons by path."""
-    units = plan_images("images", [pattern], "auto", MAPPING, "stem", places).units
+    units = plan_images("images", [pattern], "auto", MAPPING, "stem", places=places).units
     rows, bad = {}, {}
     for batch in (batch for unit in units for batch in read_unit(unit)):
         if isinstance(batch, BadRows):

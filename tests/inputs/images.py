@@ -13,17 +13,12 @@ from PIL import Image, ImageCms
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case
 from tests.support.inputs import icc_profiles
-from tests.support.inputs.image_files import (
-    HEIC,
-    animation,
-    encode,
-    photo,
-    png16,
-    rotated_jpeg,
-)
+from tests.support.inputs.image_files import HEIC, animation, encode, photo, png16, rotated_jpeg
 from transforms.images import formats as image_formats
 from transforms.images.clean import ImageError, ImageLimits, clean_image
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}

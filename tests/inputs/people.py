@@ -10,7 +10,9 @@ import pyarrow as pa
 from beam_jobs.mining import mine_pairs
 from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.mining import evidence, key_match, pairs
 from transforms.mining.events import DAY_MS, EVENTS, LogRules, parse_events
 from transforms.mining.evidence import DayRules

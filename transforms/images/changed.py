@@ -20,7 +20,8 @@ from schemas.tables.mined import SOURCES
 from transforms.files.secret_files import FromFiles
 from transforms.images.clean import CleanImage, ImageLimits
 from transforms.images.read import clean_images, source_of
-from transforms.images.units import BATCH_IMAGES, RAW_IMAGES, read_unit
+from transforms.images.readers import read_unit
+from transforms.images.units import BATCH_IMAGES, RAW_IMAGES
 from transforms.mining.deletions import Deletions
 from transforms.rows.checked import checked_file
 from transforms.shards.blocks import GroupShards, from_blocks

@@ -15,7 +15,7 @@ from transforms.duplicates.signature import SIGNATURE_BYTES
 from transforms.files.secret_files import FromFiles
 from transforms.images.clean import CleanImage, ImageError, ImageLimits
 from transforms.images.process import clean_safely
-from transforms.images.units import read_unit
+from transforms.images.readers import read_unit
 from transforms.mining.deletions import Deletions
 from transforms.rows.checked import checked_file
 from transforms.shards.outputs import COUNTS, DEAD, Output, par_do

@@ -15,7 +15,8 @@ from schemas.tables.predictions import PHRASE_EFFECTS, PREDICTIONS
 from schemas.tables.vectors import Vectors, vectors_to_arrow
 from transforms.images.clean import ImageLimits
 from transforms.images.read import CLEAN_IMAGES, clean_images, source_of
-from transforms.images.units import BATCH_IMAGES, ImageUnit, read_unit
+from transforms.images.readers import read_unit
+from transforms.images.units import BATCH_IMAGES, ImageUnit
 from transforms.inference.batches import embeddings_of, full_batches, pixel_bytes, rows_of
 from transforms.inference.bisect import inference_failed, run_or_bisect
 from transforms.inference.folders import ModelFolder, load

@@ -6,7 +6,9 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}

@@ -15,7 +15,9 @@ from transforms.files import webdataset
 from transforms.files.image_choice import choose, format_of
 from transforms.files.image_suffixes import IMAGE_SUFFIXES
 from transforms.files.litter import is_litter, is_mark
-from transforms.images.units import IMAGE_FIELDS, count_images, plan_images, read_unit
+from transforms.images.plan import count_images, plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.rows.tabular import BadRows
 
 MAPPING = {field: field for field in IMAGE_FIELDS}

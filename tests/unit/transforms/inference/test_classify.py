@@ -14,8 +14,9 @@ from schemas.base.errors import DeadShareError
 from schemas.console.progress import Progress
 from tests.support.inputs.image_files import encode, photo
 from transforms.images.clean import ImageLimits
+from transforms.images.plan import plan_images
 from transforms.images.read import source_of
-from transforms.images.units import IMAGE_FIELDS, plan_images
+from transforms.images.units import IMAGE_FIELDS
 from transforms.inference.classify import ClassifyImages, Networks
 from transforms.shards.ceilings import Ceilings, check_counters
 from transforms.shards.outputs import Output

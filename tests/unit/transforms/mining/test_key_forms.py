@@ -13,7 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from schemas.base.fingerprint import hash64
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.mining import key_match
 from transforms.mining.deletions import Deletions, read_deletions
 from transforms.mining.events import LogRules, parse_events, without

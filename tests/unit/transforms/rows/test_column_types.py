@@ -13,7 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.base.errors import PhraseLensError
-from transforms.images.units import IMAGE_FIELDS, plan_images, read_unit
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
+from transforms.images.units import IMAGE_FIELDS
 from transforms.mining.deletions import DELETION_FIELDS
 from transforms.mining.labels import LABEL_FIELDS
 from transforms.rows import checked as rows

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.base.errors import PhraseLensError
 from tests.support.inputs.image_tables import MAPPING, read, write_parquet, write_tar
-from transforms.images import units as image_units
-from transforms.images.units import plan_images, read_unit
+from transforms.images import plan, readers
+from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
 from transforms.rows.tabular import BadRows
 
 
@@ -22,13 +22,6 @@ def test_webdataset(tmp_path, name):
     assert read([path], "webdataset") == expected
 
 
-def test_a_folder_of_webdataset_has_tables_about_its_shards(tmp_path):
-    write_parquet(tmp_path / "00000.parquet", key=["0"], url=["u"], status=["success"])
-    (tmp_path / "00000_stats.json").write_text("{}")
-    write_tar(tmp_path / "00000.tar", {"0.jpg": b"red"})
-    assert read([str(tmp_path)]) == ([("0", b"red")], [])
-
-
 def test_cut_webdataset(tmp_path):
     path = write_tar(tmp_path / "a.tar", {f"{i}.jpg": bytes([i]) * 3000 for i in range(1, 9)})
     data = (tmp_path / "a.tar").read_bytes()
@@ -36,12 +29,6 @@ def test_cut_webdataset(tmp_path):
     rows, bad = read([path])
     assert [key for key, _ in rows] == ["1", "2"]
     assert [reason for reason, _ in bad] == ["unreadable_file"]
-
-
-def test_webdataset_without_shards(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", key=["0"])
-    with pytest.raises(PhraseLensError, match=r"--images.*tar files"):
-        read([path], "webdataset")
 
 
 def test_img2dataset_parquet_has_images_where_the_download_succeeded(tmp_path):
@@ -95,44 +82,16 @@ def test_a_column_of_images_that_is_text_names_them(tmp_path, kind):
     assert "missing.png" in detail
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("unit_rows", [1, 3, 7, 100])
-def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
-    """Together they have its rows, and each of the bad ones once."""
-    names = [f"{i}.png" for i in range(10)]
-    for name in names[:8]:  # the last two are missing
-        (tmp_path / name).write_bytes(name.encode())
-    path = tmp_path / f"images.{kind}"
-    if kind == "parquet":
-        pq.write_table(pa.table({"key": names, "path": names}), path, row_group_size=4)
-    elif kind == "csv":
-        lines = [f"{name},{name}" for name in names]
-        lines[4:4] = ["too,many,fields"]
-        path.write_text("\n".join(["key,path", *lines, "the,last,one"]))
-    else:
-        lines = [json.dumps({"key": name, "path": name}) for name in names]
-        path.write_text("\n".join([*lines[:4], "{no json", *lines[4:]]))
-    whole, bad = read([str(path)])
-    assert len(whole) == 8
-    assert len(bad) == {"parquet": 2, "csv": 4, "jsonl": 3}[kind]
-    monkeypatch.setattr(image_units, "UNIT_ROWS", unit_rows)
-    units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
-    assert len(units) == -(-10 // unit_rows)
-    found, found_bad = read([str(path)])
-    assert found == whole
-    assert sorted(found_bad) == sorted(bad)
-
-
 def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
     """Wherever the reading ends: what is missed is of that part, and of those behind it."""
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(b"image")
     path = tmp_path / "images.csv"
     path.write_text("\n".join(["key,path", *(f"{i},{i}.png" for i in range(10))]))
-    monkeypatch.setattr(image_units, "UNIT_ROWS", 3)
+    monkeypatch.setattr(plan, "UNIT_ROWS", 3)
     units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
     assert [unit.files for unit in units] == [1, 0, 0, 0]
-    whole = image_units.read_table
+    whole = readers.read_table
     for end in range(11):
 
         def cut(name, mapping, size, end=end):
@@ -140,7 +99,7 @@ def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
             yield from (rows.slice(row, 1) for row in range(end))
             yield BadRows("unreadable_file", name, ["cut"])
 
-        monkeypatch.setattr(image_units, "read_table", cut)
+        monkeypatch.setattr(readers, "read_table", cut)
         for number, unit in enumerate(units):
             found = list(read_unit(unit))
             bad = [batch for batch in found if isinstance(batch, BadRows)]
@@ -149,9 +108,3 @@ def test_a_part_of_a_table_that_cannot_be_read_says_so(tmp_path, monkeypatch):
             all_rows = 1 if last else 3
             assert rows == min(max(end - 3 * number, 0), all_rows)
             assert len(bad) == (rows < all_rows or last)
-
-
-def test_a_table_of_images_is_one_unit(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_units, "UNIT_ROWS", 1)
-    path = write_parquet(tmp_path / "a.parquet", key=["0", "1"], image=[b"red", b"blue"])
-    assert len(plan_images("images", [path], "auto", MAPPING, "stem").units) == 1
