@@ -83,7 +83,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = frozenset(log_lib.deletions(config).keys)
     args = "images", config.images, config.image_format, mapping, config.image_key
-    units = plan_images(*args, Places.of(config)).units
+    units = plan_images(*args, places=Places.of(config)).units
     images, new, seen = 0, 0, set()
     for unit in units:
         for batch in read_unit(unit, forgotten):
