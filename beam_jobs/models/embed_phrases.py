@@ -245,9 +245,9 @@ class MakePhrases(beam.PTransform):
             stage,
             networks.generator,
             networks.text_embedder,
-            (networks.query_width, networks.text_width),
-            num_shards,
-            config.min_prototype_images,
+            widths=(networks.query_width, networks.text_width),
+            num_shards=num_shards,
+            min_images=config.min_prototype_images,
         )
         ranked = built[phrases_lib.RANKED]
         return {
