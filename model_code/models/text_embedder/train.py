@@ -27,7 +27,7 @@ import numpy as np
 from model_code.metrics.evaluation import without_nan
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.batches import Batches, BatchRules, split_words
-from model_code.models.text_embedder.data import hold_out, load_associations
+from model_code.models.text_embedder.data import Associations, HeldOut, hold_out, load_associations
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint
 from schemas.console.flags import flag
@@ -173,26 +173,31 @@ def _work(config: Config, stage: Stage) -> int:
         with open(os.path.join(local, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(content, f, indent=1)
     training.write_logs(history, stage.scratch, local)
-    trained = len(held.train.pairs)
-    counters = {
-        "queries": len(everything.texts),
-        "queries_held_out": len(everything.texts) - len(held.queries),
-        "associations.in": len(everything.pairs),
-        "associations.out": trained,
-        "associations.dropped_held_out": len(everything.pairs) - trained,
-        "refused_pairs": len(everything.refused),
-    }
+    counters = _counters(everything, held)
     weights = [np.asarray(v) for v in model.get_weights()]
     stage.commit_files("model", local, counters, fingerprint.of_arrays(description, weights))
     for kind, found in evaluation.items():
         title = f"{kind.replace('_', ' ')}, 1 of {found['candidates']:,}"
         print(text_evaluation.table(title, found["methods"]))
+    trained = counters["associations.out"]
     print(f"train_text_embedder: {len(everything.texts):,} queries, {trained:,} associations")
     print(
         f"next: ./run.sh embed_phrases --mined {config.mined} "
         f"--text_embedder {config.output} …  (see its --help)"
     )
     return 0
+
+
+def _counters(everything: Associations, held: HeldOut) -> dict[str, int]:
+    every, trained = len(everything.pairs), len(held.train.pairs)
+    return {
+        "queries": len(everything.texts),
+        "queries_held_out": len(everything.texts) - len(held.queries),
+        "associations.in": every,
+        "associations.out": trained,
+        "associations.dropped_held_out": every - trained,
+        "refused_pairs": len(everything.refused),
+    }
 
 
 def start_attention(model, ids: np.ndarray, power: float) -> None:
