@@ -53,7 +53,7 @@ def num_sessions(images: int, events_per_image: float) -> int:
 
 
 def session(
-    seed: int, index: int, images: int, sessions: int, miss_share: float, bad_share: float
+    seed: int, index: int, images: int, sessions: int, *, miss_share: float, bad_share: float
 ) -> list[Event]:
     """What one person did in one sitting.
 
@@ -77,7 +77,7 @@ def session(
     typed = queries.search(language_of(seed, user), wanted, rng)
     for query in typed:
         time += rng.randint(4, 25)
-        page = _page(seed, rng, images, query.wish, wanted, miss_share)
+        page = _page(seed, rng, images, query.wish, wanted=wanted, miss_share=miss_share)
         if query is typed[-1]:  # the last query finds what they had in mind; an earlier one may not
             page = [image for image in page if image != target]
             page.insert(rng.randrange(len(page) + 1), target)
@@ -105,6 +105,7 @@ def _page(
     rng: random.Random,
     images: int,
     wish: tuple[str, ...],
+    *,
     wanted: dict[str, str],
     miss_share: float,
 ) -> list[int]:

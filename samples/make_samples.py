@@ -111,7 +111,12 @@ def shard_tables(config: Config, shard: int) -> tuple[dict[str, pa.Table], Count
     events: list[click_log.Event] = []
     for index in _range(sessions, shard, shards):
         events += click_log.session(
-            seed, index, config.images, sessions, config.miss_share, config.bad_share
+            seed,
+            index,
+            config.images,
+            sessions,
+            miss_share=config.miss_share,
+            bad_share=config.bad_share,
         )
     counts.update(f"click_log.{event.kind}" for event in events)
     rows["click_log"] = [event[:-1] for event in events]

@@ -1,6 +1,7 @@
 """The images of mine_pairs: read or taken over, matched with their copies and labels, written."""
 
 import functools
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -90,17 +91,18 @@ class MineImages(beam.PTransform):
     def _read(self, pipeline, known):
         """All images; of those that an earlier run knows, only what changed, where there is one."""
         units = ImagePlan.of(self._config).units
-        limits = ImageLimits.of(self._config)
-        args = self._stage, limits, count_images(units), self._deletions
-        return (
-            pipeline
-            | "ImageUnits" >> beam.Create(units)
-            | (
-                ReadImages(*args)
-                if known is None
-                else ReadChangedImages(known, self._num_shards, self._stage.spill, *args)
-            )
+        how: dict[str, Any] = {
+            "stage": self._stage,
+            "limits": ImageLimits.of(self._config),
+            "total": count_images(units),
+            "deletions": self._deletions,
+        }
+        read = (
+            ReadImages(**how)
+            if known is None
+            else ReadChangedImages(known, self._num_shards, self._stage.spill, **how)
         )
+        return pipeline | "ImageUnits" >> beam.Create(units) | read
 
     def _find_copies(self, pipeline, clean):
         duplicates = (

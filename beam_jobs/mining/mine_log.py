@@ -162,6 +162,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 def check_day(
     counters: Mapping[str, int],
     notes: outputs.Notes,
+    *,
     max_robot_share: float,
     allow_empty: bool = False,
     usual: Mapping[str, int] | None = None,

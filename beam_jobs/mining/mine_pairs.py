@@ -189,8 +189,8 @@ def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
         TABLES,
         num_shards,
         config.ceilings(),
-        ("images", "pairs") if config.images else ("pairs",),
-        functools.partial(
+        required=("images", "pairs") if config.images else ("pairs",),
+        check=functools.partial(
             check_counts, max_robot_share=config.max_robot_share, min_match=config.min_match
         ),
     )

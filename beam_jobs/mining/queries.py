@@ -79,8 +79,8 @@ class MinePairs(beam.PTransform):
             of_log,
             beam.pvalue.AsSingleton(spelled.variants),
             rules,
-            None if images else self._shares,
-            self._num_shards,
+            shares=None if images else self._shares,
+            num_shards=self._num_shards,
         )
         counts = [*counts, *(step[COUNTS] for step in (weighed, chosen, built))]
         return notes | {

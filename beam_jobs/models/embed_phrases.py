@@ -251,9 +251,9 @@ class MakePhrases(beam.PTransform):
             stage,
             networks.generator,
             networks.text_embedder,
-            networks.vectors,
-            num_shards,
-            config.min_prototype_images,
+            vectors=networks.vectors,
+            num_shards=num_shards,
+            min_images=config.min_prototype_images,
         )
         ranked = built[phrases_lib.RANKED]
         return {

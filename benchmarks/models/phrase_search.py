@@ -99,11 +99,16 @@ def measure_ours(name: str, tables: Path, folder: Path) -> Measured:
         for key in ("probes", "questions", "exact_scores", "log_partitions")
     }
     seconds = index_eval.build_kind(
-        str(tables), str(folder), name, RECALL, read["probes"], TEMPERATURE
+        str(tables),
+        str(folder),
+        name,
+        recall=RECALL,
+        probes=read["probes"],
+        temperature=TEMPERATURE,
     )
     log_partitions = read["log_partitions"][TEMPERATURES.index(TEMPERATURE)]
-    args = name, str(folder), read["questions"], read["exact_scores"], log_partitions, seconds
-    return apart(index_eval.measure, *args)
+    exact = index_eval.Exact(read["questions"], read["exact_scores"], log_partitions)
+    return apart(index_eval.measure, name, str(folder), exact, seconds)
 
 
 def measure_scan(tables: Path, folder: Path) -> Measured:
@@ -209,10 +214,10 @@ def partition_errors(tables: Path, folder: Path) -> list[dict[str, float]]:
             questions,
             rows,
             scores,
-            len(index),
-            sampled,
-            index.query_vectors[sampled],
-            temperature,
+            num_phrases=len(index),
+            sampled=sampled,
+            sample=index.query_vectors[sampled],
+            temperature=temperature,
         )
         off = np.abs(estimate - whole)
         held = np.exp(partition.log_sum_exp(scores / temperature) - whole)

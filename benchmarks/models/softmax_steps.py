@@ -232,14 +232,14 @@ def adam(queries: int) -> Step:
             vectors = query_table.unit_rows(table(tf.concat([pair_ids, ids], 0)))
             loss = sampled_softmax.softmax_loss(
                 tower(inputs),
-                pair_rows,
-                pair_ids,
-                pair_weights,
-                vectors[:PAIRS],
-                ids,
-                vectors[PAIRS:],
-                log_included,
-                0.1,
+                pair_rows=pair_rows,
+                pair_ids=pair_ids,
+                pair_weights=pair_weights,
+                pair_vectors=vectors[:PAIRS],
+                candidate_ids=ids,
+                candidate_vectors=vectors[PAIRS:],
+                log_included=log_included,
+                temperature=0.1,
             )
         optimizer.apply(tape.gradient(loss, [v.value for v in trained]), trained)
         return loss

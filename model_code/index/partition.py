@@ -71,6 +71,7 @@ def estimate(
     query_embs: np.ndarray,
     rows: np.ndarray,
     scores: np.ndarray,
+    *,
     num_phrases: int,
     sampled: np.ndarray,
     sample: np.ndarray,

@@ -90,7 +90,7 @@ class Measured:
 
 
 def build_kind(
-    tables: str, folder: str, kind: str, recall: float, probes: np.ndarray, temperature: float
+    tables: str, folder: str, kind: str, *, recall: float, probes: np.ndarray, temperature: float
 ) -> float:
     """Builds an index of one kind beside links to existing tables, with all cores.
 
@@ -146,22 +146,28 @@ def time_batches(ask: Any, questions: np.ndarray) -> tuple[float, float]:
     return float(np.median(seconds)) * 1e3, len(questions) / sum(seconds)
 
 
-def measure(
-    name: str,
-    folder: str,
-    questions: np.ndarray,
-    exact_scores: np.ndarray,
-    log_partitions: np.ndarray,
-    build_seconds: float | None,
-) -> Measured:
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """Questions, and what an exact scan answers.
+
+    Attributes:
+      questions: [n, M] float32.
+      scores: [n, N] float32, of the N nearest.
+      log_partitions: [m ≤ n] float64, log Z of the first questions.
+    """
+
+    questions: np.ndarray
+    scores: np.ndarray
+    log_partitions: np.ndarray
+
+
+def measure(name: str, folder: str, exact: Exact, build_seconds: float | None) -> Measured:
     """Measures a saved index in this process, which should be a fresh one.
 
     Args:
       name: of the kind.
       folder: the index.
-      questions: [n, M] float32.
-      exact_scores: [n, N] float32, of an exact scan.
-      log_partitions: [m ≤ n] float64, log Z of the first of them.
+      exact: what it is compared with.
       build_seconds: how long it was built.
     """
     from model_code.index import partition
@@ -171,7 +177,7 @@ def measure(
     before = private_bytes()
     index = PhraseIndex(folder)
     private = private_bytes() - before
-    count = exact_scores.shape[1]
+    questions, count = exact.questions, exact.scores.shape[1]
 
     def nearest(batch: np.ndarray):
         return index.searcher.nearest(batch, count, index.effort)
@@ -179,22 +185,22 @@ def measure(
     batch_ms, rate = time_batches(nearest, questions)
     whole_ms, _ = time_batches(lambda batch: index.search(batch, count), questions)
     rows, scores = nearest(questions)
-    some = slice(len(log_partitions))
+    some = slice(len(exact.log_partitions))
     sampled = load_array(os.path.join(folder, "partition_rows.npy"))
     estimates = partition.estimate(
         questions[some],
         rows[some],
         scores[some],
-        len(index),
-        sampled,
-        index.query_vectors[sampled],
-        index.temperature,
+        num_phrases=len(index),
+        sampled=sampled,
+        sample=index.query_vectors[sampled],
+        temperature=index.temperature,
     )
-    errors = np.quantile(np.abs(estimates - log_partitions), (0.5, 0.95))
+    errors = np.quantile(np.abs(estimates - exact.log_partitions), (0.5, 0.95))
     path = os.path.join(folder, "index.faiss")
     return Measured(
         name=name,
-        recall=recall(scores, exact_scores),
+        recall=recall(scores, exact.scores),
         batch_ms=batch_ms,
         probability_ms=max(whole_ms - batch_ms, 0.0),
         queries_per_second=rate,
@@ -254,21 +260,20 @@ def _evaluate(config: Config, stored: str, probes, questions) -> Iterable[Measur
     _, exact_scores = index.searcher.exact(questions, count)
     some = questions[:256]
     log_partitions = partition.exact(some, index.query_vectors, index.temperature)
+    exact = Exact(questions, exact_scores, log_partitions)
     for name in config.kinds:
         with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
             seconds = None
             if name != "stored":
-                args = name, config.index_recall, probes, index.temperature
-                seconds = build_kind(stored, folder, *args)
-            yield apart(
-                measure,
-                name,
-                stored if name == "stored" else folder,
-                questions,
-                exact_scores,
-                log_partitions,
-                seconds,
-            )
+                seconds = build_kind(
+                    stored,
+                    folder,
+                    name,
+                    recall=config.index_recall,
+                    probes=probes,
+                    temperature=index.temperature,
+                )
+            yield apart(measure, name, stored if name == "stored" else folder, exact, seconds)
 
 
 HEAD = """\

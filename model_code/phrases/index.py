@@ -125,10 +125,10 @@ class PhraseIndex:
                 query_embs,
                 rows,
                 scores,
-                len(self),
-                self._sampled,
-                self._sample,
-                self.temperature,
+                num_phrases=len(self),
+                sampled=self._sampled,
+                sample=self._sample,
+                temperature=self.temperature,
             )
         found = partition.log_sum_exp(scores / np.float64(self.temperature))
         whole = partition.exact(query_embs, self.query_vectors, self.temperature)

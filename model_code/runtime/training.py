@@ -153,9 +153,8 @@ def fit(
     best_epoch = 0
     if last.latest_checkpoint:
         checkpoint.restore(last.latest_checkpoint).assert_existing_objects_matched()
-        with open(_history_path(folder, int(epoch_done.numpy())), encoding="utf-8") as f:
-            saved = json.load(f)
-        rows, best_epoch, waits = saved["epochs"], saved["best_epoch"], saved["input_wait"]
+        saved = _read_history(folder, int(epoch_done.numpy()))
+        rows, best_epoch, waits = saved.epochs, saved.best_epoch, saved.input_wait
     writer = tf.summary.create_file_writer(os.path.join(folder, "tensorboard"))
     progress = Progress(label, steps_per_epoch * epochs, "steps", steps_per_epoch * len(rows))
     coming = None
@@ -180,10 +179,7 @@ def fit(
             json.dump(dataclasses.asdict(History(rows, best_epoch, waits)), f)
         last.save(checkpoint_number=epoch)
         _remove_stale(folder, epoch, best_epoch)
-        with writer.as_default(step=epoch):
-            for name, value in (row | {"input_wait": taken.input_wait}).items():
-                # What tf.summary.scalar writes; that one wants the TensorBoard package.
-                tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
+        _write_scalars(writer, epoch, row | {"input_wait": taken.input_wait})
         if after_epoch:
             after_epoch(epoch)
     if coming:
@@ -217,6 +213,18 @@ def _trackable(part: Any) -> Any:
     if isinstance(part, keras.layers.Layer | keras.optimizers.Optimizer):
         return [variable.value for variable in part.variables]
     return part
+
+
+def _write_scalars(writer: tf.summary.SummaryWriter, epoch: int, row: Mapping[str, float]) -> None:
+    with writer.as_default(step=epoch):
+        for name, value in row.items():
+            # What tf.summary.scalar writes; that one wants the TensorBoard package.
+            tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
+
+
+def _read_history(folder: str, epoch: int) -> History:
+    with open(_history_path(folder, epoch), encoding="utf-8") as f:
+        return History(**json.load(f))
 
 
 def _history_path(folder: str, epoch: int) -> str:

@@ -29,6 +29,7 @@ class Progress:
         total: int | None,
         unit: str,
         done: int = 0,
+        *,
         clock: Callable[[], float] = time.monotonic,
         alone: bool = True,
     ):

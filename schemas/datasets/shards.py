@@ -36,7 +36,7 @@ def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: s
             if name != "image" and not (".list." in name and kind in ("FLOAT", "DOUBLE"))
         ],
     )
-    return write_shard(dataset, path, index, table.num_rows, buffer.getvalue(), group)
+    return write_shard(dataset, path, index, table.num_rows, buffer.getvalue(), group=group)
 
 
 def _parquet_columns(schema: pa.Schema) -> list[tuple[str, str]]:
@@ -48,7 +48,7 @@ def _parquet_columns(schema: pa.Schema) -> list[tuple[str, str]]:
 
 
 def write_shard(
-    dataset: str, path: str, index: int, rows: int, data: bytes | pa.Buffer, group: str = ""
+    dataset: str, path: str, index: int, rows: int, data: bytes | pa.Buffer, *, group: str = ""
 ) -> Shard:
     """Writes the bytes of one shard and describes it."""
     storage.write_bytes(storage.join(dataset, path), data)

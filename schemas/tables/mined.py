@@ -23,7 +23,7 @@ SOURCES = pa.schema(
         ("image_id", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("signature", pa.binary(1536)),  # see transforms/duplicates/compare.py
+        ("signature", pa.binary(1536)),  # see transforms/duplicates/signature.py
         ("original", pa.bool_()),  # the clean image is those very bytes
         ("written", pa.bool_()),  # the clean image is in the table images
         ("image", pa.binary()),  # the clean image where it is neither

@@ -127,15 +127,15 @@ def not_drawn(own_queries: str) -> str:
     with tf.GradientTape() as tape:
         loss = sampled_softmax.softmax_loss(
             w[:1],
-            [0, 0],
-            tf.constant([0, 1], tf.int64),
-            tf.constant([1.0, 0.0]),
-            vectors,
-            tf.range(3, dtype=tf.int64),
-            w,
-            tf.zeros(3),
-            0.5,
-            own_queries,
+            pair_rows=[0, 0],
+            pair_ids=tf.constant([0, 1], tf.int64),
+            pair_weights=tf.constant([1.0, 0.0]),
+            pair_vectors=vectors,
+            candidate_ids=tf.range(3, dtype=tf.int64),
+            candidate_vectors=w,
+            log_included=tf.zeros(3),
+            temperature=0.5,
+            own_queries=own_queries,
         )
     moves = tape.gradient(loss, vectors).numpy()[1].any()
     return "a negative like every other query" if moves else "neither target nor negative"

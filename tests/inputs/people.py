@@ -99,7 +99,7 @@ def _matches(logged: list[str], images: list[str]):
 
     def run(_: Path) -> str:
         named, keys = pa.chunked_array([logged]), pa.chunked_array([images])
-        found = key_match.match(named, keys, "clicks", "in_log")
+        found = key_match.match(named, keys, "clicks", found="in_log")
         counts = found.counts | {"image_keys.all": len(images)}
         try:
             key_match.check_matches(counts, found.notes, 0.05)

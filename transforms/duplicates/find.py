@@ -1,6 +1,6 @@
 """Finds the images that are near duplicates of one another.
 
-Signatures (transforms/duplicates/compare.py) → pairs that share keys → pairs that are copies →
+Signatures (transforms/duplicates/signature.py) → pairs that share keys → pairs that are copies →
 clusters, each with its largest image as representative. Everything travels in blocks of
 Arrow; a pair is looked at once, on the worker that holds one of its images.
 """

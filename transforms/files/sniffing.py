@@ -1,6 +1,6 @@
 """What a file of a log is, by its first bytes.
 
-The layouts are those of transforms/rows/logs.py, which names their sources.
+The layouts are those of transforms/rows/layouts.py, which names their sources.
 """
 
 import re

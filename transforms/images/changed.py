@@ -130,6 +130,7 @@ class ReadChangedImages(beam.PTransform):
         known: beam.PCollection,
         num_shards: int,
         spill: str,
+        *,
         stage: Stage,
         limits: ImageLimits,
         total: int | None,

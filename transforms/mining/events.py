@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -98,34 +99,14 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
     checked.drop(_numpy(pc.is_null(keys))[key_of], "bad_encoding", "in the image key")
     checked.drop(_numpy(pc.fill_null(pc.equal(keys, ""), True))[key_of], "missing_image_key")
 
-    clicks = np.where(given(column["clicks"], rows), numbers(column["clicks"], rows), 1.0)
-    checked.drop(~np.isfinite(clicks) | (np.abs(clicks) > MAX_COUNT), "bad_clicks")
-    checked.drop(clicks < 0, "negative_clicks")
-    clicks = np.where(checked.good, clicks, 0.0)
-    shown = np.where(
-        given(column["impressions"], rows),
-        numbers(column["impressions"], rows),
-        np.maximum(np.ceil(clicks), 1),
-    )
-    is_count = (shown >= 0) & (shown <= MAX_COUNT)
-    checked.drop(~is_count, "bad_impressions")
-    positions, is_placed = numbers(column["position"], rows), given(column["position"], rows)
-    is_place = (positions >= 1) & (positions <= 1e6) & (positions == np.floor(positions))
-    checked.drop(is_placed & ~is_place, "bad_position")
-    is_timed = given(column["timestamp"], rows)
-    times = milliseconds(column["timestamp"], rows, rules.day)
-    checked.drop(is_timed & ~np.isfinite(times), "bad_timestamp", _why_no_time(column["timestamp"]))
-    times = np.where(np.isfinite(times), times, 0).astype(np.int64)
+    units, shown = _check_counts(column["clicks"], column["impressions"], checked)
+    positions = _check_positions(column["position"], checked)
+    times, is_timed = _check_times(column["timestamp"], checked, rules.day)
+    checked.drop((units == 0) & (shown == 0), "no_click")
 
     query_ids = fingerprint.hash64_array(queries)[query_of]
     users = _people(column["user"], rows, rules)
     sessions = _sessions(column["session"], users, rows, rules)
-    if rules.day is not None:
-        checked.drop(is_timed & (times // DAY_MS != rules.day), "other_day")
-    units = np.round(clicks * CLICK_UNIT).astype(np.int64)
-    shown = np.where(is_count, shown, 0).astype(np.int64)
-    checked.drop((units == 0) & (shown == 0), "no_click")
-
     good = checked.good
     rows_left = pa.array(np.flatnonzero(good))
     events = pa.table(
@@ -134,9 +115,7 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
             "query_id": query_ids[good],
             "clicks": units[good],
             "impressions": shown[good],
-            "position": np.where(is_placed & is_place, np.minimum(positions, MAX_POSITION), 0)[
-                good
-            ].astype(np.int32),
+            "position": positions[good],
             "user": users.take(rows_left),
             "session": sessions.take(rows_left),
             "time": pa.array(times[good], mask=~is_timed[good]),
@@ -156,6 +135,49 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
         for letters in checked.letters(stage, lambda dropped: _names(keys, key_of[dropped]))
     )
     return Output({"events": events, "texts": texts}, letters, checked.counts("events"))
+
+
+Column: TypeAlias = pa.ChunkedArray | None  # of a log; None where it has none of the name
+
+
+def _check_counts(
+    clicks: Column, impressions: Column, checked: Checked
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clicks, in 1 / CLICK_UNIT, and impressions: [n] int64 each, 0 where a row is no good."""
+    rows = len(checked.good)
+    counted = np.where(given(clicks, rows), numbers(clicks, rows), 1.0)
+    checked.drop(~np.isfinite(counted) | (np.abs(counted) > MAX_COUNT), "bad_clicks")
+    checked.drop(counted < 0, "negative_clicks")
+    counted = np.where(checked.good, counted, 0.0)
+    least = np.maximum(np.ceil(counted), 1)
+    shown = np.where(given(impressions, rows), numbers(impressions, rows), least)
+    is_count = (shown >= 0) & (shown <= MAX_COUNT)
+    checked.drop(~is_count, "bad_impressions")
+    units = np.round(counted * CLICK_UNIT).astype(np.int64)
+    return units, np.where(is_count, shown, 0).astype(np.int64)
+
+
+def _check_positions(column: Column, checked: Checked) -> np.ndarray:
+    """[n] int32, from 1 at the top; 0 where none is known."""
+    rows = len(checked.good)
+    positions, is_placed = numbers(column, rows), given(column, rows)
+    is_place = (positions >= 1) & (positions <= 1e6) & (positions == np.floor(positions))
+    checked.drop(is_placed & ~is_place, "bad_position")
+    known = np.where(is_placed & is_place, np.minimum(positions, MAX_POSITION), 0)
+    return known.astype(np.int32)
+
+
+def _check_times(
+    column: Column, checked: Checked, day: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Milliseconds since 1970, [n] int64, and where there are any, [n] bool."""
+    rows = len(checked.good)
+    is_timed, times = given(column, rows), milliseconds(column, rows, day)
+    checked.drop(is_timed & ~np.isfinite(times), "bad_timestamp", _why_no_time(column))
+    times = np.where(np.isfinite(times), times, 0).astype(np.int64)
+    if day is not None:
+        checked.drop(is_timed & (times // DAY_MS != day), "other_day")
+    return times, is_timed
 
 
 def events_of_parts(events: pa.Table, texts: pa.Table, longest: int) -> tuple[pa.Table, pa.Table]:

@@ -85,7 +85,7 @@ def join_labels(labels: pa.Table, keys: pa.Table, earlier: pa.Table) -> Output:
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
     known = key_match.match(
-        labels["key"], keys["key"], "known_labels", "labelled", earlier=earlier["key"]
+        labels["key"], keys["key"], "known_labels", found="labelled", earlier=earlier["key"]
     )
     attributes = labels.filter(known.is_known).join(keys, "key", join_type="inner")
     attributes = attributes.select(ATTRIBUTES.names).cast(ATTRIBUTES)

@@ -44,6 +44,7 @@ def match(
     named: pa.ChunkedArray,
     keys: pa.ChunkedArray,
     kind: str,
+    *,
     found: str,
     weights: pa.ChunkedArray | None = None,
     earlier: pa.ChunkedArray | None = None,

@@ -81,7 +81,12 @@ def join_images(evidence: pa.Table, keys: pa.Table, earlier: pa.Table) -> Output
     """
     keys = keys.group_by(IMAGE_KEYS.names, use_threads=False).aggregate([])
     known = key_match.match(
-        evidence["key"], keys["key"], "clicks", "in_log", evidence["rows"], earlier["key"]
+        evidence["key"],
+        keys["key"],
+        "clicks",
+        found="in_log",
+        weights=evidence["rows"],
+        earlier=earlier["key"],
     )
     retired = earlier["key"].filter(pc.invert(pc.is_in(earlier["key"], value_set=keys["key"])))
     counts = known.counts | {
@@ -345,6 +350,7 @@ class BuildPairs(beam.PTransform):
         log: beam.pvalue.AsSingleton,
         variants: beam.pvalue.AsSingleton,
         rules: PairRules,
+        *,
         shares: SplitShares | None,
         num_shards: int,
     ):

@@ -67,6 +67,7 @@ def query_stats(pairs: pa.Table) -> pa.Table:
 
 def build_queries(
     stats: pa.Table,
+    *,
     texts: pa.Table,
     languages: pa.Table,
     users: pa.Table,
@@ -192,11 +193,11 @@ class BuildQueries(beam.PTransform):
             return
         queries, history = build_queries(
             stats,
-            from_blocks(blocks["texts"], QUERY_TEXTS),
-            from_blocks(blocks["languages"], VOTES),
-            from_blocks(blocks["users"], QUERY_USERS),
-            from_blocks(blocks["days"], QUERY_DAYS),
-            from_blocks(blocks["spellings"], QUERY_TEXTS),
+            texts=from_blocks(blocks["texts"], QUERY_TEXTS),
+            languages=from_blocks(blocks["languages"], VOTES),
+            users=from_blocks(blocks["users"], QUERY_USERS),
+            days=from_blocks(blocks["days"], QUERY_DAYS),
+            spellings=from_blocks(blocks["spellings"], QUERY_TEXTS),
         )
         yield beam.pvalue.TaggedOutput("queries", (index, queries))
         if history.num_rows:

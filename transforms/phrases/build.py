@@ -162,6 +162,7 @@ class BuildPhrases(beam.PTransform):
         stage: Stage,
         generator: ModelFolder,
         text_embedder: ModelFolder,
+        *,
         vectors: Vectors,
         num_shards: int,
         min_images: int,

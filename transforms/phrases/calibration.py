@@ -99,6 +99,7 @@ def calibrate(
     held_out: HeldOut,
     sums: pa.Table,
     head: HeadWeights,
+    *,
     rate: float,
     temperature: float,
     min_images: int,
@@ -180,10 +181,10 @@ class Calibrate(beam.PTransform):
             prototypes.join_held_out(held_out, self._width),
             pa.concat_tables([prototypes.sums_schema(self._width).empty_table(), *sums]),
             HeadWeights.of(self._generator),
-            rate,
-            self._generator.config()["temperature"],
-            self._min_images,
-            self._form,
+            rate=rate,
+            temperature=self._generator.config()["temperature"],
+            min_images=self._min_images,
+            form=self._form,
         )
 
     def expand(self, made):

@@ -157,6 +157,7 @@ class CommitManifest(beam.PTransform):
         tables: Mapping[str, manifest.Table],
         num_shards: int,
         ceilings: Ceilings,
+        *,
         required: Sequence[str] = (),
         check: Check | None = None,
     ):

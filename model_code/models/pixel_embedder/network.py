@@ -1,23 +1,69 @@
-"""A bottleneck between a backbone and the classes that it is trained to tell apart."""
+"""The pixel embedder where it is trained: a bottleneck on a backbone, which learns the labels."""
+
+from collections.abc import Callable
 
 import keras
+import numpy as np
+import tensorflow as tf
+
+from model_code.images import ops as image_ops
+from model_code.images.source import ImageSource
+from model_code.models.pixel_embedder.losses import loss as loss_of
+
+_BATCH = 256  # images that go through the network at once in the evaluation
 
 
-def build(
-    backbone: keras.Model, pixel_width: int, num_classes: int
-) -> tuple[keras.Model, keras.Model]:
-    """The pixel embedder, and the classifier that ends in it while it is trained.
+def build(backbone: keras.Model, width: int, classes: int) -> tuple[keras.Model, keras.Model]:
+    """The embedder, preprocessed [B, S, S, 3] float32 → [B, width]; and with [B, classes] logits.
 
     Args:
       backbone: preprocessed images → features.
-      pixel_width: dimensions of the bottleneck.
-      num_classes: of the classifier.
-
-    Returns:
-      Preprocessed images → [batch, pixel_width] float32, at least 0; and → [batch, num_classes]
-      float32 logits. The second shares the layers of the first.
+      width: of the bottleneck.
+      classes: of the labels.
     """
-    bottleneck = keras.layers.Dense(pixel_width, activation="relu", name="bottleneck")
+    bottleneck = keras.layers.Dense(width, activation="relu", name="bottleneck")
     embedder = keras.Model(backbone.inputs, bottleneck(backbone.output))
-    classifier = keras.Model(embedder.inputs, keras.layers.Dense(num_classes)(embedder.output))
-    return embedder, classifier
+    logits = keras.layers.Dense(classes)(embedder.output)
+    return embedder, keras.Model(embedder.inputs, logits)
+
+
+def training_step(
+    classifier: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    task: str,
+    preprocessing: str,
+    *,
+    augment: bool,
+) -> Callable[..., tf.Tensor]:
+    """(pixels [B, S, S, 3] uint8, targets [B, classes] float32, seed [2] int32) → the loss."""
+
+    @tf.function(autograph=False)  # it branches on no tensor
+    def step(pixels, targets, seed):
+        pixels = image_ops.augment(pixels, seed) if augment else pixels
+        inputs = image_ops.preprocess(preprocessing, pixels)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(loss_of(classifier(inputs, training=True), targets, task))
+        variables = [variable.value for variable in classifier.trainable_variables]
+        optimizer.apply(tape.gradient(loss, variables), classifier.trainable_variables)
+        return loss
+
+    return step
+
+
+def evaluate(
+    predict: Callable, images: ImageSource, targets: np.ndarray, task: str
+) -> dict[str, float]:
+    """The loss on held-out images, and the share whose best class is one of theirs.
+
+    Args:
+      predict: pixels → logits.
+      images: may be none.
+      targets: [n, classes] float32.
+      task: see `losses.loss`.
+    """
+    if not images.rows:
+        return {}
+    logits = np.concatenate([predict(pixels) for pixels in images.in_order(_BATCH)])
+    best = np.take_along_axis(targets, logits.argmax(1)[:, None], 1) > 0
+    loss = tf.reduce_mean(loss_of(logits, targets, task))
+    return {"validation_loss": float(loss), "validation_top1": float(best.mean())}

@@ -41,61 +41,38 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
       The Keras model from preprocessed images to the bottleneck, and the history.
     """
     import keras
-    import tensorflow as tf
 
     from model_code.images import backbones
-    from model_code.images import ops as image_ops
     from model_code.images.source import ImageSource
     from model_code.models.pixel_embedder import network
-    from model_code.models.pixel_embedder.losses import loss
     from model_code.runtime import training
 
     classes, task, train, held_out = load_labels(config)
-    source = functools.partial(
-        ImageSource, Dataset(config.mined), size=size, cache_bytes=config.cache_bytes
+    mined, preprocessing = Dataset(config.mined), backbones.spec(config.backbone).preprocessing
+    images = ImageSource(mined, train.keep, size, config.cache_bytes, "decode training images")
+    held_out_images = ImageSource(
+        mined, held_out.keep, size, config.cache_bytes, "decode validation images"
     )
-    images = source(train.keep, label="decode training images")
-    held_out_images = source(held_out.keep, label="decode validation images")
     embedder, classifier = network.build(backbone, config.pixel_width, len(classes))
     batch_size = min(config.batch_size, images.rows)
     steps = images.rows // batch_size
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps)
     optimizer = keras.optimizers.AdamW(schedule, config.weight_decay)
     optimizer.build(classifier.trainable_variables)
-    preprocessing = backbones.spec(config.backbone).preprocessing
-
-    @tf.function(autograph=False)  # it branches on no tensor
-    def step(pixels, targets, seed):
-        pixels = image_ops.augment(pixels, seed) if config.augment else pixels
-        inputs = image_ops.preprocess(preprocessing, pixels)
-        with tf.GradientTape() as tape:
-            mean = tf.reduce_mean(loss(classifier(inputs, training=True), targets, task))
-        variables = [variable.value for variable in classifier.trainable_variables]
-        optimizer.apply(tape.gradient(mean, variables), classifier.trainable_variables)
-        return mean
-
-    predict = backbones.encoder(classifier, preprocessing)
 
     def batches(epoch: int) -> Iterator[tuple]:
         for number, (rows, pixels) in enumerate(images.shuffled(batch_size, config.seed, epoch)):
             seed = np.array([config.seed, epoch * steps + number], np.int32)
             yield pixels, train.targets[rows], seed
 
-    def evaluate() -> dict[str, float]:
-        if not held_out_images.rows:
-            return {}
-        logits = np.concatenate([predict(pixels) for pixels in held_out_images.in_order(256)])
-        best = np.take_along_axis(held_out.targets, logits.argmax(1)[:, None], 1) > 0
-        mean = tf.reduce_mean(loss(logits, held_out.targets, task))
-        return {"validation_loss": float(mean), "validation_top1": float(best.mean())}
-
+    predict = backbones.encoder(classifier, preprocessing)
     history = training.fit(
         NAME,
         scratch,
         {"classifier": classifier, "optimizer": optimizer},
         batches,
-        step,
-        evaluate,
+        network.training_step(classifier, optimizer, task, preprocessing, augment=config.augment),
+        functools.partial(network.evaluate, predict, held_out_images, held_out.targets, task),
         epochs=config.epochs,
         steps_per_epoch=steps,
         monitor="validation_loss" if held_out_images.rows else "loss",

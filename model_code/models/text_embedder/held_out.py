@@ -130,7 +130,9 @@ def evaluate(
             continue
         candidates = text_evaluation.choose_candidates(pairs, count, _CANDIDATES)
         used = np.union1d(candidates, pairs[:, 0])
-        methods = _similarities(model, bags, everything.texts, used, fitted, max_tokens)
+        methods = _similarities(
+            model, bags, texts=everything.texts, used=used, fitted=fitted, max_tokens=max_tokens
+        )
         found = {
             name: text_evaluation.summary(
                 text_evaluation.rank_partners(similarity, pairs, candidates, known),
@@ -145,7 +147,13 @@ def evaluate(
 
 
 def _similarities(
-    model, bags: Bags, texts: Sequence[str], used: np.ndarray, fitted: np.ndarray, max_tokens: int
+    model,
+    bags: Bags,
+    *,
+    texts: Sequence[str],
+    used: np.ndarray,
+    fitted: np.ndarray,
+    max_tokens: int,
 ) -> dict[str, text_evaluation.Similarity]:
     """The network, tf-idf and the mean of words as similarities of the queries in `used`."""
     every = np.union1d(used, fitted)

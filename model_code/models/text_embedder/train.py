@@ -27,7 +27,7 @@ import numpy as np
 from model_code.metrics.evaluation import without_nan
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.batches import Batches, BatchRules, split_words
-from model_code.models.text_embedder.data import hold_out, load_associations
+from model_code.models.text_embedder.data import Associations, HeldOut, hold_out, load_associations
 from model_code.models.text_embedder.settings import Config
 from schemas.base import fingerprint
 from schemas.datasets.dataset import Dataset
@@ -79,19 +79,12 @@ def _work(config: Config, stage: Stage) -> int:
     local = stage.empty_folder("model")
     training.write_logs(history, stage.scratch, local)
     identity = _write(local, model, bag, evaluation, config)
-    trained = len(held.train.pairs)
-    counters = {
-        "queries": len(everything.texts),
-        "queries_held_out": len(everything.texts) - len(held.queries),
-        "associations.in": len(everything.pairs),
-        "associations.out": trained,
-        "associations.dropped_held_out": len(everything.pairs) - trained,
-        "refused_pairs": len(everything.refused),
-    }
+    counters = _counters(everything, held)
     stage.commit_files("model", local, counters, identity)
     for kind, found in evaluation.items():
         title = f"{kind.replace('_', ' ')}, 1 of {found['candidates']:,}"
         print(text_evaluation.table(title, found["methods"]))
+    trained = counters["associations.out"]
     print(f"train_text_embedder: {len(everything.texts):,} queries, {trained:,} associations")
     print(
         f"next: ./run.sh embed_phrases --mined {config.mined} "
@@ -112,6 +105,18 @@ def _write(local: str, model, bag: Mapping, evaluation: Mapping, config: Config)
         with open(os.path.join(local, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(content, f, indent=1)
     return fingerprint.of_arrays(description, [np.asarray(v) for v in model.get_weights()])
+
+
+def _counters(everything: Associations, held: HeldOut) -> dict[str, int]:
+    every, trained = len(everything.pairs), len(held.train.pairs)
+    return {
+        "queries": len(everything.texts),
+        "queries_held_out": len(everything.texts) - len(held.queries),
+        "associations.in": every,
+        "associations.out": trained,
+        "associations.dropped_held_out": every - trained,
+        "refused_pairs": len(everything.refused),
+    }
 
 
 def start_attention(model, ids: np.ndarray, power: float) -> None:

@@ -45,6 +45,7 @@ class PairSource:
         self,
         paths: list[str],
         counts: list[int],
+        *,
         size: int,
         encoding: str,
         cache_bytes: int,
@@ -259,10 +260,10 @@ class Pairs:
             return PairSource(
                 [storage.join(folders[split], path) for path in paths],
                 [shard.rows for shard in shards],
-                self.image_size,
-                config["image_encoding"],
-                cache_bytes,
-                f"read {label} images",
+                size=self.image_size,
+                encoding=config["image_encoding"],
+                cache_bytes=cache_bytes,
+                label=f"read {label} images",
             )
 
         self.train = source("train", "training")

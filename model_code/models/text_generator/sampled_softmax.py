@@ -176,6 +176,7 @@ def candidates(
 
 def softmax_loss(
     image_embs: tf.Tensor,
+    *,
     pair_rows: tf.Tensor,
     pair_ids: tf.Tensor,
     pair_weights: tf.Tensor,

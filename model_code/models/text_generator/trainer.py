@@ -108,16 +108,16 @@ class Trainer(tf.Module):
                 own_vectors, vectors = tf.split(vectors, [tf.size(own), tf.size(others)])
                 loss = softmax_loss(
                     devices.gather(self.tower(images, training=True)),
-                    rows,
-                    own,
-                    weights,
-                    own_vectors,
-                    others,
-                    vectors,
-                    log_included,
-                    tf.exp(self.log_temperature.value),
-                    self._own_queries,
-                    devices.sum_logs,
+                    pair_rows=rows,
+                    pair_ids=own,
+                    pair_weights=weights,
+                    pair_vectors=own_vectors,
+                    candidate_ids=others,
+                    candidate_vectors=vectors,
+                    log_included=log_included,
+                    temperature=tf.exp(self.log_temperature.value),
+                    own_queries=self._own_queries,
+                    sum_logs=devices.sum_logs,
                 )
             tower = [variable.value for variable in self._trained]
             gradients, rows_gradient = tape.gradient(loss, [tower, table.shards[local]])

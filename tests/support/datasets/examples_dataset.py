@@ -78,7 +78,7 @@ def write_examples(
                 for place in places:
                     writer.write(_example(split, place, rows))
             data = storage.read_bytes(planned.absolute(name))
-            shards.append(shards_lib.write_shard(root, name, index, len(places), data, split))
+            shards.append(shards_lib.write_shard(root, name, index, len(places), data, group=split))
     any_rows = next(iter(splits.values()))
     config = {
         "task": task,

@@ -38,7 +38,7 @@ def events() -> list[click_log.Event]:
     return [
         event
         for index in range(sessions)
-        for event in click_log.session(0, index, 3000, sessions, 0.12, 0.006)
+        for event in click_log.session(0, index, 3000, sessions, miss_share=0.12, bad_share=0.006)
     ]
 
 

@@ -33,14 +33,19 @@ def test_an_image_has_the_same_sum_in_any_company(seed, chosen):
     asked = images(vectors, 256, seed)
     rows, scores = scan(vectors, asked, 10)
     sampled = np.arange(0, 1200, 3)
-    args = 1200, sampled, vectors[sampled], 0.1
+    args = {
+        "num_phrases": 1200,
+        "sampled": sampled,
+        "sample": vectors[sampled],
+        "temperature": 0.1,
+    }
     # As PhraseIndex.search calls them.
     with threadpool_limits(1):
         whole = partition.exact(asked, vectors, 0.1)
-        estimates = partition.estimate(asked, rows, scores, *args)
+        estimates = partition.estimate(asked, rows, scores, **args)
         for at in (chosen, chosen[:1]):
             assert (partition.exact(asked[at], vectors, 0.1) == whole[at]).all()
-            found = partition.estimate(asked[at], rows[at], scores[at], *args)
+            found = partition.estimate(asked[at], rows[at], scores[at], **args)
             assert (found == estimates[at]).all()
 
 
@@ -51,8 +56,15 @@ def test_a_sample_of_all_phrases_is_exact(seed, count, temperature):
     asked = images(vectors, 5, seed)
     rows, scores = scan(vectors, asked, count)
     rows[0, count // 2 :] = -1
-    args = rows, scores, 80, np.arange(80), vectors, temperature
-    found = partition.estimate(asked, *args)
+    found = partition.estimate(
+        asked,
+        rows,
+        scores,
+        num_phrases=80,
+        sampled=np.arange(80),
+        sample=vectors,
+        temperature=temperature,
+    )
     np.testing.assert_allclose(found, oracle(asked, vectors, temperature), atol=1e-4)
 
 
@@ -66,8 +78,16 @@ def test_the_estimate_is_unbiased_whatever_was_found():
     estimates = []
     for _ in range(3000):
         sampled = np.sort(rng.permutation(2000)[:100])
-        args = rows, scores, 2000, sampled, vectors[sampled], 0.3
-        estimates.append(np.exp(partition.estimate(asked, *args)))
+        estimate = partition.estimate(
+            asked,
+            rows,
+            scores,
+            num_phrases=2000,
+            sampled=sampled,
+            sample=vectors[sampled],
+            temperature=0.3,
+        )
+        estimates.append(np.exp(estimate))
     error = np.std(estimates, axis=0) / np.sqrt(len(estimates))
     expected = np.exp(oracle(asked, vectors, 0.3))
     assert (np.abs(np.mean(estimates, axis=0) - expected) < 4 * error).all()
@@ -81,8 +101,16 @@ def test_the_estimate_is_near_and_better_with_neighbours():
     off = {}
     for count in (1, 100):
         rows, scores = scan(vectors, asked, count)
-        args = rows, scores, 20_000, sampled, vectors[sampled], 0.1
-        off[count] = np.median(np.abs(partition.estimate(asked, *args) - expected))
+        found = partition.estimate(
+            asked,
+            rows,
+            scores,
+            num_phrases=20_000,
+            sampled=sampled,
+            sample=vectors[sampled],
+            temperature=0.1,
+        )
+        off[count] = np.median(np.abs(found - expected))
     assert off[100] < 0.1
     assert off[100] < off[1]
 

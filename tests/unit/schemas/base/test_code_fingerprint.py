@@ -156,6 +156,7 @@ EDITS = {
     "model_code.models.text_generator.trainer": {"train_text_generator"},
     "model_code.models.text_generator.network": {"train_text_generator"},
     "model_code.models.text_generator.evaluate": {"train_text_generator"},
+    "model_code.models.pixel_embedder.network": {"train_pixel_embedder"},
     "model_code.models.text_embedder.network": {"train_text_embedder", "embed_phrases"},
     "model_code.phrases.index": {"embed_images"},
     "model_code.phrases.folder": {"embed_phrases", "embed_images"},

@@ -24,9 +24,9 @@ def test_rows_that_name_an_image_are_known_and_all_are_counted(rows, images, ear
         pa.chunked_array([named], pa.string()),
         pa.chunked_array([images], pa.string()),
         "clicks",
-        "in_log",
-        pa.chunked_array([weights], pa.int64()),
-        pa.chunked_array([earlier], pa.string()),
+        found="in_log",
+        weights=pa.chunked_array([weights], pa.int64()),
+        earlier=pa.chunked_array([earlier], pa.string()),
     )
     assert found.is_known.to_pylist() == [key in images for key in named]
     lost, retired = Counter(), Counter()

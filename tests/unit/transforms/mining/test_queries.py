@@ -29,17 +29,17 @@ def test_build_queries(order):
     votes = [(1, "en", 2), (1, "de", 1), (1, "de", 1)]
     built, history = queries.build_queries(
         table(queries.QUERY_STATS, [(q, 1, 1, 1, 1) for q in (2, 1, 1)]),
-        table(
+        texts=table(
             QUERY_TEXTS,
             [(1, "rote schuhe"), (2, "the quick brown fox jumps over the dog"), (1, "rote schuhe")],
         ),
-        table(queries.VOTES, [votes[i] for i in order]),
-        table(QUERY_USERS, [(1, 3), (1, 4), (9, 5)]),
-        table(
+        languages=table(queries.VOTES, [votes[i] for i in order]),
+        users=table(QUERY_USERS, [(1, 3), (1, 4), (9, 5)]),
+        days=table(
             QUERY_DAYS,
             [(1, 20_000, 1024, 3), (1, 20_002, 512, 1), (1, 20_000, 512, 1), (9, 1, 1, 1)],
         ),
-        table(QUERY_TEXTS, [(1, "rote shuhe"), (1, "rotte schuhe"), (1, "rote shuhe")]),
+        spellings=table(QUERY_TEXTS, [(1, "rote shuhe"), (1, "rotte schuhe"), (1, "rote shuhe")]),
     )
     found = {row["query_id"]: row for row in built.to_pylist()}
     assert set(found) == {1, 2}

@@ -41,7 +41,14 @@ class Shards:
         )
 
     def source(self, cache_bytes):
-        return PairSource(self.paths, self.counts, SIZE, self.encoding, cache_bytes, "read")
+        return PairSource(
+            self.paths,
+            self.counts,
+            size=SIZE,
+            encoding=self.encoding,
+            cache_bytes=cache_bytes,
+            label="read",
+        )
 
 
 @pytest.fixture(scope="module")

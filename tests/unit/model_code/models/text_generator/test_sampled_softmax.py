@@ -181,15 +181,15 @@ class Problem:
         return float(
             sampled_softmax.softmax_loss(
                 self.x,
-                self.rows,
-                self.ids,
-                weights,
-                self.w[self.ids],
-                tf.constant(candidates, tf.int64),
-                self.w[np.asarray(candidates)],
-                tf.constant(log_included, tf.float32),
-                TAU,
-                own_queries,
+                pair_rows=self.rows,
+                pair_ids=self.ids,
+                pair_weights=weights,
+                pair_vectors=self.w[self.ids],
+                candidate_ids=tf.constant(candidates, tf.int64),
+                candidate_vectors=self.w[np.asarray(candidates)],
+                log_included=tf.constant(log_included, tf.float32),
+                temperature=TAU,
+                own_queries=own_queries,
             )
         )
 
@@ -271,15 +271,15 @@ def test_drawn_targets_have_the_loss_and_gradients_of_all_in_expectation(own_que
             tape.watch([x, table])
             loss = sampled_softmax.softmax_loss(
                 tf.repeat(x, targets.rows, 0),
-                rows,
-                ids,
-                weights,
-                tf.gather(table, ids),
-                tf.range(9, dtype=tf.int64),
-                table,
-                tf.zeros(9),
-                TAU,
-                own_queries,
+                pair_rows=rows,
+                pair_ids=ids,
+                pair_weights=weights,
+                pair_vectors=tf.gather(table, ids),
+                candidate_ids=tf.range(9, dtype=tf.int64),
+                candidate_vectors=table,
+                log_included=tf.zeros(9),
+                temperature=TAU,
+                own_queries=own_queries,
             )
         gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, [x, table])]
         return float(loss), np.concatenate(gradients)
@@ -295,12 +295,23 @@ def test_drawn_targets_have_the_loss_and_gradients_of_all_in_expectation(own_que
 def test_only_apart_own_queries_do_not_push_each_other():
     """Image 0 has queries 0 and 1; how near 1 is matters to the loss of 0 only if they share."""
     x, w = np.eye(3, dtype=np.float32)[:1], np.eye(3, dtype=np.float32)
-    args = x, [0, 0], tf.constant([0, 1], tf.int64), tf.constant([1.0, 0.0])
+    pairs = {
+        "pair_rows": [0, 0],
+        "pair_ids": tf.constant([0, 1], tf.int64),
+        "pair_weights": tf.constant([1.0, 0.0]),
+    }
     for own_queries, moved in (("share", True), ("apart", False)):
         vectors = tf.Variable(w[:2])
         with tf.GradientTape() as tape:
             loss = sampled_softmax.softmax_loss(
-                *args, vectors, tf.range(3, dtype=tf.int64), w, tf.zeros(3), 0.5, own_queries
+                x,
+                **pairs,
+                pair_vectors=vectors,
+                candidate_ids=tf.range(3, dtype=tf.int64),
+                candidate_vectors=w,
+                log_included=tf.zeros(3),
+                temperature=0.5,
+                own_queries=own_queries,
             )
         gradient = tape.gradient(loss, vectors).numpy()
         assert gradient[0].any()
@@ -313,15 +324,15 @@ def test_no_candidate_but_own_queries_gives_finite_gradients(problem):
         with tf.GradientTape() as tape:
             loss = sampled_softmax.softmax_loss(
                 x,
-                [0],
-                tf.constant([2], tf.int64),
-                tf.constant([1.0]),
-                problem.w[2:3],
-                tf.constant([2], tf.int64),
-                problem.w[2:3],
-                tf.zeros(1),
-                TAU,
-                own_queries,
+                pair_rows=[0],
+                pair_ids=tf.constant([2], tf.int64),
+                pair_weights=tf.constant([1.0]),
+                pair_vectors=problem.w[2:3],
+                candidate_ids=tf.constant([2], tf.int64),
+                candidate_vectors=problem.w[2:3],
+                log_included=tf.zeros(1),
+                temperature=TAU,
+                own_queries=own_queries,
             )
         assert float(loss) == pytest.approx(0, abs=1e-6)
         np.testing.assert_allclose(tape.gradient(loss, x), 0, atol=1e-5)
@@ -351,15 +362,15 @@ def test_sampled_gradients_are_those_of_the_full_softmax_in_expectation(kind, ow
         with tf.GradientTape() as tape:
             loss = sampled_softmax.softmax_loss(
                 x,
-                rows,
-                tf.constant(ids, tf.int64),
-                tf.fill([2 * batch], 0.5),
-                tf.gather(w, ids),
-                candidate_ids,
-                tf.gather(w, candidate_ids),
-                log_included,
-                0.5,
-                own_queries,
+                pair_rows=rows,
+                pair_ids=tf.constant(ids, tf.int64),
+                pair_weights=tf.fill([2 * batch], 0.5),
+                pair_vectors=tf.gather(w, ids),
+                candidate_ids=candidate_ids,
+                candidate_vectors=tf.gather(w, candidate_ids),
+                log_included=log_included,
+                temperature=0.5,
+                own_queries=own_queries,
             )
         return tf.convert_to_tensor(tape.gradient(loss, w))
 
