@@ -34,9 +34,9 @@ class Command:
     is_deployed: bool = False
 
 
-def _stage(step: stages.Step) -> Command:
-    name = step.name.replace("train_", "train ", 1) if step.trains else step.name
-    return Command(name, step.module, step.does)
+def _stage(stage: stages.Stage) -> Command:
+    name = stage.name.replace("train_", "train ", 1) if stage.trains else stage.name
+    return Command(name, stage.module, stage.does)
 
 
 _ALL = "beam_jobs.runs.all_stages"
@@ -58,7 +58,7 @@ def groups() -> dict[str, list[Command]]:
             Command("doctor", "phraselens.doctor", "checks this machine, and says what to do"),
         ],
         "Stages, in the order of `all`": [
-            _stage(step) for step in (stages.SAMPLES, stages.MINE_LOG, *stages.STEPS)
+            _stage(stage) for stage in (stages.SAMPLES, stages.MINE_LOG, *stages.STAGES)
         ],
         "Elsewhere": [
             Command(

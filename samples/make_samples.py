@@ -31,7 +31,7 @@ from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.records import Record
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 NAME = "make_samples"
 IMAGES = pa.schema([("key", pa.string()), ("image", pa.binary())])
@@ -130,28 +130,28 @@ def _table(rows: Sequence[tuple], schema: pa.Schema) -> pa.Table:
     return pa.table([list(column) for column in columns], schema=schema)
 
 
-def write_shard(config: Config, stage: Stage, shard: int) -> Record:
+def write_shard(config: Config, run: Run, shard: int) -> Record:
     """Writes one shard of every table, unless an earlier run has, and returns its record."""
     shards = num_shards(config)
-    path = stage.absolute(stage.shard_path("records", shard, shards, "shard") + Record.SUFFIX)
+    path = run.absolute(run.shard_path("records", shard, shards, "shard") + Record.SUFFIX)
     record = Record.read(path)
     if record is not None and all(
-        storage.size(stage.absolute(s["path"])) == s["bytes"] for s in record.shards
+        storage.size(run.absolute(s["path"])) == s["bytes"] for s in record.shards
     ):
         return record
     tables, counts = shard_tables(config, shard)
     written = []
     for name, table in tables.items():
-        relative = stage.shard_path(name, shard, shards, "parquet")
-        made = shards_lib.write_parquet(stage.output, relative, shard, table)
+        relative = run.shard_path(name, shard, shards, "parquet")
+        made = shards_lib.write_parquet(run.output, relative, shard, table)
         written.append({"table": name, **dataclasses.asdict(made)})
     record = Record(written, dict(counts))
     record.write(path)
     return record
 
 
-def _records(config: Config, stage: Stage) -> Iterator[Record]:
-    write = functools.partial(write_shard, config, stage)
+def _records(config: Config, run: Run) -> Iterator[Record]:
+    write = functools.partial(write_shard, config, run)
     todo: Iterable[int] = range(num_shards(config))
     if config.workers == 1:
         yield from map(write, todo)
@@ -162,12 +162,12 @@ def _records(config: Config, stage: Stage) -> Iterator[Record]:
         yield from pool.imap(write, todo)
 
 
-def work(config: Config, stage: Stage) -> int:
+def work(config: Config, run: Run) -> int:
     """Writes all shards and commits them."""
     counts: Counter = Counter()
     shards: dict[str, list[manifest.Shard]] = {name: [] for name in TABLES}
     progress = Progress("drawing", config.images, "images")
-    for record in _records(config, stage):
+    for record in _records(config, run):
         for fields in record.shards:
             name = fields.pop("table")
             shards[name].append(manifest.Shard(**fields))
@@ -178,14 +178,14 @@ def work(config: Config, stage: Stage) -> int:
         name: manifest.Table("parquet", shards_lib.schema_fingerprint(schema), tuple(shards[name]))
         for name, schema in TABLES.items()
     }
-    commit.commit(stage.output, stage.manifest(tables, counts, num_shards(config)), stage.seen)
+    commit.commit(run.output, run.manifest(tables, counts, num_shards(config)), run.seen)
     for name in TABLES:
-        print(f"{name}: {counts[f'{name}.out']:,} rows in {stage.absolute(stage.folder(name))}")
+        print(f"{name}: {counts[f'{name}.out']:,} rows in {run.absolute(run.folder(name))}")
     for name in sorted(counts):
         if not name.endswith(".out"):
             print(f"  {name}: {counts[name]:,}")
-    folders = {name: stage.absolute(stage.folder(name)) for name in TABLES}
-    mined = storage.join(os.path.dirname(stage.output.rstrip("/")) or ".", "mined")
+    folders = {name: run.absolute(run.folder(name)) for name in TABLES}
+    mined = storage.join(os.path.dirname(run.output.rstrip("/")) or ".", "mined")
     print(
         f"next: ./run.sh mine_pairs --log {folders['click_log']} --images {folders['images']} "
         f"--labels {folders['labels']} --output {mined}"

@@ -21,8 +21,8 @@ from schemas.base.errors import PhraseLensError, tell
 from schemas.console.flags import unknown_flags
 
 # Each Beam job and its module.
-JOBS = {name: step.module for name, step in stages.beam_jobs().items()}
-ON_GPU = tuple(name for name, step in stages.beam_jobs().items() if step.networks)
+JOBS = {name: stage.module for name, stage in stages.beam_jobs().items()}
+ON_GPU = tuple(name for name, stage in stages.beam_jobs().items() if stage.networks)
 
 # What says where workers have the code from.
 CODE_FLAGS = ("--image", "--sdk_container_image", "--setup_file")

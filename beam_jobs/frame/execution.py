@@ -19,7 +19,7 @@ from schemas.base.errors import Exit, known, say
 from schemas.console import heartbeat
 from schemas.console.heartbeat import duration
 from schemas.datasets import manifest
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 
 def is_one_machine(options: PipelineOptions) -> bool:
@@ -117,11 +117,11 @@ def _run_graph(
         raise
 
 
-def print_summary(stage: Stage, seconds: float) -> None:
-    committed = manifest.read(stage.output)
-    if committed is None or committed.fingerprint != stage.fingerprint:
+def print_summary(run: Run, seconds: float) -> None:
+    committed = manifest.read(run.output)
+    if committed is None or committed.fingerprint != run.fingerprint:
         # A Flex Template's launcher does not wait for the job; the graph commits by itself.
-        print(f"{stage.name}: submitted; it commits {stage.output} when it ends")
+        print(f"{run.name}: submitted; it commits {run.output} when it ends")
         return
     for name, table in committed.tables.items():
         if table.format != "files":
@@ -129,4 +129,4 @@ def print_summary(stage: Stage, seconds: float) -> None:
     for name, rows in committed.counters.items():
         if ".dropped_" in name and rows:
             print(f"  {name}: {rows:,}")
-    print(f"{stage.name}: committed {stage.output} in {duration(seconds)}")
+    print(f"{run.name}: committed {run.output} in {duration(seconds)}")

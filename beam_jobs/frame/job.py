@@ -18,8 +18,8 @@ from schemas.base.errors import PhraseLensError, tell
 from schemas.console import flags as flags_lib
 from schemas.console import heartbeat
 from schemas.datasets import checks, manifest
-from schemas.runs import stage as stage_lib
-from schemas.runs.stage import Stage
+from schemas.runs import run as run_lib
+from schemas.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Job:
       module: the dotted name of the file; what is run as a script is called __main__ there.
       doc: the module's docstring, printed by --help.
       config: the frozen dataclass of its flags.
-      build: (pipeline, config, stage) → draws the graph.
+      build: (pipeline, config, run) → draws the graph.
       preflight: config → inputs; raises PhraseLensError within seconds when one is wrong.
       next_command: config → the command that comes after.
       runs_networks: whether it has steps that a GPU makes faster.
@@ -58,7 +58,7 @@ class Job:
     module: str
     doc: str
     config: type
-    build: Callable[[beam.Pipeline, Any, Stage], None]
+    build: Callable[[beam.Pipeline, Any, Run], None]
     preflight: Callable[[Any], Inputs]
     next_command: Callable[[Any], str]
     runs_networks: bool = False
@@ -74,50 +74,50 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
         config = worker_options.fit(config, options)
         with heartbeat.doing(f"{job.name}, looks at its inputs"):
             inputs = job.preflight(config)
-            stage = stage_lib.plan(job.name, config, [job.module], inputs.datasets, inputs.raw)
+            run = run_lib.plan(job.name, config, [job.module], inputs.datasets, inputs.raw)
         if getattr(config, "retry_dead", False):
-            again = stage.retry()
+            again = run.retry()
             if again is None:
                 print(f"{job.name}: nothing died: {config.output}")
                 return 0
-            before = manifest.run_folder(stage.output, again.after)
-            stage, config = again, dataclasses.replace(config, reuse=before)
-        if stage.done:
+            before = manifest.run_folder(run.output, again.after)
+            run, config = again, dataclasses.replace(config, reuse=before)
+        if run.done:
             if not config.dry_run:
-                stage.restore()
+                run.restore()
             print(f"{job.name}: already done: {config.output}")
             return 0
         checks.check_inputs(inputs.datasets.values())
     except PhraseLensError as error:
         return tell(error)
     runner = options.get_all_options()["runner"]
-    print(f"{job.name}: run {stage.run_id} on {runner} → {stage.output}", flush=True)
+    print(f"{job.name}: run {run.run_id} on {runner} → {run.output}", flush=True)
     for line in (*inputs.facts, *flags_lib.shown(config)):
         print(f"  {line}", flush=True)
 
     def finish() -> None:
-        print_summary(stage, time.monotonic() - start)
-        done = manifest.read(stage.output)
-        if done and done.is_of(stage.fingerprint) and (warning := inputs.warn(done)):
+        print_summary(run, time.monotonic() - start)
+        done = manifest.read(run.output)
+        if done and done.is_of(run.fingerprint) and (warning := inputs.warn(done)):
             print(f"warning: {warning}", file=sys.stderr)
         print(f"next: {job.next_command(config)}")
 
     def clean() -> None:
         # A job elsewhere may still be running when we hear no more of it.
         if is_one_machine(options):
-            storage.remove_tree(stage.spill)
+            storage.remove_tree(run.spill)
 
     def draw(pipeline: beam.Pipeline) -> None:
         if not is_one_machine(options):
             pipeline | code_check.CheckCode(job.module)
-        job.build(pipeline, for_workers(config, options, stage.spill), stage)
+        job.build(pipeline, for_workers(config, options, run.spill), run)
 
     start = time.monotonic()
     try:
         return execute(
-            job.name, draw, config, options, finish=finish, clean=clean, alone=stage.alone()
+            job.name, draw, config, options, finish=finish, clean=clean, alone=run.alone()
         )
     except Exception as error:
         return checks.tell_of_inputs(error, inputs.datasets.values())
     finally:
-        shutil.rmtree(stage.temp, ignore_errors=True)
+        shutil.rmtree(run.temp, ignore_errors=True)

@@ -64,21 +64,21 @@ class LocalRunner(fn_runner.FnApiRunner):
 
     def position(self) -> str | None:
         """The stage, the step where its time goes, its elements, and how long they will take."""
-        stage = self._now
-        if stage is None:
+        run = self._now
+        if run is None:
             return None
-        text = f"step {stage.number} of {stage.of}"
+        text = f"step {run.number} of {run.of}"
         # What Beam tells is no contract: a job goes on without it.
         with contextlib.suppress(Exception):
-            read, spent = _told(stage.manager)
-            more = {step: ms - stage.spent.get(step, 0) for step, ms in spent.items()}
-            stage.spent = spent
-            names = stage.manager.process_bundle_descriptor.transforms
+            read, spent = _told(run.manager)
+            more = {step: ms - run.spent.get(step, 0) for step, ms in spent.items()}
+            run.spent = spent
+            names = run.manager.process_bundle_descriptor.transforms
             busiest = max(more, key=lambda step: more[step], default=next(iter(names)))
             text += f", {_short(names[busiest].unique_name)}"
             if read:
-                seconds = time.monotonic() - stage.start
-                text += f": {how_far(read, stage.elements, 'blocks', seconds)}"
+                seconds = time.monotonic() - run.start
+                text += f": {how_far(read, run.elements, 'blocks', seconds)}"
         return text
 
 

@@ -33,9 +33,9 @@ class Needs:
     def of(cls, flags: Mapping[str, Mapping[str, str]]) -> "Needs":
         """Those of the stages' flags, stage → flag → value, and else the defaults."""
         values = {
-            field.name: type(getattr(cls, field.name))(flags[stage][field.name])
-            for field, stage in zip(dataclasses.fields(cls), _STAGE_OF_NEEDS, strict=True)
-            if field.name in flags.get(stage, {})
+            field.name: type(getattr(cls, field.name))(flags[run][field.name])
+            for field, run in zip(dataclasses.fields(cls), _STAGE_OF_NEEDS, strict=True)
+            if field.name in flags.get(run, {})
         }
         return cls(**values)
 

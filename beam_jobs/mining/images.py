@@ -10,7 +10,7 @@ from beam_jobs.frame.reuse import Reused, WaitForCheck
 from beam_jobs.mining.days import deletions_on_workers
 from beam_jobs.mining.flags import Config
 from schemas.datasets import manifest
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.duplicates.find import FindDuplicates
 from transforms.files.matching import match
 from transforms.files.secret_files import FromFiles
@@ -46,14 +46,14 @@ class MineImages(beam.PTransform):
     steps have: dead letters, notes, counts.
     """
 
-    def __init__(self, config: Config, shares: SplitShares, stage: Stage, num_shards: int):
+    def __init__(self, config: Config, shares: SplitShares, run: Run, num_shards: int):
         super().__init__()
         self._config, self._shares = config, shares
-        self._stage, self._num_shards = stage, num_shards
+        self._run, self._num_shards = run, num_shards
         self._deletions = deletions_on_workers(config)
 
     def _group(self, **ids: str) -> GroupShards:
-        return GroupShards(ids, self._num_shards, self._stage.spill)
+        return GroupShards(ids, self._num_shards, self._run.spill)
 
     def expand(self, pipeline):
         earlier = reused(self._config)
@@ -75,7 +75,7 @@ class MineImages(beam.PTransform):
         built = (
             {"copies": copies.copies, "attributes": labelled.attributes}
             | "ByPicture" >> self._group(copies="representative", attributes="image_id")
-            | mined_images.BuildImages(self._stage, self._shares, self._num_shards)
+            | mined_images.BuildImages(self._run, self._shares, self._num_shards)
         )
         counted = read, labels, labelled, built
         return {
@@ -92,7 +92,7 @@ class MineImages(beam.PTransform):
         """All images; of those that an earlier run knows, only what changed, where there is one."""
         units = ImagePlan.of(self._config).units
         how: dict[str, Any] = {
-            "stage": self._stage,
+            "run": self._run,
             "limits": ImageLimits.of(self._config),
             "total": count_images(units),
             "deletions": self._deletions,
@@ -100,13 +100,13 @@ class MineImages(beam.PTransform):
         read = (
             ReadImages(**how)
             if known is None
-            else ReadChangedImages(known, self._num_shards, self._stage.spill, **how)
+            else ReadChangedImages(known, self._num_shards, self._run.spill, **how)
         )
         return pipeline | "ImageUnits" >> beam.Create(units) | read
 
     def _find_copies(self, pipeline, clean):
         duplicates = (
-            clean | FindDuplicates(self._num_shards, self._stage.spill)
+            clean | FindDuplicates(self._num_shards, self._run.spill)
             if self._config.near_duplicates
             else pipeline | "NoDuplicates" >> beam.Create([])
         )
@@ -120,14 +120,14 @@ class MineImages(beam.PTransform):
         config = self._config
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
         read = functools.partial(read_table, mapping=mapping)
-        parse = functools.partial(_parse_labels, stage=self._stage, deletions=self._deletions)
+        parse = functools.partial(_parse_labels, run=self._run, deletions=self._deletions)
         files = match("labels", config.labels) if config.labels else []
         return (
             pipeline
             | "LabelFiles" >> beam.Create([file.path for file in files])
-            | "ReadLabels" >> ReadRows("labels", read, parse, self._stage, ("labels",))
+            | "ReadLabels" >> ReadRows("labels", read, parse, self._run, ("labels",))
         )
 
 
-def _parse_labels(table: pa.Table, stage: Stage, deletions: FromFiles[Deletions]) -> Output:
-    return parse_labels(table, stage, deletions().key_array)
+def _parse_labels(table: pa.Table, run: Run, deletions: FromFiles[Deletions]) -> Output:
+    return parse_labels(table, run, deletions().key_array)

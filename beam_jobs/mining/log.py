@@ -151,13 +151,13 @@ def key_identity(path: str) -> str:
 class ReadEvents(beam.PTransform):
     """The log → tagged `events`, `texts`, `dead`, `counts`."""
 
-    def __init__(self, units, rules: FromFiles[LogRules], stage):
+    def __init__(self, units, rules: FromFiles[LogRules], run):
         super().__init__()
-        self._units, self._rules, self._stage = units, rules, stage
+        self._units, self._rules, self._run = units, rules, run
 
     def _parse(self, table):
-        return events.parse_events(table, self._stage, self._rules())
+        return events.parse_events(table, self._run, self._rules())
 
     def expand(self, pipeline):
-        read = ReadRows("events", read_log, self._parse, self._stage, ("events", "texts"))
+        read = ReadRows("events", read_log, self._parse, self._run, ("events", "texts"))
         return pipeline | "LogUnits" >> beam.Create(self._units) | "ReadLog" >> read

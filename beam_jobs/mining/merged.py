@@ -5,7 +5,7 @@ import apache_beam as beam
 from beam_jobs.mining import log as log_lib
 from beam_jobs.mining.days import deletions_on_workers, find_days
 from beam_jobs.mining.flags import Config
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.mining import days, evidence
 from transforms.shards.blocks import GroupShards
 from transforms.shards.outputs import COUNTS, DEAD, NOTES
@@ -17,17 +17,17 @@ class MineLog(beam.PTransform):
     And what all steps have: dead letters, notes, counts.
     """
 
-    def __init__(self, config: Config, stage: Stage, num_shards: int):
+    def __init__(self, config: Config, run: Run, num_shards: int):
         super().__init__()
-        self._config, self._stage, self._num_shards = config, stage, num_shards
+        self._config, self._run, self._num_shards = config, run, num_shards
 
     def expand(self, pipeline):
-        config, stage = self._config, self._stage
+        config, run = self._config, self._run
         units, _ = log_lib.plan(config)
-        read = pipeline | log_lib.ReadEvents(units, log_lib.log_rules(config, None), stage)
+        read = pipeline | log_lib.ReadEvents(units, log_lib.log_rules(config, None), run)
         mined = (
             read.events
-            | "ByPerson" >> evidence.GroupPeople(self._num_shards, stage.spill)
+            | "ByPerson" >> evidence.GroupPeople(self._num_shards, run.spill)
             | days.MineAndMergeDays(log_lib.day_rules(config, None), config.session_gap)
         )
         return {name: mined[name] for name in (*days.MERGED, "languages")} | {
@@ -41,9 +41,9 @@ class MineLog(beam.PTransform):
 class ReadDays(beam.PTransform):
     """The days behind --days → the same tables; nothing is counted again, and nothing dies."""
 
-    def __init__(self, config: Config, stage: Stage, num_shards: int):
+    def __init__(self, config: Config, run: Run, num_shards: int):
         super().__init__()
-        self._config, self._stage, self._num_shards = config, stage, num_shards
+        self._config, self._run, self._num_shards = config, run, num_shards
 
     def expand(self, pipeline):
         found = find_days(self._config.days).values()
@@ -58,7 +58,7 @@ class ReadDays(beam.PTransform):
         ids = {"evidence": "person", "visits": "person"}
         merged = (
             {name: read[name] for name in ids}
-            | "ByPerson" >> GroupShards(ids, self._num_shards, self._stage.spill)
+            | "ByPerson" >> GroupShards(ids, self._num_shards, self._run.spill)
             | days.MergeDays(self._config.session_gap)
         )
         return {name: merged[name] for name in days.MERGED} | {

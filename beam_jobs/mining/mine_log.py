@@ -108,23 +108,21 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     units, files = plan(config)
     day = day_number(config.partition)
     num_shards = config.num_shards or shards_for(text_bytes(files), EVENT_SHARD_BYTES)
-    log = pipeline | ReadEvents(units, log_rules(config, day), stage)
+    log = pipeline | ReadEvents(units, log_rules(config, day), run)
     mined = (
         log.events
-        | "ByPerson" >> evidence.GroupPeople(num_shards, stage.spill)
+        | "ByPerson" >> evidence.GroupPeople(num_shards, run.spill)
         | evidence.MineDays(day_rules(config, day))
     )
     typed = mined.evidence | "Typed" >> beam.Map(evidence.typed)
     texts = (
         {"texts": log.texts, "evidence": typed}
         | "ByQuery"
-        >> blocks.GroupShards(
-            {"texts": "query_id", "evidence": "query_id"}, num_shards, stage.spill
-        )
+        >> blocks.GroupShards({"texts": "query_id", "evidence": "query_id"}, num_shards, run.spill)
         | evidence.KeepTyped()
     )
     written = {
@@ -136,7 +134,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     shards = [
         tables
         | f"Write {name}"
-        >> outputs.WriteTable(stage, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
+        >> outputs.WriteTable(run, name, SCHEMAS[name], SCHEMAS[name].names, num_shards)
         for name, tables in written.items()
     ]
     {
@@ -145,7 +143,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         COUNTS: (log[COUNTS], mined[COUNTS]) | "Counts" >> beam.Flatten(),
         NOTES: mined[NOTES],
     } | commit.CommitManifest(
-        stage,
+        run,
         TABLES,
         num_shards,
         config.ceilings(),

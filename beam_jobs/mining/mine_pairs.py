@@ -42,8 +42,8 @@ from beam_jobs.mining.queries import MinePairs, MineQueries, MineQueryPairs
 from schemas.base.errors import CorruptError, PhraseLensError
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
-from schemas.runs import stage as stage_lib
-from schemas.runs.stage import Stage
+from schemas.runs import run as run_lib
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.files.matching import content_hash, match
 from transforms.images.plan import ImagePlan
@@ -126,7 +126,7 @@ def preflight(config: Config) -> job.Inputs:
 
 def _has_fitted(config: Config, found: Mapping[str, str], raw: Mapping[str, str]) -> bool:
     """Whether this very work has fitted it: that run is not to be done again with what it made."""
-    planned = stage_lib.plan(JOB.name, config, [JOB.module], found, raw)
+    planned = run_lib.plan(JOB.name, config, [JOB.module], found, raw)
     last = manifest.read(config.output)
     return planned.done or (last is not None and last.is_of(planned.fingerprint))
 
@@ -158,23 +158,23 @@ def _size(config: Config) -> tuple[int, int]:
     return log, images
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
     log_bytes, image_bytes = _size(config)
     people_shards = log_lib.shards_for(log_bytes, log_lib.EVENT_SHARD_BYTES)
     num_shards = config.num_shards or log_lib.shards_for(log_bytes + image_bytes, SHARD_BYTES)
     shares = SplitShares(config.validation_share, config.test_share)
 
-    log = pipeline | "Log" >> (MineLog if config.log else ReadDays)(config, stage, people_shards)
-    kept = _kept_examination(config) if examination.TABLE in stage.inputs else None
+    log = pipeline | "Log" >> (MineLog if config.log else ReadDays)(config, run, people_shards)
+    kept = _kept_examination(config) if examination.TABLE in run.inputs else None
     facts = log["facts"] | "Facts" >> ReadFacts(kept)
-    examined = facts | "Examination" >> beam.FlatMap(examination.write_examination, stage)
+    examined = facts | "Examination" >> beam.FlatMap(examination.write_examination, run)
     images = {}
     if config.images:
-        images = pipeline | "Images" >> MineImages(config, shares, stage, num_shards)
+        images = pipeline | "Images" >> MineImages(config, shares, run, num_shards)
     of_log = beam.pvalue.AsSingleton(facts)
-    pairs = (log, images) | "Pairs" >> MinePairs(config, shares, of_log, stage, num_shards)
-    query_pairs = (log, pairs) | "QueryPairs" >> MineQueryPairs(stage, num_shards)
-    queries = (log, pairs) | "Queries" >> MineQueries(config.head_queries, stage, num_shards)
+    pairs = (log, images) | "Pairs" >> MinePairs(config, shares, of_log, run, num_shards)
+    query_pairs = (log, pairs) | "QueryPairs" >> MineQueryPairs(run, num_shards)
+    queries = (log, pairs) | "Queries" >> MineQueries(config.head_queries, run, num_shards)
 
     def all_of(tag: str) -> list[beam.PCollection]:
         return [step[tag] for step in (log, images, pairs) if tag in step]
@@ -185,7 +185,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
         NOTES: all_of(NOTES) | "Notes" >> beam.Flatten(pipeline=pipeline),
         COUNTS: all_of(COUNTS) | "Counts" >> beam.Flatten(),
     } | commit.CommitManifest(
-        stage,
+        run,
         TABLES,
         num_shards,
         config.ceilings(),

@@ -3,7 +3,7 @@
 import apache_beam as beam
 
 from beam_jobs.mining.flags import Config
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.mining import associations, pairs, queries, spelling
 from transforms.mining.images import SplitShares
 from transforms.shards.blocks import GroupShards
@@ -40,15 +40,15 @@ class MinePairs(beam.PTransform):
         config: Config,
         shares: SplitShares,
         of_log: beam.pvalue.AsSingleton,
-        stage: Stage,
+        run: Run,
         num_shards: int,
     ):
         super().__init__()
         self._config, self._shares, self._of_log = config, shares, of_log
-        self._stage, self._num_shards = stage, num_shards
+        self._run, self._num_shards = run, num_shards
 
     def _group(self, **ids: str) -> GroupShards:
-        return GroupShards(ids, self._num_shards, self._stage.spill)
+        return GroupShards(ids, self._num_shards, self._run.spill)
 
     def expand(self, log_and_images):
         log, images = log_and_images
@@ -73,9 +73,9 @@ class MinePairs(beam.PTransform):
             "steps": log["steps"],
             "known": chosen.known,
             "images": grouped,
-        } | spelling.FindVariants(self._config.variant_steps, self._num_shards, self._stage.spill)
+        } | spelling.FindVariants(self._config.variant_steps, self._num_shards, self._run.spill)
         built = grouped | pairs.BuildPairs(
-            self._stage,
+            self._run,
             of_log,
             beam.pvalue.AsSingleton(spelled.variants),
             rules,
@@ -111,9 +111,9 @@ class MineQueryPairs(beam.PTransform):
     Input: what merged.py and `MinePairs` give out.
     """
 
-    def __init__(self, stage: Stage, num_shards: int):
+    def __init__(self, run: Run, num_shards: int):
         super().__init__()
-        self._stage, self._num_shards = stage, num_shards
+        self._run, self._num_shards = run, num_shards
 
     def expand(self, log_and_pairs):
         log, found = log_and_pairs
@@ -121,14 +121,14 @@ class MineQueryPairs(beam.PTransform):
         steps = log["steps"] | "StepEdges" >> beam.Map(associations.step_edges)
         steps = (
             {"edges": steps, "known": found["known"]}
-            | "KeepSteps" >> associations.KeepKnown(self._num_shards, self._stage.spill)
+            | "KeepSteps" >> associations.KeepKnown(self._num_shards, self._run.spill)
             | "RenameSteps" >> beam.Map(associations.rename_queries, variants)
         )
         edges = (found["edges"], steps) | "Edges" >> beam.Flatten()
         return (
             {"edges": edges, "known": found["stats"]}
-            | associations.KeepKnown(self._num_shards, self._stage.spill)
-            | associations.BuildQueryPairs(self._stage, self._num_shards)
+            | associations.KeepKnown(self._num_shards, self._run.spill)
+            | associations.BuildQueryPairs(self._run, self._num_shards)
         )
 
 
@@ -138,9 +138,9 @@ class MineQueries(beam.PTransform):
     Input: what merged.py and `MinePairs` give out.
     """
 
-    def __init__(self, head_queries: int, stage: Stage, num_shards: int):
+    def __init__(self, head_queries: int, run: Run, num_shards: int):
         super().__init__()
-        self._head_queries, self._stage, self._num_shards = head_queries, stage, num_shards
+        self._head_queries, self._run, self._num_shards = head_queries, run, num_shards
 
     def expand(self, log_and_pairs):
         log, found = log_and_pairs
@@ -152,7 +152,7 @@ class MineQueries(beam.PTransform):
                 "days": log["days"],
                 "known": found["known"] | "KnownIds" >> beam.Map(queries.ids_of),
             }
-            | "HistoryByQuery" >> GroupShards(ids, self._num_shards, self._stage.spill)
+            | "HistoryByQuery" >> GroupShards(ids, self._num_shards, self._run.spill)
             | queries.KeepHistory()
         )
         of_queries = {
@@ -164,6 +164,6 @@ class MineQueries(beam.PTransform):
         ids = dict.fromkeys(of_queries, "query_id")
         return (
             of_queries
-            | "ByQuery" >> GroupShards(ids, self._num_shards, self._stage.spill)
-            | queries.BuildQueries(self._stage, self._num_shards, self._head_queries)
+            | "ByQuery" >> GroupShards(ids, self._num_shards, self._run.spill)
+            | queries.BuildQueries(self._run, self._num_shards, self._head_queries)
         )

@@ -75,7 +75,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     units = ImagePlan.of(config).units
     tasks = list(enumerate(group_units(units, config.images_per_shard)))
     model = ModelFolder.of(config.model)
@@ -83,7 +83,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     networks = Networks.of(model)
     reused = _reused(config)
     worker = ClassifyImages(
-        stage,
+        run,
         model,
         networks,
         reused.paths("embeddings"),
@@ -97,7 +97,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         | WaitForCheck(reused)
         | "ClassifyImages"
         >> MapShards(
-            stage,
+            run,
             worker,
             {"predictions": ["key", "image_id"], "embeddings": ["source"]},
             len(tasks),
@@ -106,7 +106,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     )
     outputs = {name: classified[name] for name in (outputs_lib.SHARDS, outputs_lib.COUNTS)}
     outputs | commit.CommitManifest(
-        stage,
+        run,
         {
             "predictions": commit.parquet(PREDICTIONS),
             "embeddings": commit.parquet(networks.schema),

@@ -91,7 +91,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     mined = Dataset(config.mined)
     shards = mined.shards("images")
     generator, pixel_embedder = (
@@ -104,7 +104,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         "pixel_emb": (pixel_embedder.config()["width"],),
     }
     worker = EmbedImages(
-        stage,
+        run,
         generator,
         pixel_embedder,
         index,
@@ -123,11 +123,11 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         pipeline
         | "ImageShards" >> beam.Create(tasks)
         | WaitForCheck(reused)
-        | "EmbedImages" >> MapShards(stage, worker, {"features": ["image_id"]}, num_shards, hints)
+        | "EmbedImages" >> MapShards(run, worker, {"features": ["image_id"]}, num_shards, hints)
     )
     tables = {"features": commit.parquet(worker.schema)}
     {name: embedded[name] for name in (outputs.SHARDS, outputs.COUNTS)} | commit.CommitManifest(
-        stage, tables, num_shards, config.ceilings()
+        run, tables, num_shards, config.ceilings()
     )
 
 

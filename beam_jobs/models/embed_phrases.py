@@ -31,7 +31,7 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Table
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import embedded as tables
 from schemas.tables.vectors import Vectors
 from transforms.inference.folders import ModelFolder
@@ -139,21 +139,21 @@ class Networks:
         return {"query_vector": (self.query_width,), "text_emb": (self.text_width,)}
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
     networks, mined = Networks.of(config), Dataset(config.mined)
     query_width, text_width = networks.query_width, networks.text_width
     num_shards, queries = mined.manifest.num_shards, mined.manifest.tables["queries"].rows
     # Vectors, their texts' embeddings and the index lie in the memory of one worker.
     one_worker = hints_lib.memory_hint(pipeline, queries * 4 * (2 * query_width + text_width))
 
-    images = pipeline | "EmbedClickedImages" >> EmbedImages(config, networks, mined, stage)
-    phrases = images[SHARDS] | "Phrases" >> MakePhrases(config, networks, mined, stage)
+    images = pipeline | "EmbedClickedImages" >> EmbedImages(config, networks, mined, run)
+    phrases = images[SHARDS] | "Phrases" >> MakePhrases(config, networks, mined, run)
     index = (
         (images[SHARDS], phrases[SHARDS])
         | "ImagesAndPhrases" >> beam.Flatten()
         | "Index"
         >> phrase_index.BuildIndex(
-            stage,
+            run,
             networks.generator.config()["temperature"],
             IndexSettings(
                 config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
@@ -167,7 +167,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
         | "Shards" >> beam.Flatten(),
         COUNTS: (images[COUNTS], phrases[COUNTS]) | "Counts" >> beam.Flatten(),
     } | commit.CommitManifest(
-        stage,
+        run,
         {
             "image_embs": commit.parquet(prototypes.image_embs_schema(query_width)),
             "phrases": commit.parquet(tables.phrases(networks.vectors)),
@@ -182,16 +182,16 @@ def build(pipeline: beam.Pipeline, config: Config, stage: Stage) -> None:
 class EmbedImages(beam.PTransform):
     """Clicked images → `shards` of their vectors in query space, and `counts`."""
 
-    def __init__(self, config: Config, networks: Networks, mined: Dataset, stage: Stage):
+    def __init__(self, config: Config, networks: Networks, mined: Dataset, run: Run):
         super().__init__()
         self._config, self._networks = config, networks
-        self._mined, self._stage = mined, stage
+        self._mined, self._run = mined, run
 
     def expand(self, pipeline):
         config, mined, generator = self._config, self._mined, self._networks.generator
         num_shards = mined.manifest.num_shards
         embed = phrases_lib.EmbedClickedImages(
-            self._stage,
+            self._run,
             generator,
             self._networks.query_width,
             inference_settings.of_config(config),
@@ -213,7 +213,7 @@ class EmbedImages(beam.PTransform):
             | "ImageShards" >> beam.Create(tasks)
             | WaitForCheck(reused)
             | "Embed"
-            >> MapShards(self._stage, embed, {"image_embs": ["image_id"]}, num_shards, hints)
+            >> MapShards(self._run, embed, {"image_embs": ["image_id"]}, num_shards, hints)
         )
 
 
@@ -221,20 +221,20 @@ class MakePhrases(beam.PTransform):
     """Shards of clicked images' vectors → a dict with `shards` of phrases, and their `counts`;
     `calibration`, the shard of the file that says on what scale their vectors are."""
 
-    def __init__(self, config: Config, networks: Networks, mined: Dataset, stage: Stage):
+    def __init__(self, config: Config, networks: Networks, mined: Dataset, run: Run):
         super().__init__()
         self._config, self._networks = config, networks
-        self._mined, self._stage = mined, stage
+        self._mined, self._run = mined, run
 
     def expand(self, embedded):
-        config, networks, stage = self._config, self._networks, self._stage
+        config, networks, run = self._config, self._networks, self._run
         num_shards = self._mined.manifest.num_shards
         pairs = _paths(self._mined, "pairs")
         made = (
             embedded
             | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
             | "AddPairs"
-            >> beam.Map(lambda named: (stage.absolute(named[1].path), pairs[named[1].index]))
+            >> beam.Map(lambda named: (run.absolute(named[1].path), pairs[named[1].index]))
             | prototypes.Prototypes(networks.query_width, num_shards, config.prototype_weights)
         )
         calibrated = made | calibration.Calibrate(
@@ -248,7 +248,7 @@ class MakePhrases(beam.PTransform):
         )
         shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
         built = (shards, calibrated) | phrases_lib.BuildPhrases(
-            stage,
+            run,
             networks.generator,
             networks.text_embedder,
             vectors=networks.vectors,
@@ -259,7 +259,7 @@ class MakePhrases(beam.PTransform):
         return {
             SHARDS: built[SHARDS],
             COUNTS: built[COUNTS],
-            "calibration": (calibrated, ranked) | phrase_ranks.WriteCalibration(stage),
+            "calibration": (calibrated, ranked) | phrase_ranks.WriteCalibration(run),
         }
 
 

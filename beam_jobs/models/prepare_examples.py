@@ -75,7 +75,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     from model_code.models.fusion.preprocessing import raw_schema
 
     dataset = Dataset(config.features)
@@ -87,22 +87,22 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
 
     features = pipeline | "Features" >> beam.Create(paths)
     selection = features | select.SelectLabels(config.min_label_images, config.task)
-    selected = features | select.SelectRows(selection, schema, stage)
+    selected = features | select.SelectRows(selection, schema, run)
     rows = {split: selected[split] for split in SPLITS}
-    temp = _temp_folder(pipeline, config, stage)
+    temp = _temp_folder(pipeline, config, run)
     normalised = rows | examples.Normalise(schema, temp)
-    written = normalised["rows"] | examples.WriteExamples(stage, config.num_shards)
+    written = normalised["rows"] | examples.WriteExamples(run, config.num_shards)
     learned = (normalised["graph"], normalised["metadata"], selection)
-    transform_fn = learned | examples.WriteTransformFn(stage, phrases | {"vectors": vectors})
-    anomalies = selected[select.ANOMALIES] | select.WriteAnomalies(stage)
+    transform_fn = learned | examples.WriteTransformFn(run, phrases | {"vectors": vectors})
+    anomalies = selected[select.ANOMALIES] | select.WriteAnomalies(run)
     {
         SHARDS: (written, transform_fn, anomalies) | "Shards" >> beam.Flatten(),
         DEAD: selected[DEAD],
         COUNTS: selected[COUNTS],
-    } | commit.CommitManifest(stage, _TABLES, config.num_shards, config.ceilings())
+    } | commit.CommitManifest(run, _TABLES, config.num_shards, config.ceilings())
 
 
-def _temp_folder(pipeline: beam.Pipeline, config: Config, stage) -> str:
+def _temp_folder(pipeline: beam.Pipeline, config: Config, run) -> str:
     """Where tf.Transform puts its own files.
 
     They go through TensorFlow, which knows the real Cloud Storage only: on one machine they stay on
@@ -110,9 +110,9 @@ def _temp_folder(pipeline: beam.Pipeline, config: Config, stage) -> str:
     is drawn, so a plan has it here.
     """
     if not config.dry_run and not execution.is_one_machine(pipeline.options):
-        return f"{stage.spill}/tft"
-    os.makedirs(stage.temp, exist_ok=True)
-    return f"{storage.plain_folder(stage.temp)}/tft"
+        return f"{run.spill}/tft"
+    os.makedirs(run.temp, exist_ok=True)
+    return f"{storage.plain_folder(run.temp)}/tft"
 
 
 JOB = job.Job(

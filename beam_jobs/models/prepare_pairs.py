@@ -86,7 +86,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     mined, size = Dataset(config.mined), image_size(config)
     num_shards = mined.manifest.num_shards
     limits = Limits(config.head_queries, config.min_query_images, config.validation_images)
@@ -96,7 +96,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         for shard in mined.shards("images")
     ]
     worker = PreparePairs(
-        stage,
+        run,
         config.mined,
         limits,
         size,
@@ -107,7 +107,7 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
     prepared = (
         pipeline
         | "ImageShards" >> beam.Create(tasks)
-        | "PreparePairs" >> MapShards(stage, worker, {}, num_shards)
+        | "PreparePairs" >> MapShards(run, worker, {}, num_shards)
     )
     described = {
         "backbone": config.backbone,
@@ -118,13 +118,13 @@ def build(pipeline: beam.Pipeline, config: Config, stage) -> None:
         pipeline
         | "Once" >> beam.Create([None])
         | "WriteVocabulary"
-        >> beam.FlatMap(training_pairs.write_vocabulary, config.mined, limits, stage, described)
+        >> beam.FlatMap(training_pairs.write_vocabulary, config.mined, limits, run, described)
     )
     {
         SHARDS: (prepared[SHARDS], vocabulary) | "Shards" >> beam.Flatten(),
         COUNTS: prepared[COUNTS],
     } | commit.CommitManifest(
-        stage,
+        run,
         {
             "train": Table("tfrecord", "", ()),
             "validation": Table("tfrecord", "", ()),

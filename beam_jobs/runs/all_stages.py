@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.mining import check as mined_check
 from beam_jobs.runs import stage_flags
 from beam_jobs.runs.overrides import RunConfig, command_of, flags_of, parse_overrides
-from beam_jobs.runs.stages import FORGET, SAMPLES, STEPS, Step
+from beam_jobs.runs.stages import FORGET, SAMPLES, STAGES, Stage
 from model_code.metrics.evaluation import decimals, unmeasured
 from model_code.models.fusion.family import FUSION
 from model_code.report.data import read_evaluation
@@ -91,55 +91,55 @@ def check(config: RunConfig) -> None:
         raise PhraseLensError(
             " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
         )
-    steps = (SAMPLES, FORGET, *STEPS)
-    overrides = parse_overrides(config.set, [step.name for step in steps])
-    for step in steps:
-        is_on_beam = config.beam and step.is_beam_job and step is not FORGET
-        if step.name in overrides or is_on_beam:
-            stage_flags.check(step.name, step.module, command_of(step, config)[3:])
+    todo = (SAMPLES, FORGET, *STAGES)
+    overrides = parse_overrides(config.set, [stage.name for stage in todo])
+    for stage in todo:
+        is_on_beam = config.beam and stage.is_beam_job and stage is not FORGET
+        if stage.name in overrides or is_on_beam:
+            stage_flags.check(stage.name, stage.module, command_of(stage, config)[3:])
 
 
-def steps_of(config: Config) -> tuple[Step, ...]:
+def stages_of(config: Config) -> tuple[Stage, ...]:
     """The stages to run.
 
     Raises:
       PhraseLensError: `--until` names none of them.
     """
     first = (SAMPLES,) if config.samples else (FORGET,) if config.days and config.forget else ()
-    steps = (*first, *STEPS)
-    names = [step.name for step in steps]
+    todo = (*first, *STAGES)
+    names = [stage.name for stage in todo]
     if config.until and config.until not in names:
         raise PhraseLensError(
             f"--until={config.until}",
             f"one of {', '.join(names)}",
             stage_flags.nearest(config.until, names),
         )
-    return steps[: names.index(config.until) + 1] if config.until else steps
+    return todo[: names.index(config.until) + 1] if config.until else todo
 
 
-def run_steps(config: Config, steps: Sequence[Step]) -> int:
+def run_stages(config: Config, todo: Sequence[Stage]) -> int:
     """Runs the stages one after the other; returns the exit status of the first that fails.
 
     Raises:
       PhraseLensError: what was mined is not enough for a later stage.
     """
-    for n, step in enumerate(steps, 1):
-        command = command_of(step, config)
-        print(f"\nstage {n} of {len(steps)}: {step.name} — {step.does}", flush=True)
+    for n, stage in enumerate(todo, 1):
+        command = command_of(stage, config)
+        print(f"\nstage {n} of {len(todo)}: {stage.name} — {stage.does}", flush=True)
         start = time.monotonic()
         status = launch.call(command)
         took = duration(time.monotonic() - start)
         if status:
             print(
-                f"error: {step.name} failed after {took} with exit status {status}:\n"
+                f"error: {stage.name} failed after {took} with exit status {status}:\n"
                 f"  {shlex.join(command)}\n"
                 "Mend what it says, then give the same command again: what is done stays done.",
                 file=sys.stderr,
             )
             return status if status > 0 else Exit.UNAVAILABLE  # it was killed
-        print(f"{step.name}: {took}", flush=True)
-        if step.name == "mine_pairs":
-            check_mined(config, {later.name: flags_of(later, config) for later in steps[n:]})
+        print(f"{stage.name}: {took}", flush=True)
+        if stage.name == "mine_pairs":
+            check_mined(config, {later.name: flags_of(later, config) for later in todo[n:]})
     return 0
 
 
@@ -156,7 +156,7 @@ def check_mined(config: RunConfig, later: Mapping[str, Mapping[str, str]]) -> No
     mined_check.check_dataset(storage.join(config.workdir, "mined"), later)
 
 
-def delete_the_rest(work: str, date: str = "", done: Sequence[Step] = STEPS) -> None:
+def delete_the_rest(work: str, date: str = "", done: Sequence[Stage] = STAGES) -> None:
     """Deletes what must be forgotten where it may still lie; see `forgetting.forget`.
 
     Args:
@@ -164,7 +164,7 @@ def delete_the_rest(work: str, date: str = "", done: Sequence[Step] = STEPS) -> 
       date: the snapshot that was made without it, or "".
       done: the stages that were made without it, or never held it; of others nothing stays.
     """
-    for folder in forgetting.forget(work, [step.output for step in done if step.output], date):
+    for folder in forgetting.forget(work, [stage.output for stage in done if stage.output], date):
         print(f"deleted {folder}: it was made of what must be forgotten; make it again if needed")
 
 
@@ -172,17 +172,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         config = command_line.parse(Config, "./run.sh all", __doc__ or "", argv)
         check(config)
-        steps = steps_of(config)
+        todo = stages_of(config)
         if config.dry_run:
-            for step in steps:
-                print(shlex.join(["python", *command_of(step, config)[1:]]))
+            for stage in todo:
+                print(shlex.join(["python", *command_of(stage, config)[1:]]))
             return 0
         start = time.monotonic()
-        status = run_steps(config, steps)
+        status = run_stages(config, todo)
         if not status:
-            print(f"\nall {len(steps)} stages: {duration(time.monotonic() - start)}")
+            print(f"\nall {len(todo)} stages: {duration(time.monotonic() - start)}")
             if config.forget:
-                delete_the_rest(config.workdir, done=steps)
+                delete_the_rest(config.workdir, done=todo)
             if not config.until:
                 print(results(config))
         return status

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from beam_jobs.runs import stage_flags
-from beam_jobs.runs.stages import FORGET, SAMPLES, STEPS, Step
+from beam_jobs.runs.stages import FORGET, SAMPLES, STAGES, Stage
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import quiet
@@ -121,23 +121,23 @@ def sample_inputs(root: str) -> dict[str, str]:
     return {flag_name: f"{run}/{table}/*.parquet" for flag_name, table in tables.items()}
 
 
-def flags_of(step: Step, config: RunConfig) -> dict[str, str]:
+def flags_of(stage: Stage, config: RunConfig) -> dict[str, str]:
     """The flags of a stage: inputs, then the preset's settings, then those of `--set`."""
-    flags = {name: storage.join(config.workdir, path) for name, path in step.inputs.items()}
+    flags = {name: storage.join(config.workdir, path) for name, path in stage.inputs.items()}
     given = dataclasses.asdict(config)
     if config.samples:
         given |= sample_inputs(storage.join(config.workdir, SAMPLES.output))
-    given["datasets"] = ",".join(s.output for s in (SAMPLES, *STEPS) if s is not step)
-    flags |= {name: given[of] for name, of in step.takes.items() if given[of]}
-    names = [s.name for s in (SAMPLES, FORGET, *STEPS)]
+    given["datasets"] = ",".join(s.output for s in (SAMPLES, *STAGES) if s is not stage)
+    flags |= {name: given[of] for name, of in stage.takes.items() if given[of]}
+    names = [s.name for s in (SAMPLES, FORGET, *STAGES)]
     for settings in (PRESETS[config.preset], parse_overrides(config.set, names)):
-        flags |= settings.get(step.name, {})
-    output = {"output": storage.join(config.workdir, step.output)} if step.output else {}
+        flags |= settings.get(stage.name, {})
+    output = {"output": storage.join(config.workdir, stage.output)} if stage.output else {}
     return flags | output
 
 
-def command_of(step: Step, config: RunConfig) -> list[str]:
+def command_of(stage: Stage, config: RunConfig) -> list[str]:
     """The command line of a stage."""
-    flags = [f"--{name}={value}" for name, value in flags_of(step, config).items()]
-    beam = shlex.split(config.beam) if step.is_beam_job else []
-    return [sys.executable, "-m", step.module, *flags, *quiet.flags(), *beam]
+    flags = [f"--{name}={value}" for name, value in flags_of(stage, config).items()]
+    beam = shlex.split(config.beam) if stage.is_beam_job else []
+    return [sys.executable, "-m", stage.module, *flags, *quiet.flags(), *beam]

@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from beam_jobs.frame import parsing
 from beam_jobs.mining import log as log_lib
-from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.stages import Step
-from beam_jobs.runs.steps import Config
+from beam_jobs.runs import chosen
+from beam_jobs.runs.chosen import Config
+from beam_jobs.runs.stages import Stage
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
-from schemas.runs import stage as stage_lib
-from schemas.runs.stage import Stage
+from schemas.runs import run as run_lib
+from schemas.runs.run import Run
 from transforms.images.places import Places
 from transforms.images.plan import plan_images
 from transforms.images.read import source_of
@@ -126,34 +126,34 @@ def compared(
     return Sources(images, new, len(known.keys() - seen), written, copies)
 
 
-def stage_of(step: Step, argv: Sequence[str]) -> tuple[Any, Stage]:
+def run_of(stage: Stage, argv: Sequence[str]) -> tuple[Any, Run]:
     """A stage's config, and the run that it would do.
 
     Raises:
       PhraseLensError: an input is wrong or missing.
     """
-    module = importlib.import_module(step.module)
-    if step.is_beam_job:
+    module = importlib.import_module(stage.module)
+    if stage.is_beam_job:
         config, _ = parsing.parse(module.JOB.name, module.JOB.config, module.JOB.doc, argv)
         inputs = module.JOB.preflight(config)
-        modules = [step.module]
-        return config, stage_lib.plan(step.name, config, modules, inputs.datasets, inputs.raw)
-    config = command_line.parse(module.Config, step.name, "", argv)
-    datasets = {name: getattr(config, name) for name in step.inputs}
-    return config, stage_lib.plan(step.name, config, module.MODULES, datasets)
+        modules = [stage.module]
+        return config, run_lib.plan(stage.name, config, modules, inputs.datasets, inputs.raw)
+    config = command_line.parse(module.Config, stage.name, "", argv)
+    datasets = {name: getattr(config, name) for name in stage.inputs}
+    return config, run_lib.plan(stage.name, config, module.MODULES, datasets)
 
 
-def changes(stage: Stage) -> str:
+def changes(run: Run) -> str:
     """What tells a run from the last one of its dataset."""
-    last = manifest.read(stage.output)
+    last = manifest.read(run.output)
     if last is None:
         return "never done before"
-    found = [f"input {n}" for n in sorted(stage.inputs) if last.inputs.get(n) != stage.inputs[n]]
-    found += [f"input {n} is gone" for n in sorted(last.inputs.keys() - stage.inputs.keys())]
+    found = [f"input {n}" for n in sorted(run.inputs) if last.inputs.get(n) != run.inputs[n]]
+    found += [f"input {n} is gone" for n in sorted(last.inputs.keys() - run.inputs.keys())]
     # What was stored as JSON has lists where settings have tuples.
-    settings = json.loads(json.dumps(stage.settings))
+    settings = json.loads(json.dumps(run.settings))
     found += [f"--{n}" for n in sorted(settings) if last.config.get(n) != settings[n]]
-    found += ["code"] if last.code != stage.code else []
+    found += ["code"] if last.code != run.code else []
     return "changed: " + ", ".join(found or ["nothing that is known"])
 
 
@@ -163,42 +163,42 @@ def plan(config: Config) -> list[Planned]:
     Raises:
       PhraseLensError: inputs are missing or wrong.
     """
-    trained = reprocess_steps.retrained(config)
-    models = reprocess_steps.models_in_use(config)
-    earlier = reprocess_steps.earlier_runs(config, models)
+    trained = chosen.retrained(config)
+    models = chosen.models_in_use(config)
+    earlier = chosen.earlier_runs(config, models)
     where = {name: path for name, path in models.items() if name not in trained}
     planned: list[Planned] = []
     changing: set[str] = set()
     sources: Sources | None = None
-    for step in reprocess_steps.steps_of(config):
-        flags = reprocess_steps.flags_of(step, config, where, earlier)
-        upstream = sorted(changing & set(step.inputs.values()))
-        mined, argv = None, reprocess_steps.command_of(step, flags, config)
-        if step.name in ("forget", "report"):
-            planned.append(Planned(step.name, True, "--forget"))
+    for stage in chosen.stages_of(config):
+        flags = chosen.flags_of(stage, config, where, earlier)
+        upstream = sorted(changing & set(stage.inputs.values()))
+        mined, argv = None, chosen.command_of(stage, flags, config)
+        if stage.name in ("forget", "report"):
+            planned.append(Planned(stage.name, True, "--forget"))
             continue
         if upstream:
             why = "to be made: " + ", ".join(upstream)
-        elif step.trains:
+        elif stage.trains:
             why = "--retrain"
         else:
-            mined, stage = stage_of(step, argv)
-            if last := stage_lib.latest(stage.output, stage.fingerprint):
-                where[step.output] = manifest.run_folder(stage.output, last.run_id)
-                planned.append(Planned(step.name, False, "nothing has changed"))
+            mined, run = run_of(stage, argv)
+            if last := run_lib.latest(run.output, run.fingerprint):
+                where[stage.output] = manifest.run_folder(run.output, last.run_id)
+                planned.append(Planned(stage.name, False, "nothing has changed"))
                 continue
-            why = changes(stage)
-        changing.add(step.output)
-        if step.name == "mine_pairs":
+            why = changes(run)
+        changing.add(stage.output)
+        if stage.name == "mine_pairs":
             sources = compare_sources(mined, flags.get("reuse", ""))
-        row = Planned(step.name, True, why)
-        planned.append(_with_images(row, step, trained, earlier, sources))
+        row = Planned(stage.name, True, why)
+        planned.append(_with_images(row, stage, trained, earlier, sources))
     return planned
 
 
 def _with_images(
     row: Planned,
-    step: Step,
+    stage: Stage,
     trained: Sequence[str],
     earlier: Mapping[str, str],
     sources: Sources | None,
@@ -209,27 +209,27 @@ def _with_images(
         return dataclasses.replace(
             row, why=row.why + what, images=sources.new, reused=sources.images - sources.new
         )
-    if not step.networks:
+    if not stage.networks:
         return row
     seen = sources or _sources_of(earlier)
-    known = set() if set(step.networks) & set(trained) else _embedded(step, earlier)
+    known = set() if set(stage.networks) & set(trained) else _embedded(stage, earlier)
     if not known:
         return dataclasses.replace(row, images=seen.images, most=True)
-    if step.name == "classify_images":
+    if stage.name == "classify_images":
         # It looks at every file, and each time anew at those that are no image.
         return dataclasses.replace(row, images=seen.new, reused=seen.images - seen.new)
     new = seen.lacking(known)
     return dataclasses.replace(row, images=new, reused=len(known), most=bool(new or seen.gone))
 
 
-def _embedded(step: Step, earlier: Mapping[str, str]) -> set[str]:
+def _embedded(stage: Stage, earlier: Mapping[str, str]) -> set[str]:
     """Ids of the images that an earlier run has embedded."""
-    if step.keeps is None or step.output not in earlier:
+    if stage.keeps is None or stage.output not in earlier:
         return set()
-    table, column = step.keeps
-    if table not in Dataset(earlier[step.output]).manifest.tables:
+    table, column = stage.keeps
+    if table not in Dataset(earlier[stage.output]).manifest.tables:
         return set()
-    batches = Dataset(earlier[step.output]).batches(table, [column])
+    batches = Dataset(earlier[stage.output]).batches(table, [column])
     return {value for batch in batches for value in batch[column].to_pylist()}
 
 

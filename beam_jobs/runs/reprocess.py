@@ -26,10 +26,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from beam_jobs.frame.beside import Beside
-from beam_jobs.runs import all_stages, overrides, stages
-from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.stages import Step
-from beam_jobs.runs.steps import Config
+from beam_jobs.runs import all_stages, chosen, overrides, stages
+from beam_jobs.runs.chosen import Config
+from beam_jobs.runs.stages import Stage
 from schemas.base import storage
 from schemas.base.errors import (
     Exit,
@@ -69,8 +68,8 @@ class Done:
     reused: int
 
 
-def run_step(
-    step: Step,
+def run_stage(
+    stage: Stage,
     argv: Sequence[str],
     output: str,
     beside: Beside | None = None,
@@ -79,7 +78,7 @@ def run_step(
     """Runs a stage in this process, or beside it where there is something to do meanwhile.
 
     Args:
-      step: the stage.
+      stage: the stage.
       argv: its command line.
       output: its dataset, or "".
       beside: the process to run it in.
@@ -91,25 +90,25 @@ def run_step(
     before = {run.run_id for run in run_folders.runs(output) if run.committed} if output else set()
     start = time.monotonic()
     if beside and meanwhile:
-        status = beside.run(step.name, argv, meanwhile)
+        status = beside.run(stage.name, argv, meanwhile)
     else:
-        status = importlib.import_module(step.module).run(list(argv))
+        status = importlib.import_module(stage.module).run(list(argv))
     seconds = time.monotonic() - start
     if status:
-        raise StageError(step.name, status)
+        raise StageError(stage.name, status)
     after = manifest.read(output) if output else None
     if after is None:
-        return Done(step.name, seconds, "", False, 0, 0)
+        return Done(stage.name, seconds, "", False, 0, 0)
     skipped = after.run_id in before
     images, reused = images_of(after)
-    return Done(step.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
+    return Done(stage.name, seconds, after.run_id, skipped, 0 if skipped else images, reused)
 
 
 def images_of(done: manifest.Manifest) -> tuple[int, int]:
     """Images of a run that were decoded or embedded, and those that were taken over."""
     counters = done.counters
     kinds = ("images", "training_images", "calibration_images")
-    if done.stage not in {step.name for step in stages.STEPS if step.reuses}:
+    if done.stage not in {stage.name for stage in stages.STAGES if stage.reuses}:
         return 0, 0
     reused = counters.get("reused.rows", 0)
     forgotten = counters.get("images.dropped_forgotten", 0)
@@ -123,32 +122,32 @@ class StageError(Exception):
 
 
 def loading(
-    steps: Sequence[Step], config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
+    todo: Sequence[Stage], config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
 ) -> Callable[[], None] | None:
     """What loads the image networks into this process before a stage needs them.
 
     Args:
-      steps: the stages of the run.
+      todo: the stages of the run.
       config: of the run.
-      where, earlier: see `reprocess_steps.flags_of`.
+      where, earlier: see `chosen.flags_of`.
 
     Returns:
       None where no stage needs them, or something is to be trained before.
     """
-    named = {step.name: step for step in steps}
-    if not {"embed_phrases", "embed_images"} <= set(named) or reprocess_steps.retrained(config):
+    named = {stage.name: stage for stage in todo}
+    if not {"embed_phrases", "embed_images"} <= set(named) or chosen.retrained(config):
         return None
 
     def argv(name: str) -> list[str]:
-        flags = reprocess_steps.flags_of(named[name], config, where, earlier)
-        return reprocess_steps.command_of(named[name], flags, config)
+        flags = chosen.flags_of(named[name], config, where, earlier)
+        return chosen.command_of(named[name], flags, config)
 
     def load() -> None:
         # What is wrong with the networks or their flags, the stage says that needs them.
         with contextlib.suppress(Exception, SystemExit):
             from beam_jobs.models.preload import preload
 
-            modules = [step.module for step in steps]
+            modules = [stage.module for stage in todo]
             preload(argv("embed_phrases"), argv("embed_images"), modules)
 
     return load
@@ -166,36 +165,36 @@ def reprocess(config: Config, miner: Beside | None = None) -> Iterator[Done]:
         for a later stage.
       StageError: a stage failed.
     """
-    trained = reprocess_steps.retrained(config)
-    in_use = reprocess_steps.models_in_use(config)
-    earlier = reprocess_steps.earlier_runs(config, in_use)
+    trained = chosen.retrained(config)
+    in_use = chosen.models_in_use(config)
+    earlier = chosen.earlier_runs(config, in_use)
     where = {name: path for name, path in in_use.items() if name not in trained}
     runs = {name: Dataset(path).manifest.run_id for name, path in where.items()}
-    steps = reprocess_steps.steps_of(config)
+    todo = chosen.stages_of(config)
 
-    def run(step: Step) -> Done:
-        flags = reprocess_steps.flags_of(step, config, where, earlier)
-        argv = reprocess_steps.command_of(step, flags, config)
-        print(f"\n{step.name} — {step.does}", flush=True)
-        output = storage.join(config.workdir, step.output) if step.output else ""
+    def run(stage: Stage) -> Done:
+        flags = chosen.flags_of(stage, config, where, earlier)
+        argv = chosen.command_of(stage, flags, config)
+        print(f"\n{stage.name} — {stage.does}", flush=True)
+        output = storage.join(config.workdir, stage.output) if stage.output else ""
         # Mining has no use for networks.
-        mines = step.name == "mine_pairs"
-        meanwhile = loading(steps, config, where, earlier) if mines and miner else None
-        done = run_step(step, argv, output, miner, meanwhile)
+        mines = stage.name == "mine_pairs"
+        meanwhile = loading(todo, config, where, earlier) if mines and miner else None
+        done = run_stage(stage, argv, output, miner, meanwhile)
         gc.collect()  # graphs and networks of a stage are cycles, and large
         if mines:
             gc.freeze()  # what is loaded by now stays: to go through it again takes seconds
         if output:
-            runs[step.output] = done.run_id
-            where[step.output] = manifest.run_folder(output, done.run_id)
+            runs[stage.output] = done.run_id
+            where[stage.output] = manifest.run_folder(output, done.run_id)
         return done
 
     # Nobody's data waits for a report of it.
-    reports = [step for step in steps if step.name == "report"]
-    others = [step for step in steps if step.name != "report"]
-    for n, step in enumerate(others, 1):
-        done = run(step)
-        if step.name == "mine_pairs":
+    reports = [stage for stage in todo if stage.name == "report"]
+    others = [stage for stage in todo if stage.name != "report"]
+    for n, stage in enumerate(others, 1):
+        done = run(stage)
+        if stage.name == "mine_pairs":
             later = {s.name: overrides.flags_of(s, config) for s in others[n:]}
             all_stages.check_mined(config, later)
         yield done
@@ -203,8 +202,8 @@ def reprocess(config: Config, miner: Beside | None = None) -> Iterator[Done]:
     if config.forget:
         all_stages.delete_the_rest(config.workdir, config.date)
         pending.end(config.workdir)
-    for step in reports:
-        yield run(step)
+    for stage in reports:
+        yield run(stage)
         changes.write(config.workdir, config.date, runs, replace_used=bool(config.forget))
 
 
@@ -341,7 +340,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
 def _say_what_is_left(config: Config) -> None:
     """Says where what must be forgotten may still lie, after a deletion that failed."""
     if config.forget and (begun := pending.read(config.workdir)):
-        names = [step.output for step in stages.STEPS]
+        names = [stage.output for stage in stages.STAGES]
         print(
             f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
             "./run.sh reprocess ends this deletion first, and nothing is put in use before",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class Stage:
     """One stage of a run.
 
     Attributes:
@@ -51,7 +51,7 @@ def _same(*names: str, **others: str) -> dict[str, str]:
     return {name: name for name in names} | others
 
 
-SAMPLES = Step(
+SAMPLES = Stage(
     name="make_samples",
     module="samples.make_samples",
     does="draws scenes, a click log and labels",
@@ -59,7 +59,7 @@ SAMPLES = Step(
 )
 
 # Before all others where something must be forgotten; it makes no dataset.
-FORGET = Step(
+FORGET = Stage(
     name="forget",
     module="beam_jobs.mining.forget",
     does="deletes from days what must be forgotten",
@@ -68,15 +68,15 @@ FORGET = Step(
 )
 
 # Once a day, before a run; its days are no dataset of the work folder.
-MINE_LOG = Step(
+MINE_LOG = Stage(
     name="mine_log",
     module="beam_jobs.mining.mine_log",
     does="makes a day of its click log, which merges with others",
     output="",
 )
 
-STEPS = (
-    Step(
+STAGES = (
+    Stage(
         name="mine_pairs",
         module="beam_jobs.mining.mine_pairs",
         does="finds who chose which image for which query",
@@ -94,28 +94,28 @@ STEPS = (
         ),
         reuses=True,
     ),
-    Step(
+    Stage(
         name="prepare_pairs",
         module="beam_jobs.models.prepare_pairs",
         does="brings clicked images to training resolution, with their queries",
         output="training_pairs",
         inputs=_same("mined"),
     ),
-    Step(
+    Stage(
         name="train_text_generator",
         module="model_code.models.text_generator.train",
         does="learns to predict queries from pixels",
         output="text_generator",
         inputs=_same(pairs="training_pairs"),
     ),
-    Step(
+    Stage(
         name="train_text_embedder",
         module="model_code.models.text_embedder.train",
         does="learns which queries mean alike",
         output="text_embedder",
         inputs=_same("mined"),
     ),
-    Step(
+    Stage(
         name="embed_phrases",
         module="beam_jobs.models.embed_phrases",
         does="gives every query its vectors and builds the phrase index",
@@ -125,14 +125,14 @@ STEPS = (
         keeps=("image_embs", "image_id"),
         reuses=True,
     ),
-    Step(
+    Stage(
         name="train_pixel_embedder",
         module="model_code.models.pixel_embedder.train",
         does="prepares the pixel network",
         output="pixel_embedder",
         inputs=_same("mined"),
     ),
-    Step(
+    Stage(
         name="embed_images",
         module="beam_jobs.models.embed_images",
         does="predicts phrases and embeds text and pixels of every image",
@@ -142,28 +142,28 @@ STEPS = (
         keeps=("features", "image_id"),
         reuses=True,
     ),
-    Step(
+    Stage(
         name="prepare_examples",
         module="beam_jobs.models.prepare_examples",
         does="checks and normalises the labelled images' features",
         output="examples",
         inputs=_same("features"),
     ),
-    Step(
+    Stage(
         name="train_fusion",
         module="model_code.models.fusion.train",
         does="trains and compares the pixel-only, text-only and fused classifiers",
         output="fusion",
         inputs=_same("examples"),
     ),
-    Step(
+    Stage(
         name="export_model",
         module="model_code.models.fusion.export",
         does="joins all networks into one model: image bytes to labels and phrases",
         output="model",
         inputs=_same("pixel_embedder", "phrases", "fusion", generator="text_generator"),
     ),
-    Step(
+    Stage(
         name="classify_images",
         module="beam_jobs.models.classify_images",
         does="classifies every image",
@@ -174,7 +174,7 @@ STEPS = (
         keeps=("embeddings", "source"),
         reuses=True,
     ),
-    Step(
+    Stage(
         name="report",
         module="model_code.report.pages",
         does="writes the report and the cards",
@@ -184,25 +184,25 @@ STEPS = (
 )
 
 
-def beam_jobs() -> dict[str, Step]:
+def beam_jobs() -> dict[str, Stage]:
     """The Beam jobs by their names: those of every day, then those of a run."""
-    steps = (MINE_LOG, *STEPS, FORGET)
-    return {step.name: step for step in steps if step.is_beam_job}
+    todo = (MINE_LOG, *STAGES, FORGET)
+    return {stage.name: stage for stage in todo if stage.is_beam_job}
 
 
 def models() -> tuple[str, ...]:
     """The datasets of the models that are trained, in the order of their stages."""
-    return tuple(step.output for step in STEPS if step.trains)
+    return tuple(stage.output for stage in STAGES if stage.trains)
 
 
-def readers(dataset: str) -> tuple[Step, ...]:
+def readers(dataset: str) -> tuple[Stage, ...]:
     """The stages that read a dataset."""
-    return tuple(step for step in STEPS if dataset in step.inputs.values())
+    return tuple(stage for stage in STAGES if dataset in stage.inputs.values())
 
 
 def needed_models() -> tuple[str, ...]:
     """The models without which a run cannot be done: those that another stage reads."""
-    return tuple(m for m in models() if not all(step.trains for step in readers(m)))
+    return tuple(m for m in models() if not all(stage.trains for stage in readers(m)))
 
 
 def trained_with(names: Collection[str]) -> tuple[str, ...]:
@@ -211,13 +211,13 @@ def trained_with(names: Collection[str]) -> tuple[str, ...]:
     A classifier knows only the embeddings that it was trained on.
     """
     changed = set(names)
-    for step in STEPS:
-        if changed & set(step.inputs.values()):
-            changed.add(step.output)
+    for stage in STAGES:
+        if changed & set(stage.inputs.values()):
+            changed.add(stage.output)
     return tuple(name for name in models() if name in changed)
 
 
-def only_trained_on(step: Step) -> tuple[str, ...]:
+def only_trained_on(stage: Stage) -> tuple[str, ...]:
     """The models that alone read what a stage makes; () where another stage reads it, or none."""
-    found = readers(step.output)
+    found = readers(stage.output)
     return tuple(s.output for s in found) if all(s.trains for s in found) else ()

@@ -134,7 +134,7 @@ class Collection:
         """
         folders: dict[str, str] = {}
         changed: set[str] = set()
-        for step in stages_lib.STEPS:
+        for step in stages_lib.STAGES:
             here = step.name in changes or not changed.isdisjoint(step.inputs.values())
             parent = storage.join(self.base.workdir, "variants", variant) if here else None
             folders[step.output] = storage.join(parent or self.base.workdir, step.output)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_jobs.runs.steps import MODELS
+from beam_jobs.runs.chosen import MODELS
 from schemas.base import storage
 from schemas.console import launch
 from schemas.console.flags import flag

@@ -166,21 +166,21 @@ def beam_jobs(settings: Settings) -> tuple[Command, ...]:
     table, found = stages(), []
     made: set[str] = set()
     models = set(table.models())
-    for step in table.STEPS:
-        inputs = set(step.inputs.values())
-        if not step.is_beam_job or table.only_trained_on(step) or not inputs <= models | made:
+    for stage in table.STAGES:
+        inputs = set(stage.inputs.values())
+        if not stage.is_beam_job or table.only_trained_on(stage) or not inputs <= models | made:
             continue
-        made.add(step.output)
+        made.add(stage.output)
         flags = {
-            n: settings.reprocess[of] for n, of in step.takes.items() if of in settings.reprocess
+            n: settings.reprocess[of] for n, of in stage.takes.items() if of in settings.reprocess
         }
-        for name, dataset in step.inputs.items():
+        for name, dataset in stage.inputs.items():
             folder = f"current/{dataset}" if dataset in models else dataset
             flags[name] = f"{settings.workdir}/{folder}"
-        output = f"{settings.workdir}/{step.output}"
-        flags |= {"reuse": output} if step.reuses else {}
-        flags |= {"output": output} | dict(settings.stages.get(step.name, {}))
-        found.append(Command(step.name, flags, on_dataflow=True))
+        output = f"{settings.workdir}/{stage.output}"
+        flags |= {"reuse": output} if stage.reuses else {}
+        flags |= {"output": output} | dict(settings.stages.get(stage.name, {}))
+        found.append(Command(stage.name, flags, on_dataflow=True))
     return tuple(found)
 
 

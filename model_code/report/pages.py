@@ -29,7 +29,7 @@ from schemas.console.flags import flag
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command, snapshots
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 NAME = "report"
 MODULES = ("model_code.report.pages",)
@@ -226,7 +226,7 @@ def render(context: Mapping) -> dict[str, str]:
     }
 
 
-def work(config: Config, planned: Stage) -> int:
+def work(config: Config, planned: Run) -> int:
     datasets = {name: Dataset(path) for name, path in folders(config).items()}
     context = describe(datasets, config.gallery)
     local = planned.empty_folder("report")

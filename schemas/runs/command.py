@@ -13,8 +13,9 @@ from schemas.base.errors import PhraseLensError
 from schemas.console import flags as flags_lib
 from schemas.console import heartbeat, quiet
 from schemas.datasets import checks
-from schemas.runs import command_line, stage
-from schemas.runs.stage import Stage
+from schemas.runs import command_line
+from schemas.runs import run as run_lib
+from schemas.runs.run import Run
 
 
 def main(
@@ -22,7 +23,7 @@ def main(
     config_class: type,
     doc: str | None,
     argv: Sequence[str] | None,
-    work: Callable[[Any, Stage], int],
+    work: Callable[[Any, Run], int],
     datasets: Callable[[Any], Mapping[str, str]],
     modules: Sequence[str],
     raw_inputs: Callable[[Any], Mapping[str, str]] | None = None,
@@ -34,7 +35,7 @@ def main(
       config_class: the dataclass of its flags; has `output` and `dry_run`.
       doc: the module's docstring, shown by `--help`.
       argv: flags, or None for those of the process.
-      work: does the work, commits it to the stage, prints results, returns the exit status.
+      work: does the work, commits it to the run, prints results, returns the exit status.
       datasets: config → name and folder of each input dataset.
       modules: the modules whose sources make the rows; the first one is the command itself.
       raw_inputs: config → name and content hash of each input that is no dataset.
@@ -47,7 +48,7 @@ def main(
         config = command_line.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
         raw = raw_inputs(config) if raw_inputs else {}
         inputs = datasets(config)
-        planned = stage.plan(name, config, modules, inputs, raw)
+        planned = run_lib.plan(name, config, modules, inputs, raw)
         if planned.done:
             if not config.dry_run:
                 planned.restore()
@@ -65,7 +66,7 @@ def main(
         return checks.tell_of_inputs(error, inputs.values())
 
 
-def describe(planned: Stage, config: Any) -> str:
+def describe(planned: Run, config: Any) -> str:
     """The plan of a run, for people."""
     lines = [f"{planned.name}: run {planned.run_id} → {planned.output}"]
     if quiet.verbose():

@@ -57,7 +57,7 @@ def test_labels_of_few_images_are_no_classes_and_their_rows_keep_their_split(dat
 
 
 def test_variants_and_collections_set_flags_that_exist():
-    steps = {step.name: step for step in stages.STEPS}
+    steps = {step.name: step for step in stages.STAGES}
     for name, changes in {**quality.VARIANTS, "all": quality.SETTINGS}.items():
         for stage, settings in changes.items():
             config = importlib.import_module(steps[stage].module).Config

@@ -16,7 +16,7 @@ from model_code.phrases.settings import PhraseSettings
 from schemas.datasets.dataset import Dataset
 from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.datasets.work_folder import STAGES, TinyRun
 from tests.support.inputs import image_files
 from tests.support.inputs.image_files import encode, photo
 
@@ -237,7 +237,7 @@ def test_predictions_are_what_the_model_says(tiny_run, images, classified):
 
 def test_vectors_of_the_same_networks_are_taken_from_an_earlier_run(tiny_run, tmp_path):
     before = Dataset(tiny_run.dataset("embed_images"))
-    flags = overrides.flags_of(STEPS["embed_images"], tiny_run.config)
+    flags = overrides.flags_of(STAGES["embed_images"], tiny_run.config)
     flags |= {"num_phrases": "2", "reuse": before.root, "output": str(tmp_path / "features")}
     assert embed_images.run([f"--{name}={value}" for name, value in flags.items()]) == 0
     after = Dataset(flags["output"])

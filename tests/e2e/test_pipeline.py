@@ -18,12 +18,12 @@ from schemas.datasets.dataset import Dataset
 from schemas.maintenance import verify
 from schemas.tables.mined import SPLITS
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.datasets.work_folder import STAGES, TinyRun
 
 
 @pytest.fixture(scope="module")
 def datasets(tiny_run: TinyRun) -> dict[str, Dataset]:
-    return {name: Dataset(tiny_run.dataset(name)) for name in STEPS}
+    return {name: Dataset(tiny_run.dataset(name)) for name in STAGES}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def started(tiny_run: TinyRun) -> CompletedProcess[str]:
     return work_folder.drive(tiny_run.config, f"--until={STARTED}")
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STAGES)
 def test_every_stage_is_committed_and_whole(tiny_run, name):
     assert Dataset(tiny_run.dataset(name)).manifest.stage == name
     assert checks.verify(tiny_run.dataset(name)) == []
@@ -63,7 +63,7 @@ def test_every_stage_is_committed_and_whole(tiny_run, name):
 
 def test_verify_finds_all_datasets_of_a_work_folder(tiny_run, capsys):
     assert verify.run([tiny_run.config.workdir]) == 0
-    assert len(re.findall("^  ok$", capsys.readouterr().out, re.MULTILINE)) == len(STEPS)
+    assert len(re.findall("^  ok$", capsys.readouterr().out, re.MULTILINE)) == len(STAGES)
 
 
 def test_every_click_is_a_pair_or_counted(datasets, counters):
@@ -188,7 +188,7 @@ def test_every_line_is_one_of_ours(tiny_run, started):
 def test_flags_are_shown_where_they_are_not_the_defaults(tiny_run):
     """Of every stage those that it was given, and no other setting."""
     shown = re.findall(r"^  ('?--\w+=.*)$", tiny_run.printed, re.MULTILINE)
-    given = [overrides.flags_of(step, tiny_run.config) for step in STEPS.values()]
+    given = [overrides.flags_of(step, tiny_run.config) for step in STAGES.values()]
     for line, flags in zip(shown, given, strict=True):
         words = dict(word[2:].split("=", 1) for word in shlex.split(line))
         assert set(words) <= set(flags)
@@ -234,13 +234,13 @@ def done_already(printed: str) -> set[str]:
 
 
 def test_running_again_does_nothing(tiny_run, started, tmp_path):
-    names = list(STEPS)
+    names = list(STAGES)
     assert started.returncode == 0, started.stderr
     assert done_already(started.stdout) == set(names[: names.index(STARTED) + 1])
     before = files_of(tiny_run.config.workdir)
     done = work_folder.drive_forks(tiny_run.config, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done_already(done.stdout) == set(STEPS)
+    assert done_already(done.stdout) == set(STAGES)
     assert files_of(tiny_run.config.workdir) == before
     assert table_of(done.stdout) == table_of(tiny_run.printed)
 
@@ -250,8 +250,8 @@ def test_dry_run_prints_every_command_and_makes_nothing(tmp_path, capsys):
     flags = ["--samples", f"--workdir={config.workdir}", f"--set={config.set}", "--dry_run"]
     assert all_stages.run(flags) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    assert [command[2] for command in commands] == [step.module for step in STEPS.values()]
-    for command, step in zip(commands, STEPS.values(), strict=True):
+    assert [command[2] for command in commands] == [step.module for step in STAGES.values()]
+    for command, step in zip(commands, STAGES.values(), strict=True):
         assert command[1:] == overrides.command_of(step, config)[1:]
     assert not list(tmp_path.iterdir())
 
@@ -264,7 +264,7 @@ def test_changed_setting_runs_what_depends_on_it_and_nothing_else(tiny_run, tmp_
     try:
         done = work_folder.drive_forks(changed, tmp_path / "printed")
         assert done.returncode == 0, done.stderr
-        assert done_already(done.stdout) == set(STEPS) - set(dependent)
+        assert done_already(done.stdout) == set(STAGES) - set(dependent)
         for name in dependent:
             old, new = Dataset(str(kept[name])).manifest, manifest.read(tiny_run.dataset(name))
             assert new is not None

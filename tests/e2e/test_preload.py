@@ -13,9 +13,8 @@ import pytest
 from beam_jobs.frame.beside import Beside
 from beam_jobs.models import embed_images
 from beam_jobs.models.preload import preload
-from beam_jobs.runs import overrides, reprocess
-from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.stages import Step
+from beam_jobs.runs import chosen, overrides, reprocess
+from beam_jobs.runs.stages import Stage
 from model_code.images import embedder as image_embedder
 from schemas.base.errors import Exit
 from schemas.runs import command_line
@@ -72,7 +71,7 @@ def test_a_day_loads_networks_while_it_mines(tiny_run, tmp_path, monkeypatch):
     argv = [f"--{name}={path}" for name, path in inputs.items()]
     argv += [f"--workdir={work}", "--date=2026-01-01"]
     argv += [f"--set={work_folder.config(work, again).set}"]
-    config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
+    config = command_line.parse(chosen.Config, "reprocess", "", argv)
     LOADED.cache_clear()
     with contextlib.closing(Beside("beam_jobs.mining.mine_pairs")) as miner:
         done = [(row, LOADED.cache_info().misses) for row in reprocess.reprocess(config, miner)]
@@ -89,9 +88,9 @@ def beside(tmp_path, monkeypatch):
 
     def run(line: str, meanwhile):
         (tmp_path / "a_stage.py").write_text(f"import os\ndef run(argv): {line}")
-        step = Step(name="mine_pairs", module="a_stage", does="", output="")
+        stage = Stage(name="mine_pairs", module="a_stage", does="", output="")
         with contextlib.closing(Beside("a_stage")) as process:
-            return reprocess.run_step(step, ["--a=1"], "", process, meanwhile)
+            return reprocess.run_stage(stage, ["--a=1"], "", process, meanwhile)
 
     return run
 
@@ -115,14 +114,14 @@ A_RUN = """
 import contextlib, os
 from beam_jobs.runs import reprocess
 from beam_jobs.frame.beside import Beside
-from beam_jobs.runs.all_stages import Step
+from beam_jobs.runs.stages import Stage
 
 def meanwhile():
     with contextlib.suppress(Exception, SystemExit):
         {meanwhile}
 
-step = Step(name="mine_pairs", module="a_stage", does="", output="")
-reprocess.run_step(step, [], "", Beside("a_stage"), meanwhile)
+stage = Stage(name="mine_pairs", module="a_stage", does="", output="")
+reprocess.run_stage(stage, [], "", Beside("a_stage"), meanwhile)
 """
 A_STAGE = """
 import os, time

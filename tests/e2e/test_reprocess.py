@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_jobs.runs import chosen, reprocess
 from beam_jobs.runs import plan as reprocess_plan
-from beam_jobs.runs import reprocess
-from beam_jobs.runs import steps as reprocess_steps
 from model_code.images.embedder import ImageEmbedder
 from model_code.models.fusion.classifier import Classifier
 from samples import scenes
@@ -102,7 +101,7 @@ class Work:
         settings = work_folder.config(self.root, self.more).set
         argv = [f"--workdir={root or self.root}", f"--date={date}", f"--set={settings}"]
         argv += [*self.inputs.write(), *flags]
-        config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = command_line.parse(chosen.Config, "reprocess", "", argv)
         planned = {row.stage: row for row in reprocess_plan.plan(config)}
         calls: Counter = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +153,7 @@ def days(work, tmp_path_factory):
     found["changed"] = work.run("2026-01-02")
 
     scratch = str(tmp_path_factory.mktemp("scratch") / "work")
-    for name in reprocess_steps.MODELS:
+    for name in chosen.MODELS:
         shutil.copytree(f"{work.root}/{name}", f"{scratch}/{name}")
     found["scratch"] = work.run("2026-01-02", root=scratch)
 
@@ -268,13 +267,11 @@ def test_the_plan_said_what_would_happen(days, name):
 
 def test_models_in_use_stay_when_a_retrained_one_is_refused(days, work):
     """The last runs are those of the new text embedder; in use is the first snapshot."""
-    models = reprocess_steps.models_in_use(
-        command_line.parse(
-            reprocess_steps.Config, "", "", [f"--workdir={work.root}", "--date=2026-01-05"]
-        )
+    models = chosen.models_in_use(
+        command_line.parse(chosen.Config, "", "", [f"--workdir={work.root}", "--date=2026-01-05"])
     )
     used = snapshots.read(work.root, "2026-01-01")
-    assert models == {name: used.path(name) for name in reprocess_steps.MODELS}
+    assert models == {name: used.path(name) for name in chosen.MODELS}
 
 
 def test_forgotten_images_are_nowhere(days, work, tmp_path):
@@ -292,7 +289,7 @@ def test_forgotten_images_are_nowhere(days, work, tmp_path):
     needles = row["image_id"].encode(), row["image"]
     for name in snapshots.dataset_names(work.root):
         # The input; and models that learned from it, which only training again changes.
-        if name not in ("samples", *reprocess_steps.MODELS):
+        if name not in ("samples", *chosen.MODELS):
             for run in run_folders.runs(f"{work.root}/{name}"):
                 found = Dataset(manifest.run_folder(f"{work.root}/{name}", run.run_id))
                 assert not _holds(found, needles), name

@@ -5,14 +5,14 @@ import pytest
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import shards_of
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.datasets.work_folder import STAGES, TinyRun
 from tests.support.processes import forked
 
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 SLOW = {"prepare_pairs", "embed_phrases", "embed_images", "prepare_examples", "classify_images"}
 JOBS = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-    for name, step in STEPS.items()
+    for name, step in STAGES.items()
     if step.module.startswith("beam_jobs.")
 ]
 

@@ -60,7 +60,7 @@ def secrets(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def work(bucket, tiny_run, secrets, tmp_path_factory) -> str:
     """The tiny run's work folder and a day of its log, in the bucket."""
-    for name in work_folder.STEPS.values():
+    for name in work_folder.STAGES.values():
         if name.output not in ("fusion", "report", "predictions"):
             local = storage.join(tiny_run.config.workdir, name.output)
             storage.upload_dir(local, f"{bucket}/mine/{name.output}")
@@ -93,7 +93,7 @@ def flags_of(job: str, work: str, secrets: dict[str, str]) -> list[str]:
         key, listed = secrets.values()
         return [f"--list={listed}", f"--person_key={key}", f"--days={work}/days"]
     else:
-        flags = overrides.flags_of(work_folder.STEPS[job], config)
+        flags = overrides.flags_of(work_folder.STAGES[job], config)
     flags |= secrets if job in ("mine_log", "mine_pairs") else {}
     flags |= {"output": f"{work}/sent/{job}"}
     return [f"--{name}={value}" for name, value in flags.items()]
@@ -187,7 +187,7 @@ def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> N
 
 def test_mining_days_shows_no_secret(work, secrets, dataflow, capsys):
     """The other way to mine: days that were read before."""
-    step, config = work_folder.STEPS["mine_pairs"], work_folder.config(work)
+    step, config = work_folder.STAGES["mine_pairs"], work_folder.config(work)
     images = overrides.flags_of(step, config)["images"]
     flags = {
         "days": f"{work}/days",
@@ -313,7 +313,7 @@ def test_a_dry_run_needs_no_network(tmp_path, capsys, monkeypatch, tiny_run):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     config = work_folder.config(tiny_run.config.workdir)
-    flags = overrides.flags_of(work_folder.STEPS["embed_images"], config)
+    flags = overrides.flags_of(work_folder.STAGES["embed_images"], config)
     flags |= {"output": str(tmp_path / "features"), "temp_location": "gs://bucket/temp"}
     flags |= {"project": PROJECT, "region": REGION, "image": IMAGE, "gpu": "nvidia-l4"}
     words = [f"--{name}={value}" for name, value in flags.items()]

@@ -12,7 +12,7 @@ from schemas.datasets import checks, dataset
 from tests.support.datasets import work_folder
 
 # The report holds the paths of its datasets.
-COMPARED = [name for name in work_folder.STEPS if name != "report"]
+COMPARED = [name for name in work_folder.STAGES if name != "report"]
 
 
 def rows_of(root: str) -> dict[str, list[str]]:
@@ -27,7 +27,7 @@ def rows_of(root: str) -> dict[str, list[str]]:
 
 def upload(tiny_run, bucket: str, *stages: str) -> None:
     for stage in stages:
-        name = work_folder.STEPS[stage].output
+        name = work_folder.STAGES[stage].output
         storage.upload_dir(tiny_run.dataset(stage), f"{bucket}/mine/{name}")
 
 
@@ -40,7 +40,7 @@ def upload(tiny_run, bucket: str, *stages: str) -> None:
 )
 def test_a_stage_writes_the_same_rows(stage, inputs, bucket, tiny_run):
     upload(tiny_run, bucket, *inputs)
-    flags = overrides.flags_of(work_folder.STEPS[stage], work_folder.config(f"{bucket}/mine"))
+    flags = overrides.flags_of(work_folder.STAGES[stage], work_folder.config(f"{bucket}/mine"))
     argv = [f"--{name}={value}" for name, value in flags.items()]
     assert submit.job_module(stage).run(argv) == 0
     assert checks.verify(flags["output"]) == []
@@ -54,7 +54,7 @@ def test_the_quickstart_runs_on_a_bucket(bucket, tiny_run):
     done = work_folder.drive(config)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     for stage in COMPARED:
-        there = rows_of(f"{bucket}/all/{work_folder.STEPS[stage].output}")
+        there = rows_of(f"{bucket}/all/{work_folder.STAGES[stage].output}")
         assert there == rows_of(tiny_run.dataset(stage)), stage
 
     assert "already done" in work_folder.drive(config).stdout

@@ -13,7 +13,7 @@ from schemas.base import storage
 from schemas.base.errors import PhraseLensError, RivalCommitError
 from schemas.datasets import checks, commit, manifest
 from schemas.datasets import dataset as dataset_lib
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from tests.support.datasets.committed import plan, work
 from tests.support.inputs.image_files import encode, photo
 from tests.support.processes import forked
@@ -137,7 +137,7 @@ def _write(root: str, text: bytes, breaks: bool) -> None:
 
 
 def _write_records(root: str, text: bytes, breaks: bool) -> None:
-    stage = Stage("s", root, "a" * 64, {}, "", {}, {}, "", False)
+    stage = Run("s", root, "a" * 64, {}, "", {}, {}, "", False)
     with RecordWriter(stage, "out/file", 0) as writer:
         writer.add(text)
         if breaks:

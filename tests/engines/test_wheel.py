@@ -31,7 +31,7 @@ def test_it_holds_every_module_and_template(built):
 
 def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
     """Launcher, workers and checkout agree, or nothing would ever be found done."""
-    modules = [step.module for step in stages.STEPS]
+    modules = [step.module for step in stages.STAGES]
     script = (
         f"from schemas.base.code_fingerprint import *; print([of_code([m]) for m in {modules}])"
     )
@@ -64,5 +64,5 @@ def test_every_stage_runs_where_nothing_but_the_wheel_is(built, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for step in stages.STEPS:
+    for step in stages.STAGES:
         assert (work / step.output / "manifest.json").exists(), step.name

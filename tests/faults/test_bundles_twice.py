@@ -4,13 +4,13 @@ import pytest
 
 from schemas.datasets import checks, dataset
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS
+from tests.support.datasets.work_folder import STAGES
 from tests.support.processes import forked
 
 QUICK = {"mine_pairs", "prepare_examples"}
 JOBS = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name, step in STEPS.items()
+    for name, step in STAGES.items()
     if step.module.startswith("beam_jobs.")
 ]
 

@@ -12,7 +12,7 @@ from schemas.base.errors import Exit
 from schemas.datasets import dataset as dataset_lib
 from schemas.datasets import manifest
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS
+from tests.support.datasets.work_folder import STAGES
 
 MODULES = {
     "train_fusion": train_fusion,
@@ -50,12 +50,12 @@ CASES = [
 
 @pytest.mark.parametrize(("stage", "of", "table", "harm"), CASES)
 def test_it_is_named(tiny_run, tmp_path, capsys, stage, of, table, harm):
-    root = str(tmp_path / STEPS[of].output)
+    root = str(tmp_path / STAGES[of].output)
     shutil.copytree(tiny_run.dataset(of), root)
     dataset = dataset_lib.Dataset(root)
     path = dataset.path(max(dataset.shards(table), key=lambda shard: shard.bytes))
     harm(path)
-    flag = next(f for f, name in STEPS[stage].inputs.items() if name == STEPS[of].output)
+    flag = next(f for f, name in STAGES[stage].inputs.items() if name == STAGES[of].output)
     command = work_folder.command_into(stage, tiny_run.config, str(tmp_path / "output"))
     flags = [f for f in command[3:] if not f.startswith(f"--{flag}=")]
     assert MODULES[stage].run([*flags, f"--{flag}={root}"]) == Exit.CORRUPT

@@ -18,7 +18,7 @@ from schemas.base import storage
 from schemas.datasets import checks, commit
 from schemas.runs import folders as run_folders
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.datasets.work_folder import STAGES, TinyRun
 from tests.support.processes import engine_jobs, forked
 
 QUICK = ("mine_pairs", "embed_images", "train_fusion")
@@ -103,7 +103,7 @@ def kill_and_resume(job: str, of: TinyRun, folder: Path, shares: list[float]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", dict.fromkeys([*STEPS, *engine_jobs.JOBS]))
+@pytest.mark.parametrize("job", dict.fromkeys([*STAGES, *engine_jobs.JOBS]))
 def test_stage_killed_at_any_moment_ends_in_the_same_rows(job, tiny_run, tmp_path, figure):
     figure(kill_and_resume(job, tiny_run, tmp_path, moments(job, MOMENTS)))
 

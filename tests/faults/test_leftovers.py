@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.base import storage
 from schemas.console.flags import flag
 from schemas.datasets import checks, commit, dataset, manifest, shards
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from tests.support.datasets import work_folder
 
 WRITE_HALF = """
@@ -44,7 +44,7 @@ def kill_while_writing(path: str) -> None:
 
 
 def test_file_that_was_being_written_has_not_its_name_and_is_not_foreign(tmp_path):
-    planned = stage.plan("made_up", _Config(str(tmp_path)), (), {})
+    planned = run_lib.plan("made_up", _Config(str(tmp_path)), (), {})
     table = pa.table({"id": [1, 2, 3]})
     path = planned.shard_path("rows", 0, 1, "parquet")
     kill_while_writing(planned.absolute(path))
@@ -61,7 +61,7 @@ def test_file_that_was_being_written_has_not_its_name_and_is_not_foreign(tmp_pat
 
 
 def test_files_of_a_killed_run_are_not_committed_by_the_next(tmp_path):
-    planned = stage.plan("made_up", _Config(str(tmp_path)), (), {})
+    planned = run_lib.plan("made_up", _Config(str(tmp_path)), (), {})
     killed = planned.empty_folder("model")
     storage.write_bytes(f"{killed}/saved_model/variables/temporary", b"half")
 

@@ -87,7 +87,7 @@ def fill(path, leave: int) -> None:
 
 STAGES = [
     pytest.param(name, marks=() if name == "mine_pairs" else pytest.mark.slow)
-    for name in work_folder.STEPS
+    for name in work_folder.STAGES
 ]
 
 

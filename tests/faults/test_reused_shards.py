@@ -25,7 +25,7 @@ CASES = [
 
 
 def test_every_job_that_reuses_is_tested():
-    assert {job for job, _ in CASES} == {s.name for s in stages.STEPS if s.reuses}
+    assert {job for job, _ in CASES} == {s.name for s in stages.STAGES if s.reuses}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base.errors import PhraseLensError
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.dead_letters import REASONS
 from tests.support.inputs import icc_profiles, image_files, log_files
 from transforms.images.clean import ImageError, ImageLimits, clean_image
@@ -35,7 +35,7 @@ from transforms.rows.log_fields import LOG_FIELDS
 from transforms.rows.logs import plan_log, read_log
 from transforms.rows.tabular import BadRows, read_table
 
-STAGE = Stage("fuzz", "", "0" * 64, {}, "", {}, {}, "", False)
+STAGE = Run("fuzz", "", "0" * 64, {}, "", {}, {}, "", False)
 LIMITS = ImageLimits(max_pixels=1 << 20, max_side=64, max_bytes=1 << 20)
 RULES = LogRules(person_key=b"key", query_parts=3)
 MAPPING = {field: field for field in LOG_FIELDS}

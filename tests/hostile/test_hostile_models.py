@@ -21,7 +21,7 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.arrays import load_array
 from transforms.inference import embed_images as features
 from transforms.inference import folders as models
@@ -585,7 +585,7 @@ def test_what_is_no_saved_model_is_refused(tmp_path):
 
 @pytest.fixture
 def dataset(tmp_path):
-    stage = Stage("embed_phrases", str(tmp_path / "d"), "a" * 64, {}, "", {}, {}, "", False)
+    stage = Run("embed_phrases", str(tmp_path / "d"), "a" * 64, {}, "", {}, {}, "", False)
     local = stage.empty_folder("index")
     for name in ("index.faiss", "config.json", "query_vectors.npy"):
         Path(local, name).write_bytes(name.encode())

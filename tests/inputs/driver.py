@@ -12,7 +12,7 @@ from schemas.base.errors import PhraseLensError
 from tests.inputs.case import Case, command, error_of
 from tests.support.datasets import mined_dataset
 
-ALL: list[str] = [step.name for step in stages.STEPS]
+ALL: list[str] = [step.name for step in stages.STAGES]
 Images = Sequence[tuple[str, Sequence[str]]]
 # Five images of each of two classes: three train, one is for validation and one for testing.
 SPLITS = ("train", "train", "train", "validation", "test")

@@ -9,7 +9,7 @@ from beam_jobs.mining import log as log_lib
 from beam_jobs.mining import mine_log
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from tests.inputs.case import Case, command, error_of
 from tests.support.inputs.hidden_text import shown
 
@@ -31,7 +31,7 @@ def _second_attempt_breaks_off(folder: Path) -> str:
 
 def _two_attempts(folder: Path) -> str:
     config = mine_log.Config(output=str(folder / "day"), log=("log.csv",))
-    one, two = (stage.plan("mine_log", config, [], {}) for _ in range(2))
+    one, two = (run_lib.plan("mine_log", config, [], {}) for _ in range(2))
     assert one.run_id == two.run_id
     for attempt in (one, two):
         storage.write_bytes(f"{attempt.spill}/rows.arrow", b"rows")

@@ -19,7 +19,7 @@ from schemas.console.flags import flag
 from schemas.datasets import commit as commit_lib
 from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage as stage_lib
+from schemas.runs import run as run_lib
 from schemas.tables.vectors import vectors_to_arrow
 from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 from transforms.phrases.index import BuildIndex, choose_probes
@@ -82,7 +82,7 @@ def build(planned, shards, settings, previous="", *beam_flags) -> dict[str, byte
 
 
 def plan(root, day=0):
-    return stage_lib.plan("embed_phrases", _Config(str(root), day), [], {})
+    return run_lib.plan("embed_phrases", _Config(str(root), day), [], {})
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_flat", "ivf_pq"])

@@ -15,7 +15,7 @@ from schemas.base import fingerprint
 from schemas.console.flags import flag
 from schemas.datasets import checks
 from schemas.datasets.dataset import Dataset
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables.vectors import arrow_to_vectors
 from tests.support.datasets.mined_dataset import query_id, write_mined
 from tests.support.inputs.poisoned import checksums, poison
@@ -51,7 +51,7 @@ class _Model:
 
 
 def write_model(root: Path, **files) -> None:
-    planned = stage.plan(f"train_{root.name}", _Model(str(root)), [], {})
+    planned = run_lib.plan(f"train_{root.name}", _Model(str(root)), [], {})
     folder = Path(planned.empty_folder("model"))
     for name, content in files.items():
         if isinstance(content, dict):

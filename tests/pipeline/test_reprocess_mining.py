@@ -5,9 +5,8 @@ import json
 
 import pytest
 
+from beam_jobs.runs import chosen, reprocess, stages
 from beam_jobs.runs import plan as reprocess_plan
-from beam_jobs.runs import reprocess, stages
-from beam_jobs.runs import steps as reprocess_steps
 from schemas.base import storage
 from schemas.maintenance import metrics, summaries
 from schemas.runs import changes, command_line, pointer, snapshots
@@ -23,9 +22,9 @@ SETTINGS = ("num_shards=2", "max_dead_fraction=1", "min_users=1", "one_person_pa
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Plans and runs a reprocess of mine_pairs alone; returns both, and what it printed."""
-    monkeypatch.setattr(stages, "STEPS", stages.STEPS[:1])
+    monkeypatch.setattr(stages, "STAGES", stages.STAGES[:1])
     work = str(tmp_path / "work")
-    for name in reprocess_steps.MODELS:
+    for name in chosen.MODELS:
         commit(work, name, name, f"train_{name}")
     with open(tmp_path / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -40,7 +39,7 @@ def run(tmp_path, monkeypatch):
         argv = [f"--workdir={work}", f"--date={date}", f"--log={tmp_path}/log.csv"]
         argv += [f"--images={tmp_path}/images", f"--labels={tmp_path}/labels.csv"]
         argv += [f"--set={flags}", *more]
-        config = command_line.parse(reprocess_steps.Config, "reprocess", "", argv)
+        config = command_line.parse(chosen.Config, "reprocess", "", argv)
         files = storage.list_sizes(work)
         (planned,) = reprocess_plan.plan(config)
         assert storage.list_sizes(work) == files, "a plan writes nothing"
@@ -56,7 +55,7 @@ def test_days_of_mining(run, tmp_path):
     planned, done, first = run("2026-01-01")
     assert (done.images, done.reused) == (6, 0)
     assert planned.why.startswith("never done before")
-    assert set(first.datasets) == {"mined", *reprocess_steps.MODELS}
+    assert set(first.datasets) == {"mined", *chosen.MODELS}
 
     planned, done, _ = run("2026-01-02")
     assert not planned.runs

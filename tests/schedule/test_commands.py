@@ -17,8 +17,7 @@ from beam_jobs.dataflow import submit
 from beam_jobs.frame import parsing
 from beam_jobs.mining import mine_log
 from beam_jobs.models import classify_images
-from beam_jobs.runs import all_stages
-from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs import all_stages, chosen
 from model_code.gate import command as gate
 from phraselens import commands
 from schemas.maintenance import gc, promote
@@ -30,7 +29,7 @@ import phraselens_commands  # noqa: E402
 from phraselens_commands import Settings  # noqa: E402
 
 CONFIGS = {
-    "reprocess": reprocess_steps.Config,
+    "reprocess": chosen.Config,
     "gate": gate.Config,
     "promote": promote.Promote,
     "gc": gc.Config,
@@ -109,10 +108,10 @@ def test_jobs_on_dataflow_read_write_and_set_what_reprocess_would(tmp_path):
     )
     commands = {c.name: c for c in phraselens_commands.commands(settings)}
     config = parse(commands["reprocess"])
-    steps = {step.name: step for step in reprocess_steps.steps_of(config)}
+    steps = {step.name: step for step in chosen.stages_of(config)}
     for name in STAGES:
-        where = {d: f"{tmp_path}/current/{d}" for d in reprocess_steps.MODELS}
-        flags = reprocess_steps.flags_of(steps[name], config, where, {})
+        where = {d: f"{tmp_path}/current/{d}" for d in chosen.MODELS}
+        flags = chosen.flags_of(steps[name], config, where, {})
         ours = {k: v for k, v in commands[name].flags.items() if k != "reuse"}
         assert ours == flags, name
         if steps[name].reuses:

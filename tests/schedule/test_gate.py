@@ -12,7 +12,8 @@ from model_code.gate import command as gate
 from model_code.gate import evaluation as gate_evaluation
 from schemas.base.errors import Exit, RefusedError
 from schemas.datasets import commit, manifest, shards
-from schemas.runs import changes, snapshots, stage
+from schemas.runs import changes, snapshots
+from schemas.runs import run as run_lib
 from tests.support.datasets import gate_work
 from tests.support.datasets.gate_work import Day
 
@@ -110,7 +111,7 @@ def test_predictions_that_vanished_are_refused(used, retrained, monkeypatch):
 def test_dataset_that_only_retraining_makes_is_not_missed(used):
     """Nor is it a loss when the snapshot in use was one of a retraining."""
     found = gate_work.write(used, "2026-03-01", Day(seed=5))
-    pairs = stage.plan("prepare_pairs", gate_work._Config(f"{used}/training_pairs"), [], {})
+    pairs = run_lib.plan("prepare_pairs", gate_work._Config(f"{used}/training_pairs"), [], {})
     shard = shards.write_parquet(
         pairs.output, pairs.shard_path("train", 0, 1, "parquet"), 0, pa.table({"id": [1, 2]})
     )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from schemas.console import progress
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet, read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.mined import SOURCES
 from transforms.files.secret_files import FromFiles
 from transforms.images.clean import CleanImage, ImageLimits
@@ -92,14 +92,14 @@ def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
 
 
 def clean_changed_images(
-    raw: pa.Table, known: pa.Table, stage: Stage, limits: ImageLimits, forgotten: frozenset[str]
+    raw: pa.Table, known: pa.Table, run: Run, limits: ImageLimits, forgotten: frozenset[str]
 ) -> Output:
     """As `clean_images`, but decodes only what is not known.
 
     Args:
       raw: rows of NAMED_IMAGES.
       known: rows of `known_sources`, those of the same sources among them.
-      stage, limits, forgotten: see `clean_images`.
+      run, limits, forgotten: see `clean_images`.
     """
     data = dict(zip(raw["source"].to_pylist(), raw["image"].to_pylist(), strict=True))
     rows = known.filter(pc.is_in(known["source"], value_set=raw["source"].combine_chunks()))
@@ -113,7 +113,7 @@ def clean_changed_images(
         )
         for row in rows.to_pylist()
     }
-    return clean_images(raw, stage, limits, forgotten, found)
+    return clean_images(raw, run, limits, forgotten, found)
 
 
 class ReadChangedImages(beam.PTransform):
@@ -122,7 +122,7 @@ class ReadChangedImages(beam.PTransform):
     Args:
       known: PCollection[shard of `shards_of_known`] of an earlier run with the same limits.
       num_shards, spill: of the shuffle that brings images and what is known together.
-      stage, limits, total, deletions: see ReadImages.
+      run, limits, total, deletions: see ReadImages.
     """
 
     def __init__(
@@ -131,21 +131,21 @@ class ReadChangedImages(beam.PTransform):
         num_shards: int,
         spill: str,
         *,
-        stage: Stage,
+        run: Run,
         limits: ImageLimits,
         total: int | None,
         deletions: FromFiles[Deletions],
     ):
         super().__init__()
         self._known, self._num_shards, self._spill = known, num_shards, spill
-        self._stage, self._total, self._deletions = stage, total, deletions
+        self._run, self._total, self._deletions = run, total, deletions
         self._limits = limits
 
     def _clean(self, shard):
         _, blocks = shard
         raw = from_blocks(blocks["raw"], NAMED_IMAGES)
         known = from_blocks(blocks["known"], SOURCES)
-        rules = self._stage, self._limits, self._deletions().key_set
+        rules = self._run, self._limits, self._deletions().key_set
         for start in range(0, raw.num_rows, BATCH_IMAGES):
             part = raw.slice(start, BATCH_IMAGES)
             yield from clean_changed_images(part, known, *rules).tagged()
@@ -153,7 +153,7 @@ class ReadChangedImages(beam.PTransform):
     def expand(self, units):
         read_known = beam.FlatMap(known_sources).with_output_types(pa.Table)
         known = self._known | "ReadKnown" >> read_known
-        fn = _ReadRawFn(self._stage, self._total, self._deletions)
+        fn = _ReadRawFn(self._run, self._total, self._deletions)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
         cleaned = (
             {"raw": read.raw, "known": known}
@@ -168,8 +168,8 @@ class ReadChangedImages(beam.PTransform):
 
 
 class _ReadRawFn(beam.DoFn):
-    def __init__(self, stage, total, deletions):
-        self._stage, self._total, self._deletions = stage, total, deletions
+    def __init__(self, run, total, deletions):
+        self._run, self._total, self._deletions = run, total, deletions
 
     def setup(self):
         self._forgotten = self._deletions().key_set
@@ -180,6 +180,6 @@ class _ReadRawFn(beam.DoFn):
 
     def process(self, unit):
         batches = read_unit(unit, self._forgotten)
-        for output in checked_file(batches, "images", name_sources, self._stage, unit.files):
+        for output in checked_file(batches, "images", name_sources, self._run, unit.files):
             self._progress.add(len(output.tables.get("raw", ())))
             yield from output.tagged()

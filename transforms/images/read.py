@@ -9,7 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from schemas.console import progress
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.dead_letters import dead_letters
 from transforms.duplicates.signature import SIGNATURE_BYTES
 from transforms.files.secret_files import FromFiles
@@ -41,7 +41,7 @@ def source_of(data: bytes) -> str:
 
 def clean_images(
     table: pa.Table,
-    stage: Stage,
+    run: Run,
     limits: ImageLimits,
     forgotten: frozenset[str] = frozenset(),
     known: Mapping[str, CleanImage] = types.MappingProxyType({}),
@@ -49,7 +49,7 @@ def clean_images(
     """Cleans a batch of RAW_IMAGES; one bad image is one dead letter, one of `forgotten` is none.
 
     Args:
-      table, stage, limits: see `ReadImages`.
+      table, run, limits: see `ReadImages`.
       forgotten: keys of images that must be forgotten.
       known: source → what `clean_image` made of it before, with the same limits.
 
@@ -85,7 +85,7 @@ def clean_images(
         rows = [row for row in dead if row[0] == reason]
         counts[f"images.dropped_{reason}"] = len(rows)
         _, keys, details, payloads = (list(column) for column in zip(*rows, strict=True))
-        letters.append(dead_letters(stage.name, stage.run_id, reason, keys, details, payloads))
+        letters.append(dead_letters(run.name, run.run_id, reason, keys, details, payloads))
     columns = list(zip(*good, strict=True)) or [()] * len(CLEAN_IMAGES)
     clean = pa.table(
         [pa.array(c, f.type) for c, f in zip(columns, CLEAN_IMAGES, strict=True)],
@@ -98,7 +98,7 @@ class ReadImages(beam.PTransform):
     """PCollection[ImageUnit] → tagged `clean` (tables of CLEAN_IMAGES), `dead`, `counts`.
 
     Args:
-      stage: the run.
+      run: the run.
       limits: what one image may cost.
       total: images in all, for the time left, or None.
       deletions: the images that must be forgotten, for workers.
@@ -106,13 +106,13 @@ class ReadImages(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         limits: ImageLimits,
         total: int | None,
         deletions: FromFiles[Deletions],
     ):
         super().__init__()
-        self._args = stage, limits, total, deletions
+        self._args = run, limits, total, deletions
 
     def expand(self, units):
         fn = _ReadImagesFn(*self._args)
@@ -120,8 +120,8 @@ class ReadImages(beam.PTransform):
 
 
 class _ReadImagesFn(beam.DoFn):
-    def __init__(self, stage, limits, total, deletions):
-        self._stage, self._limits = stage, limits
+    def __init__(self, run, limits, total, deletions):
+        self._run, self._limits = run, limits
         self._total, self._deletions = total, deletions
 
     def setup(self):
@@ -134,11 +134,11 @@ class _ReadImagesFn(beam.DoFn):
     def process(self, unit):
         clean = functools.partial(
             clean_images,
-            stage=self._stage,
+            run=self._run,
             limits=self._limits,
             forgotten=self._forgotten,
         )
         batches = read_unit(unit, self._forgotten)
-        for output in checked_file(batches, "images", clean, self._stage, unit.files):
+        for output in checked_file(batches, "images", clean, self._run, unit.files):
             self._progress.add(output.counts.get("images.in", 0))
             yield from output.tagged()

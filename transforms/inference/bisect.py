@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.dead_letters import dead_letters
 
 Item = TypeVar("Item")
@@ -40,12 +40,12 @@ def run_or_bisect(
 
 
 def inference_failed(
-    stage: Stage, bad: list[tuple[int, Exception]], keys: list[str], images: list[bytes]
+    run: Run, bad: list[tuple[int, Exception]], keys: list[str], images: list[bytes]
 ) -> pa.Table:
     """Dead letters of the items on which a model failed by themselves."""
     return dead_letters(
-        stage.name,
-        stage.run_id,
+        run.name,
+        run.run_id,
         "inference_failed",
         [keys[place] for place, _ in bad],
         [f"{type(error).__name__}: {error}" for _, error in bad],

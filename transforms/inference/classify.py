@@ -9,7 +9,7 @@ import pyarrow as pa
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.progress import Progress
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import embedded
 from schemas.tables.predictions import PHRASE_EFFECTS, PREDICTIONS
 from schemas.tables.vectors import Vectors, vectors_to_arrow
@@ -92,7 +92,7 @@ class ClassifyImages:
       max_pixels, max_side: the limits, see transforms/images/read.py.
     """
 
-    stage: Stage
+    run: Run
     model: ModelFolder
     networks: Networks
     earlier: tuple[str, ...]
@@ -122,7 +122,7 @@ class ClassifyImages:
                     batches,
                     "images",
                     lambda batch: self._read(batch, earlier),
-                    self.stage,
+                    self.run,
                     unit.files,
                 ):
                     clean = output.tables.pop("clean", CLEAN_IMAGES.empty_table())
@@ -167,7 +167,7 @@ class ClassifyImages:
         # Without a key a row dies, whatever is known of its image.
         sources = pa.array([source_of(data or b"") if key else "" for key, data in rows])
         known, found = earlier.take(sources)
-        cleaned = clean_images(batch.filter(pa.array(~known)), self.stage, self.limits)
+        cleaned = clean_images(batch.filter(pa.array(~known)), self.run, self.limits)
         # What becomes of clean images is counted where they are embedded.
         counts = {name: n for name, n in cleaned.counts.items() if name != "images.out"}
         output = Output(dict(cleaned.tables), cleaned.dead, counts)
@@ -200,7 +200,7 @@ class ClassifyImages:
         }
         return Output(
             {"keys": pa.concat_tables(keys), "embeddings": pa.concat_tables(parts)},
-            (inference_failed(self.stage, bad, names, images),),
+            (inference_failed(self.run, bad, names, images),),
             counts,
         )
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from model_code.phrases.settings import PhraseSettings
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import embedded
 from schemas.tables import mined as tables
 from schemas.tables.vectors import Vectors, joined, vectors_to_arrow
@@ -48,7 +48,7 @@ class EmbedImages:
       vectors: of the features: what the image networks make, and "text_emb".
     """
 
-    stage: Stage
+    run: Run
     generator: ModelFolder
     pixel_embedder: ModelFolder
     index: ModelFolder
@@ -104,7 +104,7 @@ class EmbedImages:
                 embs.append(found)
             if made.bad:
                 names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, made.bad, names, images))
+                dead.append(inference_failed(self.run, made.bad, names, images))
         for known, found in unknown.known:
             progress.add(known.num_rows)
             rows.append(known.select(ROW))

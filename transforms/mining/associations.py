@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.mining.events import CLICK_UNIT
 from transforms.mining.evidence import add_up
@@ -202,9 +202,9 @@ class KeepKnown(beam.PTransform):
 class BuildQueryPairs(beam.PTransform):
     """PCollection[EDGES tables] → PCollection[(name, Shard)] of tables.QUERY_PAIRS."""
 
-    def __init__(self, stage: Stage, num_shards: int):
+    def __init__(self, run: Run, num_shards: int):
         super().__init__()
-        self._stage, self._num_shards = stage, num_shards
+        self._run, self._num_shards = run, num_shards
 
     def _sum(self, shard):
         _, blocks = shard
@@ -224,11 +224,11 @@ class BuildQueryPairs(beam.PTransform):
         index, blocks = shard
         pairs = build_query_pairs(from_blocks(blocks["edges"], WEIGHTED_EDGES))
         keys = ["query_a", "query_b"]
-        return write_sorted(self._stage, pairs, "query_pairs", index, self._num_shards, keys)
+        return write_sorted(self._run, pairs, "query_pairs", index, self._num_shards, keys)
 
     def expand(self, edges):
         def by(side: str, **more: str) -> GroupShards:
-            return GroupShards({"edges": side} | more, self._num_shards, self._stage.spill)
+            return GroupShards({"edges": side} | more, self._num_shards, self._run.spill)
 
         summed = (
             {"edges": edges} | "Sum" >> by("query_a") | par_do(self._sum, tags=("edges", "degrees"))

@@ -12,7 +12,7 @@ from model_code.text import privacy
 from model_code.text.normalise import normalize_queries
 from model_code.text.words import query_parts
 from schemas.base import fingerprint
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.rows import moments
 from transforms.rows.checked import (
     Checked,
@@ -74,12 +74,12 @@ class LogRules:
     nobody: tuple[str, ...] = PLACEHOLDERS
 
 
-def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
+def parse_events(table: pa.Table, run: Run, rules: LogRules) -> Output:
     """Checks the rows of a click log.
 
     Args:
       table: [n] rows with the columns of `LOG_FIELDS` that the log has; text is binary.
-      stage: the run, named in dead letters.
+      run: the run, named in dead letters.
       rules: what a row must be like.
 
     Returns:
@@ -132,7 +132,7 @@ def parse_events(table: pa.Table, stage: Stage, rules: LogRules) -> Output:
         texts = pa.concat_tables([texts, part_texts])
     letters = tuple(
         without(letters, rules.forgotten)
-        for letters in checked.letters(stage, lambda dropped: _names(keys, key_of[dropped]))
+        for letters in checked.letters(run, lambda dropped: _names(keys, key_of[dropped]))
     )
     return Output({"events": events, "texts": texts}, letters, checked.counts("events"))
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Shard
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.mining.events import MAX_POSITION
 from transforms.shards.outputs import write_sorted
@@ -81,12 +81,12 @@ def read_examination(mined: Dataset) -> np.ndarray | None:
     return rows["examination"].to_numpy()
 
 
-def write_examination(log: Log, stage: Stage) -> Iterator[tuple[str, Shard]]:
+def write_examination(log: Log, run: Run) -> Iterator[tuple[str, Shard]]:
     """Writes it for later runs, where the log tells of rates: see `tables.EXAMINATION`."""
     if log.has_rates:
         positions = np.arange(len(log.examination), dtype=np.int32)
         table = pa.table([positions, log.examination], tables.EXAMINATION)
-        yield write_sorted(stage, table, TABLE, 0, 1, ["position"])
+        yield write_sorted(run, table, TABLE, 0, 1, ["position"])
 
 
 def wilson_lower_bound(clicks: np.ndarray, examined: np.ndarray) -> np.ndarray:

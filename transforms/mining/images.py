@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.datasets.shard_files import read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.duplicates.tables import DUPLICATES
 from transforms.files.secret_files import FromFiles
@@ -189,9 +189,9 @@ class JoinLabels(beam.PTransform):
 class BuildImages(beam.PTransform):
     """Shards of pictures ({copies, attributes}) → tagged `shards`, `splits`, `counts`."""
 
-    def __init__(self, stage: Stage, shares: SplitShares, num_shards: int):
+    def __init__(self, run: Run, shares: SplitShares, num_shards: int):
         super().__init__()
-        self._stage, self._shares, self._num_shards = stage, shares, num_shards
+        self._run, self._shares, self._num_shards = run, shares, num_shards
 
     def _build(self, shard):
         index, blocks = shard
@@ -199,9 +199,7 @@ class BuildImages(beam.PTransform):
         attributes = from_blocks(blocks["attributes"], ATTRIBUTES)
         built = build_images(copies, attributes, self._shares)
         for name, keys in (("images", ["image_id"]), ("sources", ["image_id", "source"])):
-            shard = write_sorted(
-                self._stage, built.tables[name], name, index, self._num_shards, keys
-            )
+            shard = write_sorted(self._run, built.tables[name], name, index, self._num_shards, keys)
             yield beam.pvalue.TaggedOutput(SHARDS, shard)
         yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
 

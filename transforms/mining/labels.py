@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.mined import SPLITS
 from transforms.rows.checked import Checked, id_texts
 from transforms.shards.outputs import Output
@@ -17,13 +17,13 @@ LABELS = pa.schema([("key", pa.string()), ("label", pa.string()), ("split", pa.s
 _SPLIT_NAMES = {split: split for split in SPLITS} | {"val": "validation", "dev": "validation"}
 
 
-def parse_labels(table: pa.Table, stage: Stage, forgotten: pa.Array) -> Output:
+def parse_labels(table: pa.Table, run: Run, forgotten: pa.Array) -> Output:
     """Checks the rows of a label file.
 
     Args:
       table: [n] rows with `key` and any of `label` and `split`; text is binary. An image
         with several labels has several rows.
-      stage: the run, named in dead letters.
+      run: the run, named in dead letters.
       forgotten: [k] string, the keys of images that must be forgotten.
 
     Returns:
@@ -55,7 +55,7 @@ def parse_labels(table: pa.Table, stage: Stage, forgotten: pa.Array) -> Output:
         schema=LABELS,
     )
     letters = checked.letters(
-        stage,
+        run,
         lambda dropped: [values["key"][i] for i in dropped],
         lambda dropped: [values["label"][i].encode() for i in dropped],
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.mining import associations, key_match
 from transforms.mining.days import PAIR_EVIDENCE, QUERY_USERS
@@ -346,7 +346,7 @@ class BuildPairs(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         log: beam.pvalue.AsSingleton,
         variants: beam.pvalue.AsSingleton,
         rules: PairRules,
@@ -355,7 +355,7 @@ class BuildPairs(beam.PTransform):
         num_shards: int,
     ):
         super().__init__()
-        self._stage, self._log, self._variants = stage, log, variants
+        self._run, self._log, self._variants = run, log, variants
         self._rules, self._shares, self._num_shards = rules, shares, num_shards
 
     def _build(self, shard, log, variants):
@@ -371,7 +371,7 @@ class BuildPairs(beam.PTransform):
         pairs = built.tables["pairs"]
         if pairs.num_rows:
             keys = ["image_id", "query_id"]
-            shard = write_sorted(self._stage, pairs, "pairs", index, self._num_shards, keys)
+            shard = write_sorted(self._run, pairs, "pairs", index, self._num_shards, keys)
             yield beam.pvalue.TaggedOutput(SHARDS, shard)
         train = pairs.filter(pc.equal(pairs["split"], "train"))
         most = self._rules.max_linked_queries

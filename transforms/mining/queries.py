@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_code.text.language import detect_languages
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.mining.days import QUERY_DAYS, QUERY_USERS
 from transforms.mining.events import CLICK_UNIT, QUERY_TEXTS
@@ -182,9 +182,9 @@ class BuildQueries(beam.PTransform):
     Input: shards of {stats, texts, languages, users, days, spellings}.
     """
 
-    def __init__(self, stage: Stage, num_shards: int, head_queries: int):
+    def __init__(self, run: Run, num_shards: int, head_queries: int):
         super().__init__()
-        self._stage, self._num_shards, self._head_queries = stage, num_shards, head_queries
+        self._run, self._num_shards, self._head_queries = run, num_shards, head_queries
 
     def _build(self, shard):
         index, blocks = shard
@@ -204,7 +204,7 @@ class BuildQueries(beam.PTransform):
             keys = ["query_id", "day"]
             yield beam.pvalue.TaggedOutput(
                 SHARDS,
-                write_sorted(self._stage, history, "query_days", index, self._num_shards, keys),
+                write_sorted(self._run, history, "query_days", index, self._num_shards, keys),
             )
 
     def _histogram(self, queries):
@@ -217,7 +217,7 @@ class BuildQueries(beam.PTransform):
         support = head_support(histogram, self._head_queries)
         head = pc.greater_equal(queries["train_images"], support)
         queries = queries.set_column(tables.QUERIES.names.index("head"), "head", head)
-        return write_sorted(self._stage, queries, "queries", index, self._num_shards, ["query_id"])
+        return write_sorted(self._run, queries, "queries", index, self._num_shards, ["query_id"])
 
     def expand(self, shards):
         built = shards | beam.ParDo(self._build).with_outputs("queries", SHARDS)

@@ -14,7 +14,7 @@ from model_code.phrases.query_vectors import query_vectors
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.progress import Progress
 from schemas.datasets.shard_files import read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import embedded
 from schemas.tables.vectors import Vectors, vectors_to_arrow
 from transforms.inference.batches import UnknownImages, embed_ahead, full_batches, image_embedder
@@ -69,7 +69,7 @@ def clicked_images(pairs: pa.Table, held_out: int) -> pa.Array:
 class EmbedClickedImages:
     """Worker of `MapShards`: the `clicked_images` of an `ImageTask` → f(x) in query space."""
 
-    stage: Stage
+    run: Run
     generator: ModelFolder
     width: int
     inference: EmbeddingSettings
@@ -102,7 +102,7 @@ class EmbedClickedImages:
                 parts.append(pa.table([rows["image_id"], rows["split"], vectors], schema))
             if made.bad:
                 names, images = batch["image_id"].to_pylist(), batch["image"].to_pylist()
-                dead.append(inference_failed(self.stage, made.bad, names, images))
+                dead.append(inference_failed(self.run, made.bad, names, images))
         for rows, found in unknown.known:
             progress.add(rows.num_rows)
             splits.append(rows["split"])
@@ -159,7 +159,7 @@ class BuildPhrases(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         generator: ModelFolder,
         text_embedder: ModelFolder,
         *,
@@ -168,7 +168,7 @@ class BuildPhrases(beam.PTransform):
         min_images: int,
     ):
         super().__init__()
-        self._args = stage, generator, text_embedder, vectors, num_shards, min_images
+        self._args = run, generator, text_embedder, vectors, num_shards, min_images
 
     def expand(self, made):
         shards, calibrated = made
@@ -183,8 +183,8 @@ class _TextAndHead:
 
 
 class _BuildPhrasesFn(beam.DoFn):
-    def __init__(self, stage, generator, text_embedder, vectors, num_shards, min_images):
-        self._stage, self._generator, self._text_embedder = stage, generator, text_embedder
+    def __init__(self, run, generator, text_embedder, vectors, num_shards, min_images):
+        self._run, self._generator, self._text_embedder = run, generator, text_embedder
         self._vectors = vectors
         self._num_shards, self._min_images = num_shards, min_images
         self._shared = Shared()
@@ -227,4 +227,4 @@ class _BuildPhrasesFn(beam.DoFn):
             .select(schema.names)
             .cast(schema)
         )
-        return write_sorted(self._stage, phrases, "phrases", index, self._num_shards, ["query_id"])
+        return write_sorted(self._run, phrases, "phrases", index, self._num_shards, ["query_id"])

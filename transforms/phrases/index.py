@@ -20,7 +20,7 @@ from schemas.console import heartbeat
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.vectors import arrow_to_vectors
 from transforms.inference.folders import ModelFolder
 
@@ -66,7 +66,7 @@ def batches(path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBa
 def lay_out(
     _: None,
     shards: Iterable[tuple[str, manifest.Shard]],
-    stage: Stage,
+    run: Run,
     settings: IndexSettings,
     previous: str,
 ) -> Layout:
@@ -74,7 +74,7 @@ def lay_out(
 
     Args:
       shards: of the tables phrases and, where there are any, image_embs.
-      stage: the run.
+      run: the run.
       settings: what is asked of the index.
       previous: a dataset of phrases whose index may be updated, or "".
 
@@ -86,7 +86,7 @@ def lay_out(
     written = sorted(shards)
     parts, start = [], 0
     for shard in (shard for name, shard in written if name == "phrases"):
-        parts.append(Part(stage.absolute(shard.path), start, shard.rows))
+        parts.append(Part(run.absolute(shard.path), start, shard.rows))
         start += shard.rows
     if not start:
         raise no_phrases()
@@ -94,10 +94,10 @@ def lay_out(
         schema = file.schema_arrow
     width = schema.field("query_vector").type.list_size
     kind = choose_kind(start, width, settings)
-    images = tuple(stage.absolute(shard.path) for name, shard in written if name == "image_embs")
+    images = tuple(run.absolute(shard.path) for name, shard in written if name == "image_embs")
     layout = Layout(kind, tuple(parts), images, None)
     if previous:
-        layout = dataclasses.replace(layout, previous=_usable(previous, layout, stage, settings))
+        layout = dataclasses.replace(layout, previous=_usable(previous, layout, run, settings))
     if layout.previous:
         how = "updated"
     else:
@@ -110,14 +110,12 @@ def _say(what: str) -> None:
     heartbeat.say(f"phrase index: {what}")
 
 
-def _usable(
-    dataset: str, layout: Layout, stage: Stage, settings: IndexSettings
-) -> ModelFolder | None:
+def _usable(dataset: str, layout: Layout, run: Run, settings: IndexSettings) -> ModelFolder | None:
     """The index of a previous dataset if it can be updated; says why not."""
     from model_code.phrases.update import Previous
 
     earlier = Dataset(dataset)
-    if earlier.manifest.models.get("generator") != stage.models.get("generator"):
+    if earlier.manifest.models.get("generator") != run.models.get("generator"):
         _say(f"{dataset} is of another generator")
         return None
     previous = ModelFolder.of(dataset, "index")
@@ -138,8 +136,8 @@ def _usable(
         return previous if opened.is_usable(change, layout.kind, settings) else None
 
 
-def _trained_path(stage: Stage) -> str:
-    return storage.join(stage.spill, "index/trained.faiss")
+def _trained_path(run: Run) -> str:
+    return storage.join(run.spill, "index/trained.faiss")
 
 
 def _read_index(path: str) -> Any:
@@ -148,7 +146,7 @@ def _read_index(path: str) -> Any:
     return index_kinds.from_bytes(storage.read_bytes(path))
 
 
-def train(layout: Layout, stage: Stage) -> Iterable[Part]:
+def train(layout: Layout, run: Run) -> Iterable[Part]:
     """Trains the quantizer on a sample, and yields the parts that it is to be filled with."""
     if layout.previous or not layout.kind.is_mergeable:
         return
@@ -165,20 +163,20 @@ def train(layout: Layout, stage: Stage) -> Iterable[Part]:
             sample.append(vectors[wanted[start : start + len(vectors)]])
             start += len(vectors)
     index = index_kinds.train(layout.kind, np.concatenate(sample))
-    storage.write_bytes(_trained_path(stage), index_kinds.to_bytes(index))
+    storage.write_bytes(_trained_path(run), index_kinds.to_bytes(index))
     yield from layout.parts
 
 
-def fill(part: Part, stage: Stage) -> tuple[int, str]:
+def fill(part: Part, run: Run) -> tuple[int, str]:
     """Adds a shard's phrases to an empty copy of the trained index; returns its place and file."""
     from model_code.index import kinds as index_kinds
 
-    index = _read_index(_trained_path(stage))
+    index = _read_index(_trained_path(run))
     start = part.start
     for batch in batches(part.path, ["query_vector"]):
         index_kinds.add(index, arrow_to_vectors(batch["query_vector"]), start)
         start += batch.num_rows
-    path = storage.join(stage.spill, f"index/part-{part.start:012d}.faiss")
+    path = storage.join(run.spill, f"index/part-{part.start:012d}.faiss")
     storage.write_bytes(path, index_kinds.to_bytes(index))
     return part.start, path
 
@@ -186,7 +184,7 @@ def fill(part: Part, stage: Stage) -> tuple[int, str]:
 def finish(
     layout: Layout,
     filled: Iterable[tuple[int, str]],
-    stage: Stage,
+    run: Run,
     temperature: float,
     settings: IndexSettings,
 ) -> Iterable[tuple[str, manifest.Shard]]:
@@ -206,7 +204,7 @@ def finish(
                 index_update.update(opened, folder, temperature, settings, probes)
         else:
             if layout.kind.is_mergeable:
-                index = index_kinds.merge(_read_index(_trained_path(stage)), parts)
+                index = index_kinds.merge(_read_index(_trained_path(run)), parts)
             else:
                 vectors, _ = folder_lib.open_vectors(folder)
                 index = index_kinds.build(layout.kind, vectors, np.empty(0, np.int64))
@@ -218,7 +216,7 @@ def finish(
                 settings=settings,
                 probes=probes,
             )
-        for shard in stage.publish("index", folder):
+        for shard in run.publish("index", folder):
             yield "index", shard
 
 
@@ -247,7 +245,7 @@ class BuildIndex(beam.PTransform):
     """PCollection[(name, Shard)] of phrases and image_embs → PCollection[("index", Shard)].
 
     Args:
-      stage: the run.
+      run: the run.
       temperature: τ of equation (1).
       settings: what is asked of the index.
       previous: a dataset of phrases; its index is updated where its vectors are of the same
@@ -257,14 +255,14 @@ class BuildIndex(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         temperature: float,
         settings: IndexSettings = DEFAULT,
         previous: str = "",
         hints: Mapping[str, str] | None = None,
     ):
         super().__init__()
-        self._stage, self._temperature = stage, temperature
+        self._run, self._temperature = run, temperature
         self._settings, self._previous = settings, previous
         self._hints = dict(hints or {})
 
@@ -274,19 +272,19 @@ class BuildIndex(beam.PTransform):
             | beam.Create([None])
             | "LayOut"
             >> beam.Map(
-                lay_out, beam.pvalue.AsIter(shards), self._stage, self._settings, self._previous
+                lay_out, beam.pvalue.AsIter(shards), self._run, self._settings, self._previous
             )
         )
         filled = (
             layout
-            | "Train" >> beam.FlatMap(train, self._stage).with_resource_hints(**self._hints)
+            | "Train" >> beam.FlatMap(train, self._run).with_resource_hints(**self._hints)
             | beam.Reshuffle()
-            | "Fill" >> beam.Map(fill, self._stage)
+            | "Fill" >> beam.Map(fill, self._run)
         )
         return layout | "Finish" >> beam.FlatMap(
             finish,
             beam.pvalue.AsIter(filled),
-            self._stage,
+            self._run,
             self._temperature,
             self._settings,
         ).with_resource_hints(**self._hints)

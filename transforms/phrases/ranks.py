@@ -12,7 +12,7 @@ import pyarrow as pa
 from model_code.metrics import ranks as phrase_metrics
 from schemas.base import storage
 from schemas.datasets import shards
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.vectors import arrow_to_vectors
 from transforms.phrases.calibration import Calibrated
 
@@ -108,17 +108,17 @@ class WriteCalibration(beam.PTransform):
 
     NAME, FILE = "calibration", "calibration.json"
 
-    def __init__(self, stage: Stage):
+    def __init__(self, run: Run):
         super().__init__()
-        self._stage = stage
+        self._run = run
 
     def _write(self, calibrated: Calibrated, ranked: Ranked):
         found = summary(calibrated, ranked)
         print("".join(f"  {line}\n" for line in lines(found)), end="", flush=True)
-        folder = self._stage.folder(self.NAME)
-        path = storage.join(self._stage.absolute(folder), self.FILE)
+        folder = self._run.folder(self.NAME)
+        path = storage.join(self._run.absolute(folder), self.FILE)
         storage.write_bytes(path, json.dumps(found, indent=1, ensure_ascii=False).encode())
-        for shard in shards.describe_files(self._stage.output, folder, [self.FILE]):
+        for shard in shards.describe_files(self._run.output, folder, [self.FILE]):
             yield self.NAME, shard
 
     def expand(self, made):

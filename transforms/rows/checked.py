@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.console import progress
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.dead_letters import dead_letters
 from transforms.rows import moments
 from transforms.rows.column_types import as_binary, whole_texts
@@ -63,14 +63,14 @@ class Checked:
 
     def letters(
         self,
-        stage: Stage,
+        run: Run,
         keys: Callable[[np.ndarray], list[str]],
         payloads: Callable[[np.ndarray], list[bytes]] | None = None,
     ) -> tuple[pa.Table, ...]:
         """Dead letters of the dropped rows, but for those dropped as a matter of course.
 
         Args:
-          stage: the run.
+          run: the run.
           keys: [n] int64 rows → [n] what names them.
           payloads: [n] int64 rows → [n] what arrived; None where that must stay behind.
         """
@@ -81,8 +81,8 @@ class Checked:
                 continue
             found.append(
                 dead_letters(
-                    stage.name,
-                    stage.run_id,
+                    run.name,
+                    run.run_id,
                     reason,
                     keys(rows),
                     [self._details.get(row, "") for row in rows.tolist()],
@@ -251,7 +251,7 @@ def checked_file(
     batches: Iterable[pa.Table | BadRows],
     kind: str,
     parse: Callable[[pa.Table], Output],
-    stage: Stage,
+    run: Run,
     files: int = 1,
 ) -> Iterator[Output]:
     """Checks the batches of some files, and counts the files.
@@ -265,19 +265,17 @@ def checked_file(
             yield parse(batch)
         elif batch.reason == "unreadable_file":
             unreadable += 1
-            yield bad_rows(batch, f"{kind}_files", stage)
+            yield bad_rows(batch, f"{kind}_files", run)
         else:
-            yield bad_rows(batch, kind, stage)
+            yield bad_rows(batch, kind, run)
     whole = files - unreadable
     yield Output(counts={f"{kind}_files.in": whole, f"{kind}_files.out": whole})
 
 
-def bad_rows(bad: BadRows, kind: str, stage: Stage) -> Output:
+def bad_rows(bad: BadRows, kind: str, run: Run) -> Output:
     """Dead letters of rows that could not even be read."""
     n = len(bad.details)
-    letters = dead_letters(
-        stage.name, stage.run_id, bad.reason, [bad.path] * n, bad.details, [b""] * n
-    )
+    letters = dead_letters(run.name, run.run_id, bad.reason, [bad.path] * n, bad.details, [b""] * n)
     return Output({}, (letters,), {f"{kind}.in": n, f"{kind}.dropped_{bad.reason}": n})
 
 
@@ -296,11 +294,11 @@ class ReadRows(beam.PTransform):
         kind: str,
         read: Callable[..., Iterable[pa.Table | BadRows]],
         parse: Callable[[pa.Table], Output],
-        stage: Stage,
+        run: Run,
         outputs: tuple[str, ...],
     ):
         super().__init__()
-        self._args, self._outputs = (kind, read, parse, stage), outputs
+        self._args, self._outputs = (kind, read, parse, run), outputs
 
     def expand(self, units):
         fn = _ReadRowsFn(*self._args)
@@ -308,8 +306,8 @@ class ReadRows(beam.PTransform):
 
 
 class _ReadRowsFn(beam.DoFn):
-    def __init__(self, kind, read, parse, stage):
-        self._kind, self._read, self._parse, self._stage = kind, read, parse, stage
+    def __init__(self, kind, read, parse, run):
+        self._kind, self._read, self._parse, self._run = kind, read, parse, run
 
     def setup(self):
         self._progress = progress.shared(f"read {self._kind}", None, "rows")
@@ -318,6 +316,6 @@ class _ReadRowsFn(beam.DoFn):
         self._progress.close()
 
     def process(self, unit):
-        for output in checked_file(self._read(unit), self._kind, self._parse, self._stage):
+        for output in checked_file(self._read(unit), self._kind, self._parse, self._run):
             self._progress.add(output.counts.get(f"{self._kind}.in", 0))
             yield from output.tagged()

@@ -19,7 +19,7 @@ from schemas.datasets import dataset, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.records import Record
 from schemas.datasets.shard_files import open_parquet, read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.mined import DEAD_LETTERS
 from transforms.shards.ceilings import EXAMPLES, Ceilings, check_counters
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Notes, WriteTable
@@ -33,16 +33,16 @@ def _dropped(counters: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {rows:,}" for name, rows in sorted(dropped.items()))
 
 
-def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
+def _check_retry(run: Run, dead: Iterable[manifest.Shard]) -> None:
     """Raises RetryError when rows have died that were good in the run before.
 
     One that died then may die of something else now: its old letter is gone. An image and a row
     of the log may have the same key.
     """
     schema = pa.schema([DEAD_LETTERS.field("key"), DEAD_LETTERS.field("reason")])
-    before = dataset.Dataset(manifest.run_folder(stage.output, stage.after))
+    before = dataset.Dataset(manifest.run_folder(run.output, run.after))
     old = pa.Table.from_batches(before.batches("dead_letters", schema.names), schema)
-    found = [read_parquet(stage.absolute(shard.path), schema.names) for shard in dead]
+    found = [read_parquet(run.absolute(shard.path), schema.names) for shard in dead]
     new = pa.concat_tables([schema.empty_table(), *found])
     old_letters, new_letters = (
         fingerprint.mix(hash64_array(t["key"]), hash64_array(t["reason"])) for t in (old, new)
@@ -52,22 +52,22 @@ def _check_retry(stage: Stage, dead: Iterable[manifest.Shard]) -> None:
     if fell.any():
         key = new["key"].filter(pa.array(fell))[0].as_py()
         raise RetryError(
-            f"{stage.output}: {key!r} and maybe others died, which were good in run {stage.after}",
+            f"{run.output}: {key!r} and maybe others died, which were good in run {run.after}",
             "a retry in which no other rows die",
             "Nothing was committed. Give the command again when what it reads is well.",
         )
 
 
-def record_path(stage: Stage, index: int, num_shards: int) -> str:
+def record_path(run: Run, index: int, num_shards: int) -> str:
     """Where a task of `MapShards` notes what it has written, relative to the dataset."""
-    return stage.shard_path("records", index, num_shards, "json") + Record.SUFFIX
+    return run.shard_path("records", index, num_shards, "json") + Record.SUFFIX
 
 
-def _examples(stage: Stage, shards: Iterable[manifest.Shard], reason: str) -> list[str]:
+def _examples(run: Run, shards: Iterable[manifest.Shard], reason: str) -> list[str]:
     """Some rows that died of a reason: their keys, and what was found."""
     found: list[str] = []
     for shard in sorted(shards):
-        with open_parquet(stage.absolute(shard.path)) as file:
+        with open_parquet(run.absolute(shard.path)) as file:
             for batch in file.iter_batches(columns=["key", "reason", "detail"]):
                 for row in batch.filter(pc.equal(batch["reason"], reason)).to_pylist():
                     detail = f" ({row['detail']})" if row["detail"] else ""
@@ -83,7 +83,7 @@ def commit(
     shards: Iterable[tuple[str, manifest.Shard]],
     counts: Iterable[tuple[str, int]],
     notes: Iterable[tuple[str, Sequence[tuple[int, str]]]],
-    stage: Stage,
+    run: Run,
     tables: Mapping[str, manifest.Table],
     num_shards: int,
     ceilings: Ceilings,
@@ -102,14 +102,14 @@ def commit(
         by_table[name].append(shard)
     try:
         letters = by_table["dead_letters"]
-        examples = functools.partial(_examples, stage, letters)
-        check_counters(counters, ceilings, examples, stage.absolute(stage.folder("dead_letters")))
-        if stage.after:
-            _check_retry(stage, letters)
+        examples = functools.partial(_examples, run, letters)
+        check_counters(counters, ceilings, examples, run.absolute(run.folder("dead_letters")))
+        if run.after:
+            _check_retry(run, letters)
     except (DeadShareError, RetryError):
         # What killed them may pass: the next run is to try these shards again.
         for shard in by_table["dead_letters"]:
-            storage.remove(stage.absolute(record_path(stage, shard.index, num_shards)))
+            storage.remove(run.absolute(record_path(run, shard.index, num_shards)))
         raise
     if check:
         check(counters, dict(notes))
@@ -122,10 +122,10 @@ def commit(
             raise PhraseLensError(
                 f"table {name!r}",
                 f"at least one row; dropped were {_dropped(counters) or 'none'}",
-                f"Check the inputs of {stage.name}, and the flags that drop rows.",
+                f"Check the inputs of {run.name}, and the flags that drop rows.",
             )
-    won = commit_lib.commit(stage.output, stage.manifest(filled, counters, num_shards), stage.seen)
-    storage.remove_tree(stage.spill)
+    won = commit_lib.commit(run.output, run.manifest(filled, counters, num_shards), run.seen)
+    storage.remove_tree(run.spill)
     return won
 
 
@@ -138,7 +138,7 @@ class CommitManifest(beam.PTransform):
     """Commits the dataset when all of its shards are written. The last step of every job.
 
     Args:
-      stage: the run.
+      run: the run.
       tables: name → format and schema of every table; `dead_letters` is added.
       num_shards: shards that the tables are partitioned into.
       ceilings: how many rows may die.
@@ -153,7 +153,7 @@ class CommitManifest(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         tables: Mapping[str, manifest.Table],
         num_shards: int,
         ceilings: Ceilings,
@@ -162,7 +162,7 @@ class CommitManifest(beam.PTransform):
         check: Check | None = None,
     ):
         super().__init__()
-        self._stage, self._num_shards, self._required = stage, num_shards, tuple(required)
+        self._run, self._num_shards, self._required = run, num_shards, tuple(required)
         self._tables = dict(tables) | {"dead_letters": parquet(DEAD_LETTERS)}
         self._ceilings, self._check = ceilings, check
 
@@ -171,7 +171,7 @@ class CommitManifest(beam.PTransform):
         if DEAD in inputs:
             keys = ["key", "reason", "detail", "payload"]
             dead = inputs[DEAD] | "WriteDeadLetters" >> WriteTable(
-                self._stage, "dead_letters", DEAD_LETTERS, keys, self._num_shards
+                self._run, "dead_letters", DEAD_LETTERS, keys, self._num_shards
             )
             shards = (shards, dead) | beam.Flatten()
         counts = inputs[COUNTS] | "AddCounts" >> beam.CombinePerKey(sum)
@@ -187,7 +187,7 @@ class CommitManifest(beam.PTransform):
                 beam.pvalue.AsIter(shards),
                 beam.pvalue.AsIter(counts),
                 notes,
-                self._stage,
+                self._run,
                 self._tables,
                 self._num_shards,
                 self._ceilings,

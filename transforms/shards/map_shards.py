@@ -17,7 +17,7 @@ from schemas.console import progress
 from schemas.console.progress import Progress
 from schemas.datasets import manifest
 from schemas.datasets.records import Record
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.shards.commit import record_path
 from transforms.shards.outputs import COUNTS, SHARDS, Output, write_sorted
 
@@ -54,7 +54,7 @@ class MapShards(beam.PTransform):
     """PCollection[(index, task)] → tagged `shards` ((name, Shard)) and `counts`.
 
     Args:
-      stage: the run.
+      run: the run.
       worker: what is done to a task.
       keys: table → the columns that its rows are sorted by.
       num_shards: how many tasks there are.
@@ -63,14 +63,14 @@ class MapShards(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         worker: ShardWorker,
         keys: Mapping[str, list[str]],
         num_shards: int,
         hints: Mapping[str, str] | None = None,
     ):
         super().__init__()
-        self._args = stage, worker, dict(keys), num_shards
+        self._args = run, worker, dict(keys), num_shards
         self._hints = dict(hints or {})
 
     def expand(self, tasks):
@@ -82,8 +82,8 @@ class MapShards(beam.PTransform):
 
 
 class _MapShardsFn(beam.DoFn):
-    def __init__(self, stage, worker, keys, num_shards):
-        self._stage, self._worker, self._keys = stage, worker, keys
+    def __init__(self, run, worker, keys, num_shards):
+        self._run, self._worker, self._keys = run, worker, keys
         self._num_shards = num_shards
         self._shared = Shared()
         self._progress = None
@@ -99,8 +99,8 @@ class _MapShardsFn(beam.DoFn):
 
     def process(self, task):
         index, work = task
-        path = self._stage.absolute(record_path(self._stage, index, self._num_shards))
-        record = finished(self._stage, path)
+        path = self._run.absolute(record_path(self._run, index, self._num_shards))
+        record = finished(self._run, path)
         if record is None:
             output = self._worker.process(work, self._loaded.value, self._progress)
             record = self._write(index, output)
@@ -117,7 +117,7 @@ class _MapShardsFn(beam.DoFn):
             tables["dead_letters"] = pa.concat_tables(dead)
         keys = {"dead_letters": ["key", "reason"], **self._keys}
         written = [
-            write_sorted(self._stage, table, name, index, self._num_shards, keys[name])
+            write_sorted(self._run, table, name, index, self._num_shards, keys[name])
             for name, table in tables.items()
             if table.num_rows
         ]
@@ -140,12 +140,12 @@ def _shards(record: Record) -> list[tuple[str, manifest.Shard]]:
     ]
 
 
-def finished(stage: Stage, path: str) -> Record | None:
+def finished(run: Run, path: str) -> Record | None:
     """The record of a task that an earlier attempt finished and whose files are whole, or None."""
     record = Record.read(path)
     if record is None:
         return None
     whole = all(
-        storage.size(stage.absolute(shard.path)) == shard.bytes for _, shard in _shards(record)
+        storage.size(run.absolute(shard.path)) == shard.bytes for _, shard in _shards(record)
     )
     return record if whole else None

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from transforms.shards.blocks import Block, SplitByShard, from_blocks, in_order
 
 DEAD, COUNTS, SHARDS, NOTES = "dead", "counts", "shards", "notes"
@@ -62,14 +62,14 @@ class Output:
 
 
 def write_sorted(
-    stage: Stage, table: pa.Table, name: str, index: int, num_shards: int, keys: list[str]
+    run: Run, table: pa.Table, name: str, index: int, num_shards: int, keys: list[str]
 ) -> tuple[str, manifest.Shard]:
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
     # Where chunks begin must not show in the file.
     table = in_order(table, order.to_numpy()).combine_chunks()
-    path = stage.shard_path(name, index, num_shards, "parquet")
-    return name, shards_lib.write_parquet(stage.output, path, index, table)
+    path = run.shard_path(name, index, num_shards, "parquet")
+    return name, shards_lib.write_parquet(run.output, path, index, table)
 
 
 class WriteTable(beam.PTransform):
@@ -81,25 +81,25 @@ class WriteTable(beam.PTransform):
 
     def __init__(
         self,
-        stage: Stage,
+        run: Run,
         name: str,
         schema: pa.Schema,
         keys: list[str],
         num_shards: int,
     ):
         super().__init__()
-        self._stage, self._name, self._schema = stage, name, schema
+        self._run, self._name, self._schema = run, name, schema
         self._keys, self._num_shards = keys, num_shards
 
     def _write(self, shard: tuple[int, Iterable[Block]]) -> tuple[str, manifest.Shard]:
         index, blocks = shard
         table = from_blocks(blocks, self._schema)
-        return write_sorted(self._stage, table, self._name, index, self._num_shards, self._keys)
+        return write_sorted(self._run, table, self._name, index, self._num_shards, self._keys)
 
     def expand(self, tables):
         return (
             tables
-            | SplitByShard(self._keys[0], self._num_shards, self._stage.spill)
+            | SplitByShard(self._keys[0], self._num_shards, self._run.spill)
             | beam.GroupByKey()
             | "Write" >> beam.Map(self._write)
         )

@@ -8,7 +8,7 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base import storage
 from schemas.datasets import manifest
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 
 class RecordWriter:
@@ -17,14 +17,14 @@ class RecordWriter:
     A context manager. Without a record there is no file.
 
     Args:
-      stage: the run.
+      run: the run.
       path: the shard's path relative to the dataset.
       index: the shard's index.
       group: see `manifest.Shard`.
     """
 
-    def __init__(self, stage: Stage, path: str, index: int, group: str = ""):
-        self._stage, self._path, self._index, self._group = stage, path, index, group
+    def __init__(self, run: Run, path: str, index: int, group: str = ""):
+        self._run, self._path, self._index, self._group = run, path, index, group
         self._stack = contextlib.ExitStack()
         self._file: Any = None
         self._rows = self._bytes = 0
@@ -32,7 +32,7 @@ class RecordWriter:
 
     def add(self, record: bytes) -> None:
         if self._file is None:
-            path = self._stage.absolute(self._path)
+            path = self._run.absolute(self._path)
             self._file = self._stack.enter_context(storage.open_output(path))
         _TFRecordUtil.write_record(self, record)
         self._rows += 1

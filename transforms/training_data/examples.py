@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.mined import SPLITS
 from transforms.shards.blocks import to_block
 from transforms.shards.tfrecords import RecordWriter
@@ -129,14 +129,14 @@ def split_transformed(transformed, num_shards: int) -> Iterator[tuple[Place, byt
 class WriteExamples(beam.PTransform):
     """PCollection[(record batch, pass-through)] → PCollection[(name, Shard)]."""
 
-    def __init__(self, stage: Stage, num_shards: int):
+    def __init__(self, run: Run, num_shards: int):
         super().__init__()
-        self._stage, self._num_shards = stage, num_shards
+        self._run, self._num_shards = run, num_shards
 
     def _write(self, grouped):
         (split, index), blocks = grouped
-        path = self._stage.shard_path(f"examples/{split}", index, self._num_shards, "tfrecord")
-        with RecordWriter(self._stage, path, index, split) as writer:
+        path = self._run.shard_path(f"examples/{split}", index, self._num_shards, "tfrecord")
+        with RecordWriter(self._run, path, index, split) as writer:
             for example in encode_examples(blocks):
                 writer.add(example)
         return [("examples", shard) for shard in writer.shards]
@@ -151,7 +151,7 @@ class WriteExamples(beam.PTransform):
 
 
 def write_transform_fn(
-    saved_model: str, metadata, selection: Selection, stage: Stage, config: Mapping[str, Any]
+    saved_model: str, metadata, selection: Selection, run: Run, config: Mapping[str, Any]
 ):
     """Publishes what tf.Transform learned as tables of files.
 
@@ -159,7 +159,7 @@ def write_transform_fn(
       saved_model: the folder where tf.Transform wrote its graph.
       metadata: its DatasetMetadata.
       selection: the labels and the task.
-      stage: the run.
+      run: the run.
       config: what else the trainer must know; with the task it is written as metadata/config.json.
 
     Yields:
@@ -174,7 +174,7 @@ def write_transform_fn(
         with storage.local_copy(saved_model) as source:
             preprocessing.write_output(source, metadata, folder)
         labels = preprocessing.read_labels(folder)
-        for shard in stage.publish("transform_fn", folder):
+        for shard in run.publish("transform_fn", folder):
             yield "transform_fn", shard
     if not labels or labels == [""]:
         raise PhraseLensError(
@@ -186,16 +186,16 @@ def write_transform_fn(
         storage.write_bytes(f"{folder}/labels.txt", "".join(f"{v}\n" for v in labels).encode())
         config = {"task": selection.task, **config}
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
-        for shard in stage.publish("metadata", folder):
+        for shard in run.publish("metadata", folder):
             yield "metadata", shard
 
 
 class WriteTransformFn(beam.PTransform):
     """("graph" and "metadata" of `Normalise`, one `Selection`) → PCollection[(name, Shard)]."""
 
-    def __init__(self, stage: Stage, config: Mapping[str, Any]):
+    def __init__(self, run: Run, config: Mapping[str, Any]):
         super().__init__()
-        self._stage, self._config = stage, config
+        self._run, self._config = run, config
 
     def expand(self, made):
         graph, metadata, selection = made
@@ -203,6 +203,6 @@ class WriteTransformFn(beam.PTransform):
             write_transform_fn,
             beam.pvalue.AsSingleton(metadata),
             beam.pvalue.AsSingleton(selection),
-            self._stage,
+            self._run,
             self._config,
         )

@@ -17,7 +17,7 @@ from schemas.console.progress import Progress
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet, read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.inference.bisect import inference_failed, run_or_bisect
 from transforms.shards.outputs import Output, write_sorted
@@ -201,7 +201,7 @@ class PreparePairs:
     Examples are written as they are made, by image id: memory is that of one batch.
     """
 
-    stage: Stage
+    run: Run
     mined: str
     limits: Limits
     size: int
@@ -236,7 +236,7 @@ class PreparePairs:
                         record, size = example_of(chosen, known, row, ids[place], image)
                         writers[split].add(record)
                         counts += {f"{split}.images": 1, f"{split}.pairs": size}
-                dead.append(inference_failed(self.stage, bad, ids, files))
+                dead.append(inference_failed(self.run, bad, ids, files))
                 progress.add(len(rows))
         progress.add(chosen.left_out.total())
         failed = sum(table.num_rows for table in dead)
@@ -248,8 +248,8 @@ class PreparePairs:
         return Output({}, tuple(dead), dict(counts), tuple(shards))
 
     def _writer(self, split: str, index: int) -> RecordWriter:
-        path = self.stage.shard_path(split, index, self.num_shards, "tfrecord")
-        return RecordWriter(self.stage, path, index)
+        path = self.run.shard_path(split, index, self.num_shards, "tfrecord")
+        return RecordWriter(self.run, path, index)
 
 
 def _batches(path: str, keep: np.ndarray) -> Iterator[tuple[np.ndarray, list[str], list[bytes]]]:
@@ -279,12 +279,12 @@ def example_of(
 
 
 def write_vocabulary(
-    _: None, mined: str, limits: Limits, stage: Stage, config: dict
+    _: None, mined: str, limits: Limits, run: Run, config: dict
 ) -> Iterator[tuple[str, manifest.Shard]]:
     """Writes the tables `vocabulary`, and `metadata` with `config` as config.json."""
     rows = vocabulary(Dataset(mined), limits)
-    yield write_sorted(stage, rows, "vocabulary", 0, 1, ["rank"])
+    yield write_sorted(run, rows, "vocabulary", 0, 1, ["rank"])
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
-        for shard in stage.publish("metadata", folder):
+        for shard in run.publish("metadata", folder):
             yield "metadata", shard

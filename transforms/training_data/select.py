@@ -14,7 +14,7 @@ from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.datasets import manifest
 from schemas.datasets.shard_files import open_parquet, read_parquet
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.dead_letters import dead_letters
 from schemas.tables.mined import IMAGES, SPLITS
 from schemas.tables.vectors import Vectors, vectors_of
@@ -109,16 +109,14 @@ class SelectLabels(beam.PTransform):
         )
 
 
-def select_rows(
-    table: pa.Table, selection: Selection, schema, stage: Stage
-) -> tuple[Output, Counter]:
+def select_rows(table: pa.Table, selection: Selection, schema, run: Run) -> tuple[Output, Counter]:
     """Takes the rows of a batch of features that become examples.
 
     Args:
       table: [n] rows of features.
       selection: what `select` chose; where the task is "single", rows of several labels are dead.
       schema: TFMD schema of the features.
-      stage: the run, named in dead letters.
+      run: the run, named in dead letters.
 
     Returns:
       One table for each split, dead letters of rows that break the schema, counts of
@@ -156,8 +154,8 @@ def select_rows(
     }
     dead = [row for row in range(rows) if reasons[row] == "schema_anomaly"]
     letters = dead_letters(
-        stage.name,
-        stage.run_id,
+        run.name,
+        run.run_id,
         "schema_anomaly",
         [ids[row] or "" for row in dead],
         [details[row] for row in dead],
@@ -173,15 +171,15 @@ def select_rows(
 class SelectRows(beam.PTransform):
     """PCollection[path of a features shard] → tagged tables by split, dead, counts, anomalies."""
 
-    def __init__(self, selection, schema, stage: Stage):
+    def __init__(self, selection, schema, run: Run):
         super().__init__()
-        self._selection, self._schema, self._stage = selection, schema, stage
+        self._selection, self._schema, self._run = selection, schema, run
 
     def _select(self, path, selection):
         with open_parquet(path) as file:
             for batch in file.iter_batches(READ_BATCH, columns=columns_of(self._schema)):
                 table = pa.Table.from_batches([batch])
-                output, found = select_rows(table, selection, self._schema, self._stage)
+                output, found = select_rows(table, selection, self._schema, self._run)
                 yield from output.tagged()
                 for item in found.items():
                     yield beam.pvalue.TaggedOutput(ANOMALIES, item)
@@ -193,21 +191,21 @@ class SelectRows(beam.PTransform):
 
 
 def write_anomalies(
-    counts: Iterable[tuple[tuple[str, str], int]], stage: Stage
+    counts: Iterable[tuple[tuple[str, str], int]], run: Run
 ) -> Iterator[tuple[str, manifest.Shard]]:
     """Publishes the Anomalies proto of ((field, what is wrong), rows)."""
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/anomalies.pbtxt", anomalies(counts).encode())
-        for shard in stage.publish("anomalies", folder):
+        for shard in run.publish("anomalies", folder):
             yield "anomalies", shard
 
 
 class WriteAnomalies(beam.PTransform):
     """PCollection[((field, what is wrong), rows)] → PCollection[(name, Shard)]."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, run: Run):
         super().__init__()
-        self._stage = stage
+        self._run = run
 
     def expand(self, found):
         counts = found | "Count" >> beam.CombinePerKey(sum)
@@ -216,6 +214,6 @@ class WriteAnomalies(beam.PTransform):
             | "Once" >> beam.Create([None])
             | "Write"
             >> beam.FlatMap(
-                lambda _, counts: write_anomalies(counts, self._stage), beam.pvalue.AsIter(counts)
+                lambda _, counts: write_anomalies(counts, self._run), beam.pvalue.AsIter(counts)
             )
         )

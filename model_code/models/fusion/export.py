@@ -24,7 +24,7 @@ from schemas.console.flags import flag
 from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 MODULES = ("model_code.models.fusion.export", "model_code.models.fusion.classifier")
 
@@ -46,7 +46,7 @@ def _datasets(config: Config) -> Mapping[str, str]:
     }
 
 
-def _work(config: Config, stage: Stage) -> int:
+def _work(config: Config, run: Run) -> int:
     import contextlib
 
     from model_code.models.fusion import serving_graph
@@ -61,18 +61,18 @@ def _work(config: Config, stage: Stage) -> int:
     }
     for path, table in tables.values():
         Dataset(path).shards(table)
-    local = stage.empty_folder("model")
+    local = run.empty_folder("model")
     with contextlib.ExitStack() as stack:
         folders = {
             name: stack.enter_context(integrity.local_copy(Dataset(path), table))
             for name, (path, table) in tables.items()
         }
         sizes = serving_graph.export(folders, local, config.top_labels)
-    description = sizes | {"inputs": stage.inputs}
+    description = sizes | {"inputs": run.inputs}
     with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
-    stage.commit_files("model", local, {}, fingerprint.of_json(description))
-    size = sum(shard.bytes for shard in Dataset(stage.output).shards("model"))
+    run.commit_files("model", local, {}, fingerprint.of_json(description))
+    size = sum(shard.bytes for shard in Dataset(run.output).shards("model"))
     print(
         f"export_model: {sizes['labels']:,} labels, {sizes['phrases']:,} phrases, "
         f"{size / 1e6:,.0f} MB"

@@ -42,7 +42,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.mined import SPLITS
 
 MODULES = ("model_code.models.fusion.train",)
@@ -143,7 +143,7 @@ def _widths(text: str) -> tuple[int, ...]:
     return () if text == "linear" else tuple(int(width) for width in text.split("-"))
 
 
-def _work(config: Config, stage: Stage) -> int:
+def _work(config: Config, run: Run) -> int:
     from model_code.models.fusion import ablations, data, losses, network
     from model_code.models.fusion.data import open_examples
     from model_code.models.fusion.family import INPUTS
@@ -167,7 +167,7 @@ def _work(config: Config, stage: Stage) -> int:
             "min_steps": config.min_steps,
             "class_weights": losses.class_weights(reader, config.class_weights),
         }
-        trainer = ablations.Trainer(reader, stage.scratch, budget, config.labels_per_class)
+        trainer = ablations.Trainer(reader, run.scratch, budget, config.labels_per_class)
         tuned = {name: trainer.tune(name, choices, config.seed) for name in INPUTS}
         chosen = {name: trial for name, (trial, _) in tuned.items()}
         if config.pool:
@@ -187,7 +187,7 @@ def _work(config: Config, stage: Stage) -> int:
         "settings": result["chosen"],
         "pool": result["pool"],
     }
-    _commit(config, stage, chosen, description, result, predictions)
+    _commit(config, run, chosen, description, result, predictions)
     print("\n".join(report_lines(result)))
     print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
     return 0
@@ -195,7 +195,7 @@ def _work(config: Config, stage: Stage) -> int:
 
 def _commit(
     config: Config,
-    stage: Stage,
+    run: Run,
     chosen: Mapping[str, Any],
     description: Mapping[str, Any],
     result: Mapping[str, Any],
@@ -204,7 +204,7 @@ def _commit(
     """Writes and commits the tables.
 
     Args:
-      config, stage: of the run.
+      config, run: of the run.
       chosen: classifier → its trial.
       description: what tells the models from others.
       result: the contents of evaluation.json.
@@ -214,7 +214,7 @@ def _commit(
 
     from model_code.models.fusion import ablations
 
-    local = {table: os.path.join(stage.scratch, table) for table in ("model", "evaluation")}
+    local = {table: os.path.join(run.scratch, table) for table in ("model", "evaluation")}
     ablations.write_models(local["model"], chosen, description)
     figures = {name: {m: of[m] for m in FUSION.metrics} for name, of in result["test"].items()}
     evaluation = family.Evaluation(FUSION, result["rows"]["test"], figures)
@@ -225,12 +225,12 @@ def _commit(
     weights = [np.asarray(v) for trial in chosen.values() for v in trial.model.get_weights()]
     counters = {f"examples_{split}.rows": rows for split, rows in result["rows"].items()}
     # Weights mean nothing without the normalisation that the examples were made with.
-    identity = fingerprint.of_arrays({**description, **stage.inputs}, weights)
+    identity = fingerprint.of_arrays({**description, **run.inputs}, weights)
     with contextlib.ExitStack() as stack:
         for table in ("transform_fn", "metadata"):
             folder = Dataset(config.examples).folder(table)
             local[table] = stack.enter_context(storage.local_copy(folder))
-        stage.commit_tables(local, counters, identity)
+        run.commit_tables(local, counters, identity)
 
 
 def report_lines(result: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from model_code.models.pixel_embedder.settings import Config
 from schemas.base import fingerprint
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 NAME = "train_pixel_embedder"
 MODULES = ("model_code.models.pixel_embedder.train",)
@@ -82,7 +82,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
     return embedder, history
 
 
-def work(config: Config, stage: Stage) -> int:
+def work(config: Config, run: Run) -> int:
     # TensorFlow takes seconds to load; --help and a finished stage need none of it.
     from model_code.images import backbones
     from model_code.images.weights import pretrained
@@ -96,11 +96,11 @@ def work(config: Config, stage: Stage) -> int:
     embedder = pretrained(
         config.backbone, size, config.weights, "--weights", config.small_resnet_width
     )
-    local = stage.empty_folder("model")
+    local = run.empty_folder("model")
     name = config.backbone
     if not config.weights:
-        embedder, history = train_bottleneck(config, stage.scratch, embedder, size)
-        training.write_logs(history, stage.scratch, local)
+        embedder, history = train_bottleneck(config, run.scratch, embedder, size)
+        training.write_logs(history, run.scratch, local)
         name = f"{config.backbone}+bottleneck"
         best = history.epochs[history.best_epoch - 1]
         shown = ", ".join(f"{k} {v:.3f}" for k, v in best.items() if k != "epoch")
@@ -116,7 +116,7 @@ def work(config: Config, stage: Stage) -> int:
     with open(os.path.join(local, "config.json"), "w", encoding="utf-8") as f:
         json.dump(description, f, indent=1)
     model = fingerprint.of_arrays(description, embedder.get_weights())
-    stage.commit_files("model", local, {}, model)
+    run.commit_files("model", local, {}, model)
     print(f"{NAME}: {name} at {size} px, {description['width']} dimensions")
     print(
         f"next: ./run.sh embed_images --mined={config.mined} "

@@ -32,7 +32,7 @@ from model_code.models.text_embedder.settings import Config
 from schemas.base import fingerprint
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 
 if TYPE_CHECKING:
     from model_code.models.text_embedder.held_out import Bags
@@ -42,7 +42,7 @@ _DENSE_LEARNING_RATE = 1e-3
 _UNSEEN = 1e-3  # counts for an n-gram of no query
 
 
-def _work(config: Config, stage: Stage) -> int:
+def _work(config: Config, run: Run) -> int:
     from model_code.models.text_embedder import held_out as text_held_out
     from model_code.models.text_embedder import network as text_embedder
     from model_code.runtime import training
@@ -65,7 +65,7 @@ def _work(config: Config, stage: Stage) -> int:
     steps = min(max(batches.steps(), config.min_steps_per_epoch), config.max_steps_per_epoch)
     history = training.fit(
         "train_text_embedder",
-        stage.scratch,
+        run.scratch,
         state,
         lambda epoch: step_inputs(batches, bags, config, epoch, steps),
         step,
@@ -76,11 +76,11 @@ def _work(config: Config, stage: Stage) -> int:
         patience=config.patience,
     )
     evaluation = text_held_out.evaluate(model, bags, everything, held, config.max_tokens)
-    local = stage.empty_folder("model")
-    training.write_logs(history, stage.scratch, local)
+    local = run.empty_folder("model")
+    training.write_logs(history, run.scratch, local)
     identity = _write(local, model, bag, evaluation, config)
     counters = _counters(everything, held)
-    stage.commit_files("model", local, counters, identity)
+    run.commit_files("model", local, counters, identity)
     for kind, found in evaluation.items():
         title = f"{kind.replace('_', ' ')}, 1 of {found['candidates']:,}"
         print(text_evaluation.table(title, found["methods"]))

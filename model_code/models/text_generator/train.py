@@ -22,7 +22,7 @@ import numpy as np
 from model_code.models.text_generator.settings import Config
 from schemas.base import fingerprint
 from schemas.runs import command
-from schemas.runs.stage import Stage
+from schemas.runs.run import Run
 from schemas.tables.arrays import load_array
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 NAME = "train_text_generator"
 
 
-def work(config: Config, stage: Stage) -> int:
+def work(config: Config, run: Run) -> int:
     # TensorFlow takes seconds to load; --help and a finished stage need none of it.
     from model_code.models.text_generator.data import open_pairs
 
     # Where only the head is trained, images are read once and pixels are kept nowhere.
     cache_bytes = config.cache_bytes if config.trainable == "all" else 0
     with open_pairs(config.pairs, cache_bytes) as pairs:
-        return train_generator(config, stage, pairs)
+        return train_generator(config, run, pairs)
 
 
-def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
+def train_generator(config: Config, run: Run, pairs: "Pairs") -> int:
     """Trains on opened pairs and commits the model; returns the exit status."""
     from model_code.models.text_generator import network as networks
     from model_code.models.text_generator import query_table
@@ -54,7 +54,7 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
 
     open_device(config.device)
     devices = query_table.devices(config.devices)
-    scratch = devices.own_folder(stage.scratch)
+    scratch = devices.own_folder(run.scratch)
     training.set_seed(config.seed)
     print(
         f"{pairs.vocabulary.num_rows:,} head queries on {pairs.train.rows:,} training and "
@@ -93,9 +93,9 @@ def train_generator(config: Config, stage: Stage, pairs: "Pairs") -> int:
     if devices.part[0]:
         trainer.save_vectors(os.devnull)  # Its part of the first process's, which commits them.
         return 0
-    local = stage.empty_folder("model")
+    local = run.empty_folder("model")
     training.write_logs(history, scratch, local)
-    _commit(stage, local, pairs, network, trainer)
+    _commit(run, local, pairs, network, trainer)
     best = history.epochs[history.best_epoch - 1]
     shown = ", ".join(f"{k} {v:.3f}" for k, v in best.items() if k != "epoch")
     print(f"{NAME}: epoch {history.best_epoch} of {len(history.epochs)} is best: {shown}")
@@ -146,9 +146,7 @@ def _new_trainer(
     )
 
 
-def _commit(
-    stage: Stage, local: str, pairs: "Pairs", network: "Network", trainer: "Trainer"
-) -> None:
+def _commit(run: Run, local: str, pairs: "Pairs", network: "Network", trainer: "Trainer") -> None:
     """Writes what was learned beside the logs in the folder `local`, and commits it."""
     vectors_path = os.path.join(local, "query_vectors.npy")
     trainer.save_vectors(vectors_path)
@@ -170,7 +168,7 @@ def _commit(
         "validation_images": pairs.validation.rows,
     }
     arrays = [*network.weights(), query_ids, vectors]
-    stage.commit_files("model", local, counters, fingerprint.of_arrays(description, arrays))
+    run.commit_files("model", local, counters, fingerprint.of_arrays(description, arrays))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

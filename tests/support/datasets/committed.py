@@ -7,7 +7,7 @@ import pyarrow as pa
 from schemas.console.flags import flag
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.manifest import Table
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 
 ROWS = pa.table({"id": ["a", "b", "c"]})
 
@@ -19,7 +19,7 @@ class Config:
 
 
 def plan(root, size=1):
-    return stage.plan("job", Config(root, size), [], {}, {})
+    return run_lib.plan("job", Config(root, size), [], {}, {})
 
 
 def work(planned, rows=ROWS):

@@ -12,7 +12,7 @@ from schemas.base import fingerprint, storage
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 
 NUM_SHARDS = 2
 
@@ -67,7 +67,7 @@ def write_examples(
         split: fingerprint.of_arrays([list(map(list, rows.label_ids))], [rows.text_emb])
         for split, rows in splits.items()
     }
-    planned = stage.plan("prepare_examples", _Config(root), [], {}, raw)
+    planned = run_lib.plan("prepare_examples", _Config(root), [], {}, raw)
     shards = []
     for split, rows in splits.items():
         for index in range(NUM_SHARDS):

@@ -4,14 +4,13 @@ import contextlib
 
 import pytest
 
-from beam_jobs.runs import all_stages, reprocess, stages
-from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs import all_stages, chosen, reprocess, stages
 from beam_jobs.runs.reprocess import Done, StageError
 from schemas.base.errors import Exit
 from schemas.runs import changes
 from tests.support.datasets.snapshot_work import commit
 
-OUTPUTS = [step.output for step in stages.STEPS]
+OUTPUTS = [step.output for step in stages.STAGES]
 USED, FORGOTTEN, NEXT = "2026-01-01", "2026-01-02", "2026-01-03"
 OWN = ("new_predictions", "of_my_own/2026-01-01")
 
@@ -20,7 +19,7 @@ OWN = ("new_predictions", "of_my_own/2026-01-01")
 def fake_work(tmp_path):
     """A work folder in which every dataset but the models holds something secret, in use."""
     work = tmp_path / "work"
-    models = reprocess_steps.MODELS
+    models = chosen.MODELS
     runs = {n: commit(str(work), n, n if n in models else f"secret {n}") for n in OUTPUTS}
     changes.write(str(work), USED, runs)
     changes.promote(str(work), USED)
@@ -42,7 +41,7 @@ def fake_stages(fake_work, monkeypatch):
         run_id = commit(str(fake_work), step.output, f"made without {len(ran)}")
         return Done(step.name, 1.0, run_id, False, 0, 0)
 
-    monkeypatch.setattr(reprocess, "run_step", run_step)
+    monkeypatch.setattr(reprocess, "run_stage", run_step)
     monkeypatch.setattr(reprocess, "miner_of", lambda _: contextlib.nullcontext())
     # Nothing was run that leaves graphs and networks, and to look for them takes seconds.
     monkeypatch.setattr(reprocess.gc, "collect", lambda: 0)

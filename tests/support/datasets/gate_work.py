@@ -17,7 +17,8 @@ from model_code.metrics import classification as metrics
 from schemas.base import fingerprint
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest, shards
-from schemas.runs import changes, snapshots, stage
+from schemas.runs import changes, snapshots
+from schemas.runs import run as run_lib
 from schemas.tables import embedded
 from schemas.tables import mined as tables
 from schemas.tables.predictions import PREDICTIONS
@@ -90,8 +91,8 @@ def write(work: str, date: str, day: Day | None = None) -> snapshots.Snapshot:
     return changes.write(work, date, runs)
 
 
-def _plan(root: str, day: Day) -> stage.Stage:
-    return stage.plan(os.path.basename(root), _Config(root, repr(day)), [], {})
+def _plan(root: str, day: Day) -> run_lib.Run:
+    return run_lib.plan(os.path.basename(root), _Config(root, repr(day)), [], {})
 
 
 def _write_mined(root: str, day: Day, ids: list[str], labels: np.ndarray, rng) -> None:

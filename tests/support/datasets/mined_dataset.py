@@ -13,7 +13,7 @@ from schemas.base import fingerprint
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables import mined as tables
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
@@ -59,7 +59,7 @@ def write_mined(
         "dead_letters": (tables.DEAD_LETTERS, [], "key"),
     }
     raw = {name: fingerprint.of_json(repr(rows)) for name, (_, rows, _) in contents.items()}
-    planned = stage.plan("mine_pairs", _Config(root), [], {}, raw)
+    planned = run_lib.plan("mine_pairs", _Config(root), [], {}, raw)
     written = {}
     for name, (schema, rows, key) in contents.items():
         table = pa.Table.from_pylist([dict(row) for row in rows], schema).sort_by(

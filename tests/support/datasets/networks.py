@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from schemas.base import fingerprint, storage
 from schemas.console.flags import flag
-from schemas.runs import stage as stage_lib
-from schemas.runs.stage import Stage
+from schemas.runs import run as run_lib
+from schemas.runs.run import Run
 from schemas.tables import embedded
 from schemas.tables.vectors import vectors_to_arrow
 
@@ -23,10 +23,10 @@ class _Output:
     output: str = flag("Dataset.", role="output")
 
 
-def planned(name: str, root: str, *identity: object) -> Stage:
+def planned(name: str, root: str, *identity: object) -> Run:
     """A run that writes a dataset as the stage `name` would, of what `identity` says."""
     raw = {"benchmark": fingerprint.of_json([str(value) for value in identity])}
-    return stage_lib.plan(name, _Output(root), [], {}, raw)
+    return run_lib.plan(name, _Output(root), [], {}, raw)
 
 
 def write_networks(

@@ -12,7 +12,7 @@ from model_code.metrics import classification as metrics
 from schemas.console.flags import flag
 from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables import dead_letters
 from schemas.tables import mined as tables
 from schemas.tables.predictions import PREDICTIONS
@@ -72,7 +72,7 @@ def _image(index: int, label: int) -> dict:
 
 
 def _write_generator(root: str) -> None:
-    planned = stage.plan("train_text_generator", _Config(root), [], {})
+    planned = run_lib.plan("train_text_generator", _Config(root), [], {})
     local = f"{planned.scratch}/model"
     os.makedirs(local)
     epochs = [{"epoch": float(e), "loss": 3 / e, "recall@1": e / 10} for e in (1, 2, 3)]
@@ -82,7 +82,7 @@ def _write_generator(root: str) -> None:
 
 
 def _write_features(root: str) -> None:
-    planned = stage.plan("embed_images", _Config(root), [], {})
+    planned = run_lib.plan("embed_images", _Config(root), [], {})
     dead = dead_letters.dead_letters(
         "embed_images", planned.run_id, "not_an_image", [HOSTILE, "b.jpg"], ["HTML"] * 2, [b""] * 2
     )
@@ -102,7 +102,7 @@ def _write_features(root: str) -> None:
 
 def write_fusion(root: str, image_ids: list[str], labels: np.ndarray) -> None:
     """Writes the evaluation of three made-up classifiers, with the metrics that are ours."""
-    planned = stage.plan("train_fusion", _Config(root), [], {})
+    planned = run_lib.plan("train_fusion", _Config(root), [], {})
     truth = np.eye(len(LABELS), dtype=bool)[labels]
     test, columns = {}, {"image_id": image_ids, "true": [[LABELS[i]] for i in labels]}
     columns["phrases"] = [[PHRASES[(i + k) % len(PHRASES)] for k in range(3)] for i in labels]
@@ -145,10 +145,12 @@ def effect(label: int, phrase: int) -> float:
 
 def write_predictions(root: str, image_ids: list[str], labels: np.ndarray) -> None:
     """Writes a model of the fused classifier, and what it says of some images."""
-    planned = stage.plan("export_model", _Config(f"{root}/model"), [], {"fusion": f"{root}/fusion"})
+    planned = run_lib.plan(
+        "export_model", _Config(f"{root}/model"), [], {"fusion": f"{root}/fusion"}
+    )
     planned.commit_files("model", planned.empty_folder("model"), {}, model_fingerprint="b" * 64)
     config = _Config(f"{root}/predictions")
-    planned = stage.plan("classify_images", config, [], {"model": f"{root}/model"})
+    planned = run_lib.plan("classify_images", config, [], {"model": f"{root}/model"})
     rows = [
         {"key": f"{image_id}.jpg", "image_id": image_id, "labels": LABELS}
         | {"phrases": [PHRASES[(i + k) % len(PHRASES)] for k in range(3)]}

@@ -4,7 +4,8 @@ import dataclasses
 
 from schemas.base import storage
 from schemas.console.flags import flag
-from schemas.runs import changes, stage
+from schemas.runs import changes
+from schemas.runs import run as run_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Config:
 
 def commit(work, name, text, made_by="job"):
     """Commits a dataset of one file that holds `text`; returns its run."""
-    planned = stage.plan(made_by, Config(f"{work}/{name}", text), [], {})
+    planned = run_lib.plan(made_by, Config(f"{work}/{name}", text), [], {})
     folder = planned.empty_folder("model")
     storage.write_bytes(f"{folder}/text", text.encode())
     planned.commit_files("model", folder, {})

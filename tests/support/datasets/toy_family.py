@@ -123,7 +123,7 @@ if __name__ == "__main__":
 ''',
 }
 TABLE = "beam_jobs/runs/stages.py"
-ROW = """    Step(
+ROW = """    Stage(
         name="train_toy",
         module="model_code.models.toy.train",
         does="learns which dimensions of text embeddings tell labels apart",
@@ -131,7 +131,7 @@ ROW = """    Step(
         inputs=_same("features"),
     ),
 """
-LAST = '    Step(\n        name="report",'
+LAST = '    Stage(\n        name="report",'
 
 
 def add(folder: Path) -> Path:

@@ -74,7 +74,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "min_steps": "4",
     },
 }
-STEPS = {step.name: step for step in (stages.SAMPLES, *stages.STEPS)}
+STAGES = {step.name: step for step in (stages.SAMPLES, *stages.STAGES)}
 
 
 def config(workdir: str, more: Mapping[str, Mapping[str, str]] | None = None) -> all_stages.Config:
@@ -131,7 +131,7 @@ def drive_forks(of: all_stages.Config, folder: Path) -> subprocess.CompletedProc
 
 def command_into(name: str, of: all_stages.Config, output: str, *more: str) -> list[str]:
     """The command of one stage on the inputs of a work folder, but with another output."""
-    elsewhere = dataclasses.replace(STEPS[name], output=os.path.relpath(output, of.workdir))
+    elsewhere = dataclasses.replace(STAGES[name], output=os.path.relpath(output, of.workdir))
     return [*overrides.command_of(elsewhere, of), *more]
 
 
@@ -160,7 +160,7 @@ class TinyRun:
 
     def dataset(self, stage: str) -> str:
         """The folder of a stage's dataset."""
-        return storage.join(self.config.workdir, STEPS[stage].output)
+        return storage.join(self.config.workdir, STAGES[stage].output)
 
 
 # These files hold dates or temporary paths; what they mean is compared by the dataset's content

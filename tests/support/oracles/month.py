@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs.mining import mine_log
 from beam_jobs.models import classify_images
-from beam_jobs.runs import reprocess
-from beam_jobs.runs import steps as reprocess_steps
+from beam_jobs.runs import chosen, reprocess
 from model_code.gate import command as gate
 from samples import scenes
 from schemas.base import storage
@@ -77,7 +76,7 @@ class Month:
         self.images, self.logs = folder / "images", folder / "logs"
         for path in (self.images, self.logs):
             path.mkdir(parents=True)
-        for name in reprocess_steps.MODELS:
+        for name in chosen.MODELS:
             shutil.copytree(f"{tiny_run.config.workdir}/{name}", f"{self.work}/{name}")
         self.today = FIRST_DAY - datetime.timedelta(days=1)
         self.scenes = (

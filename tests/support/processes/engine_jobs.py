@@ -11,16 +11,16 @@ import pyarrow.dataset as ds
 from beam_jobs.dataflow import submit
 from beam_jobs.runs.overrides import sample_inputs
 from tests.support.datasets import work_folder
-from tests.support.datasets.work_folder import STEPS, TinyRun
+from tests.support.datasets.work_folder import STAGES, TinyRun
 
-STAGES = [name for name, step in STEPS.items() if step.module.startswith("beam_jobs.")]
+STAGES = [name for name, step in STAGES.items() if step.module.startswith("beam_jobs.")]
 JOBS = ["mine_log", *STAGES, "forget"]
 Rows = dict[str, list[str]]
 
 
 def command(job: str, of: TinyRun, output: Path) -> list[str]:
     """The command of a job on the tiny run's inputs; `forget` rewrites the days in `output`."""
-    if job in STEPS:
+    if job in STAGES:
         return work_folder.command_into(job, of.config, str(output))
     module = [sys.executable, "-m", submit.JOBS[job]]
     if job == "forget":

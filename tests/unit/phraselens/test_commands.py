@@ -33,7 +33,7 @@ def test_every_command_has_help(name, capsys):
 
 
 def test_every_stage_is_a_command_and_every_beam_job_can_be_submitted():
-    every = (stages.SAMPLES, stages.MINE_LOG, stages.FORGET, *stages.STEPS)
+    every = (stages.SAMPLES, stages.MINE_LOG, stages.FORGET, *stages.STAGES)
     for step in every:
         words = step.name.replace("train_", "train ", 1).split(" ")
         command, flags = commands.find([*words, "--a=b"])

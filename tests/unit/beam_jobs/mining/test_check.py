@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from beam_jobs.mining import check as mined_check
 from beam_jobs.mining.check import Needs
-from beam_jobs.runs import all_stages, reprocess
+from beam_jobs.runs import all_stages, chosen, reprocess
 from beam_jobs.runs import stages as stages_lib
-from beam_jobs.runs import steps as reprocess_steps
 from model_code.metrics import labelling
 from model_code.models.pixel_embedder import data, settings
 from schemas.base.errors import PhraseLensError
@@ -22,7 +21,7 @@ from tests.support.datasets.snapshot_work import commit
 from tests.support.datasets.work_folder import ROOT
 from transforms.training_data.select import LABELLED, select
 
-ALL = [step.name for step in stages_lib.STEPS]
+ALL = [step.name for step in stages_lib.STAGES]
 Images = Sequence[tuple[str, Sequence[str]]]
 GOOD: Images = [("train", ["a"])] * 3 + [("train", ["b"]), ("validation", ["a"]), ("test", ["b"])]
 
@@ -210,22 +209,22 @@ def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     steps = [
-        stages_lib.Step(name=name, module="noted", does="notes", output=output)
+        stages_lib.Stage(name=name, module="noted", does="notes", output=output)
         for name, output in (("mine_pairs", "mined"), ("train_fusion", "fusion"))
     ]
     config = all_stages.Config(workdir=str(tmp_path), log="l", images="i", labels="l")
     write(f"{tmp_path}/mined", ONE_CLASS)
     with pytest.raises(PhraseLensError, match="found 1 \\(a\\)"):
-        all_stages.run_steps(config, steps)
+        all_stages.run_stages(config, steps)
     assert len(ran.read_text().split()) == 1
-    assert all_stages.run_steps(config, steps[:1]) == 0
+    assert all_stages.run_stages(config, steps[:1]) == 0
     assert "6 of 6 images labelled" in capsys.readouterr().out
 
 
 def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
     """Two stages that only note that they ran, in place of those that mine and make examples."""
     work, ran = str(tmp_path / "work"), tmp_path / "ran"
-    for name in reprocess_steps.MODELS:
+    for name in chosen.MODELS:
         commit(work, name, f"first {name}")
     for name in ("noted_mining", "noted_examples"):
         (tmp_path / f"{name}.py").write_text(
@@ -233,12 +232,12 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     steps = (
-        stages_lib.Step(name="mine_pairs", module="noted_mining", does="notes", output="mined"),
-        stages_lib.Step(
+        stages_lib.Stage(name="mine_pairs", module="noted_mining", does="notes", output="mined"),
+        stages_lib.Stage(
             name="prepare_examples", module="noted_examples", does="notes", output="examples"
         ),
     )
-    monkeypatch.setattr(stages_lib, "STEPS", steps)
+    monkeypatch.setattr(stages_lib, "STAGES", steps)
     write(f"{work}/mined", [(split, []) for split, _ in GOOD])
     argv = [f"--workdir={work}", "--date=2026-01-31", "--log=l", "--images=i", "--labels=l"]
     argv += ["--retrain=fusion"]

@@ -20,7 +20,7 @@ from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
 from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables import embedded
 from schemas.tables.vectors import vectors_to_arrow
 from tests.support.datasets import mined_dataset
@@ -50,7 +50,7 @@ def work(tmp_path_factory):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[1] = vectors[0]
     for name in ("generator", "other"):
-        planned = stage.plan("train_text_generator", _Config(f"{root}/{name}"), [], {})
+        planned = run_lib.plan("train_text_generator", _Config(f"{root}/{name}"), [], {})
         planned.commit_files("model", planned.empty_folder("model"), {}, name)
     schema = embedded.features({"query_emb": (WIDTH,)})
     rows = [
@@ -62,7 +62,7 @@ def work(tmp_path_factory):
     table = pa.Table.from_pylist(rows, schema)
     shard_of = pa.array(fingerprint.shard_of(table["image_id"], SHARDS))
     inputs = {"generator": f"{root}/generator"}
-    planned = stage.plan("embed_images", _Config(f"{root}/features"), [], inputs)
+    planned = run_lib.plan("embed_images", _Config(f"{root}/features"), [], inputs)
     shards = [
         shards_lib.write_parquet(
             planned.output,

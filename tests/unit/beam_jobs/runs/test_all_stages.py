@@ -16,7 +16,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.datasets import dataset
 from tests.support.datasets import report_work, work_folder
 
-STEPS = {step.name: step for step in (stages_lib.SAMPLES, *stages_lib.STEPS)}
+STAGES = {step.name: step for step in (stages_lib.SAMPLES, *stages_lib.STAGES)}
 OWN = ("--log=log", "--images=images", "--labels=labels", "--workdir=w")
 
 
@@ -43,9 +43,9 @@ def fields_of(module: str, name: str = "Config") -> set[str]:
 
 
 @pytest.mark.parametrize("samples", [True, False])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STAGES)
 def test_every_flag_that_is_passed_exists(name, samples):
-    step = STEPS[name]
+    step = STAGES[name]
     own = {"log": "l", "images": "i", "labels": "l", "columns": "query=q"}
     own |= {"image_columns": "key=k", "label_columns": "key=k"}
     config = all_stages.Config(
@@ -58,8 +58,8 @@ def test_days_are_made_to_forget_before_anything_is_read_of_them():
     flags = {"days": "days", "images": "i", "labels": "l", "forget": "list.csv"}
     config = all_stages.Config(workdir="w", **flags)
     all_stages.check(config)
-    steps = all_stages.steps_of(config)
-    assert [step.name for step in steps] == ["forget", *[s.name for s in stages_lib.STEPS]]
+    steps = all_stages.stages_of(config)
+    assert [step.name for step in steps] == ["forget", *[s.name for s in stages_lib.STAGES]]
     assert overrides.flags_of(steps[0], config) == {"list": "list.csv", "days": "days"}
     mined = overrides.flags_of(steps[1], config)
     assert (mined["days"], mined["forget"]) == ("days", "list.csv")
@@ -69,7 +69,7 @@ def test_days_are_made_to_forget_before_anything_is_read_of_them():
 
 def test_every_stage_reads_what_an_earlier_one_wrote():
     written = set()
-    for step in STEPS.values():
+    for step in STAGES.values():
         assert set(step.inputs.values()) <= written
         written.add(step.output)
 
@@ -80,17 +80,17 @@ values = st.from_regex(r"[a-zA-Z0-9_=,/*-]{1,12}", fullmatch=True).filter(
 )
 
 
-@given(st.dictionaries(st.tuples(st.sampled_from(sorted(STEPS)), words), values))
+@given(st.dictionaries(st.tuples(st.sampled_from(sorted(STAGES)), words), values))
 def test_overrides_are_read_back(settings):
     text = ",".join(f"{stage}.{name}={value}" for (stage, name), value in settings.items())
-    found = overrides.parse_overrides(text, list(STEPS))
+    found = overrides.parse_overrides(text, list(STAGES))
     assert {(s, n): v for s, flags in found.items() for n, v in flags.items()} == settings
 
 
 @pytest.mark.parametrize("text", ["epochs=3", "train_fusoin.epochs=3", "train_fusion.epochs"])
 def test_override_that_cannot_be_read_is_named(text):
     with pytest.raises(PhraseLensError, match=text):
-        overrides.parse_overrides(text, list(STEPS))
+        overrides.parse_overrides(text, list(STAGES))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_reprocess_refuses_the_same_settings(capsys):
 @pytest.mark.parametrize("preset", overrides.PRESETS)
 def test_every_stage_takes_the_settings_of_every_preset(preset):
     config = all_stages.Config(workdir="w", preset=preset, samples=True)
-    for step in STEPS.values():
+    for step in STAGES.values():
         stage_flags.check(step.name, step.module, overrides.command_of(step, config)[3:])
 
 
@@ -186,7 +186,7 @@ def test_set_beats_the_preset_and_beam_flags_reach_beam_jobs_only(capsys):
     ]
     assert all_stages.run([*OWN, *flags, "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(stages_lib.STEPS)
+    assert len(lines) == len(stages_lib.STAGES)
     for line in lines:
         beam = "--runner=DirectRunner --direct_num_workers=2"
         assert (beam in line) == ("-m beam_jobs." in line)
@@ -225,14 +225,14 @@ def stages(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{work_folder.ROOT}")
     return [
-        stages_lib.Step(name=n, module=n, does=f"does {n}", output=n)
+        stages_lib.Stage(name=n, module=n, does=f"does {n}", output=n)
         for n in ("first", "second", "first")
     ]
 
 
 def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):
     (tmp_path / "status").write_text("0")
-    assert all_stages.run_steps(all_stages.Config(workdir="w"), stages) == 0
+    assert all_stages.run_stages(all_stages.Config(workdir="w"), stages) == 0
     assert (tmp_path / "ran").read_text() == "first second first "
     out = capfd.readouterr().out
     assert [f"stage {n} of 3: " in out for n in (1, 2, 3)] == [True] * 3
@@ -240,7 +240,7 @@ def test_stages_run_in_order_and_say_so(stages, tmp_path, capfd):
 
 def test_first_failure_stops_and_names_the_command(stages, tmp_path, capfd):
     (tmp_path / "status").write_text("7")
-    assert all_stages.run_steps(all_stages.Config(workdir="w"), stages) == 7
+    assert all_stages.run_stages(all_stages.Config(workdir="w"), stages) == 7
     assert (tmp_path / "ran").read_text() == "first second "
     err = capfd.readouterr().err
     assert "second failed" in err
@@ -300,4 +300,4 @@ def test_errors_name_flags_that_exist():
         for name in re.findall(r"--([a-z]\w*)", text):
             assert name in flags, f"{path}: {text}"
         for stage, name in re.findall(r"\b(\w+)\.([a-z_]+)\b", text):
-            assert stage not in STEPS or name in fields_of(STEPS[stage].module), f"{path}: {text}"
+            assert stage not in STAGES or name in fields_of(STAGES[stage].module), f"{path}: {text}"

@@ -18,7 +18,7 @@ from model_code.models.family import Evaluation, Family, Metric
 from model_code.models.fusion.family import FUSION
 from schemas.base.errors import PhraseLensError
 from schemas.datasets.dataset import Dataset
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from tests.support.datasets.snapshot_work import Config
 
 RANKING = Family(
@@ -35,7 +35,7 @@ FIGURES = {"new": {"recall": 0.5, "rank": 3.0}, "old": {"recall": 0.25, "rank": 
 
 def dataset(root, evaluation, case_ids=(), values=None, predictions=None):
     """A dataset that holds an evaluation."""
-    planned = stage.plan("train", Config(str(root), str(values)), [], {})
+    planned = run_lib.plan("train", Config(str(root), str(values)), [], {})
     folder = os.path.join(planned.scratch, family.TABLE)
     family.write(folder, evaluation, case_ids, values)
     if predictions is not None:
@@ -60,7 +60,7 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
 
 
 def test_other_datasets_have_no_evaluation(tmp_path):
-    planned = stage.plan("train", Config(str(tmp_path / "other")), [], {})
+    planned = run_lib.plan("train", Config(str(tmp_path / "other")), [], {})
     planned.commit_files("model", planned.empty_folder("model"), {})
     other = Dataset(str(tmp_path / "other"))
     assert family.read(other) is None

@@ -23,7 +23,7 @@ from schemas.console.flags import flag
 from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.dataset import Dataset
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables import embedded
 from tests.support.datasets.examples_dataset import Rows, write_examples
 from tests.support.datasets.mined_dataset import jpeg, query_id, write_colours, write_mined
@@ -122,7 +122,7 @@ def write_features(root: str, world: str) -> Dataset:
     table = pa.Table.from_pylist(
         rows, embedded.features({"text_emb": (TEXT,), "pixel_emb": (PIXEL,)})
     )
-    planned = stage.plan("embed_images", _Features(root, world), [], {})
+    planned = run_lib.plan("embed_images", _Features(root, world), [], {})
     shards = [
         shards_lib.write_parquet(
             root, planned.shard_path("features", index, 2, "parquet"), index, table.slice(start, 60)

@@ -9,7 +9,7 @@ import pytest
 from model_code.phrases import evaluate_index as index_eval
 from model_code.phrases import folder as folder_lib
 from schemas.datasets import commit, manifest, shards
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables.vectors import vectors_to_arrow
 from tests.support.inputs.phrase_vectors import TEXT_WIDTH, draw, images, phrases
 
@@ -30,7 +30,7 @@ def dataset(tmp_path_factory):
             "query_emb": vectors_to_arrow(asked),
         }
     )
-    planned = stage.plan("embed_phrases", index_eval.Config("", output=root), [], {})
+    planned = run_lib.plan("embed_phrases", index_eval.Config("", output=root), [], {})
     path = planned.shard_path("image_embs", 0, 1, "parquet")
     shard = shards.write_parquet(root, path, 0, table)
     planned.commit_files("index", str(local), {})

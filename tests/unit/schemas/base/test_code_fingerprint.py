@@ -18,7 +18,7 @@ from tests.support.datasets.work_folder import ROOT
 
 MODULES = {
     "mine_log": ("beam_jobs.mining.mine_log",),
-    **{step.name: (step.module,) for step in stages.STEPS},
+    **{step.name: (step.module,) for step in stages.STAGES},
 }
 EMBED = "beam_jobs.models.embed_images"
 FEATURES = "transforms/inference/embed_images.py"

@@ -7,8 +7,9 @@ from schemas.base import atomic, storage
 from schemas.base.errors import PhraseLensError, RivalCommitError
 from schemas.datasets import checks, dataset, manifest
 from schemas.maintenance import forgetting, garbage, gc
-from schemas.runs import changes, pointer, snapshots, stage
+from schemas.runs import changes, pointer, snapshots
 from schemas.runs import folders as run_folders
+from schemas.runs import run as run_lib
 from tests.support.datasets.snapshot_work import Config, commit, snapshot, text_of
 
 DATES = [f"2026-01-0{day}" for day in range(1, 7)]
@@ -122,7 +123,7 @@ def test_a_run_is_being_made_while_any_file_of_it_is_young(work):
 
 @pytest.mark.parametrize("worker", [0, 1])
 def test_a_run_that_a_process_works_on_is_left_alone(work, worker, caplog):
-    planned = stage.plan("job", Config(f"{work}/model", "in the making"), [], {})
+    planned = run_lib.plan("job", Config(f"{work}/model", "in the making"), [], {})
     folders = [planned.absolute(planned.folder("model")), planned.spill, planned.scratch]
     with planned.alone():
         pass  # the first of them has ended

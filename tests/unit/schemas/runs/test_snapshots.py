@@ -11,8 +11,9 @@ from schemas.console.flags import flag
 from schemas.datasets import checks, manifest
 from schemas.datasets import commit as commit_lib
 from schemas.datasets.dataset import Dataset
-from schemas.runs import changes, command_line, inputs, snapshots, stage
+from schemas.runs import changes, command_line, inputs, snapshots
 from schemas.runs import pointer as pointer_lib
+from schemas.runs import run as run_lib
 from tests.support.datasets.snapshot_work import Config, commit, snapshot, text_of
 
 
@@ -170,8 +171,8 @@ def test_of_writers_that_race_exactly_one_wins(work):
 def test_work_that_an_older_run_did_is_not_done_again(work):
     root = f"{work}/model"
     first = snapshots.read(work, "2026-01-01").datasets["model"]
-    assert not stage.plan("job", Config(root, "new"), [], {}).done
-    planned = stage.plan("job", Config(root, "a"), [], {})
+    assert not run_lib.plan("job", Config(root, "new"), [], {}).done
+    planned = run_lib.plan("job", Config(root, "a"), [], {})
     assert planned.done
     assert planned.run_id == first
     assert text_of(Dataset(root)) == "c"
@@ -179,5 +180,5 @@ def test_work_that_an_older_run_did_is_not_done_again(work):
     assert text_of(Dataset(root)) == "a"
     assert checks.verify(root) == []
     token = commit_lib.token(root)
-    stage.plan("job", Config(root, "a"), [], {}).restore()
+    run_lib.plan("job", Config(root, "a"), [], {}).restore()
     assert commit_lib.token(root) == token

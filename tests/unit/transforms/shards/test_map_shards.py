@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.console.flags import flag
 from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
-from schemas.runs import stage as stage_lib
+from schemas.runs import run as run_lib
 from transforms.inference.bisect import run_or_bisect
 from transforms.shards import commit, outputs
 from transforms.shards.ceilings import Ceilings
@@ -64,7 +64,7 @@ class _Worker:
 
 
 def _run(root, log, dies_at=None, worker=_Worker, flags=()):
-    stage = stage_lib.plan("rows", _Config(str(root)), [], {})
+    stage = run_lib.plan("rows", _Config(str(root)), [], {})
     options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", *flags])
     with beam.Pipeline(options=options) as pipeline:
         done = (

@@ -13,7 +13,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import commit, dataset, manifest
 from schemas.datasets import shards as shards_lib
-from schemas.runs import stage
+from schemas.runs import run as run_lib
 from schemas.tables import embedded
 from schemas.tables.mined import SPLITS
 from schemas.tables.vectors import vectors_to_arrow
@@ -49,7 +49,7 @@ def write_features(root: str) -> dataset.Dataset:
     }
     nothing = {name: pa.nulls(ROWS, schema.field(name).type) for name in schema.names}
     table = pa.table(nothing | {n: pa.array(c, schema.field(n).type) for n, c in columns.items()})
-    planned = stage.plan("embed_images", _Features(root), [], {})
+    planned = run_lib.plan("embed_images", _Features(root), [], {})
     path = planned.shard_path("features", 0, 1, "parquet")
     shard = shards_lib.write_parquet(root, path, 0, table.cast(schema))
     described = manifest.Table("parquet", shards_lib.schema_fingerprint(schema), (shard,))

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 
 from model_code.models.fusion.preprocessing import raw_schema
-from schemas.runs import stage as stage_lib
+from schemas.runs import run as run_lib
 from schemas.tables.vectors import vectors_to_arrow
 from transforms.training_data.select import LABELLED, Selection, select, select_rows
 from transforms.training_data.validation import anomalies, validate
 
 VECTORS = {"text_emb": (2,), "pixel_emb": (3,)}
-STAGE = stage_lib.Stage("prepare_examples", "", "f", {}, "", {}, {}, "", False)
+STAGE = run_lib.Run("prepare_examples", "", "f", {}, "", {}, {}, "", False)
 
 
 def _features(rows: int = 3, **changes) -> pa.Table:

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from beam_jobs.runs import reprocess
-from beam_jobs.runs import steps as reprocess_steps
-from beam_jobs.runs.steps import Config
+from beam_jobs.runs import chosen, reprocess
+from beam_jobs.runs.chosen import Config
 from schemas.base.errors import PhraseLensError
 from schemas.runs import changes as changes_lib
 from tests.support.datasets.snapshot_work import commit
@@ -17,14 +16,14 @@ INPUTS = {"log": "log", "images": "images", "labels": "labels"}
 @pytest.fixture
 def config(tmp_path):
     work = str(tmp_path / "work")
-    for name in reprocess_steps.MODELS:
+    for name in chosen.MODELS:
         commit(work, name, f"first {name}")
     return Config(workdir=work, date="2026-01-02", **INPUTS)
 
 
 def names(config, **changes):
     changed = dataclasses.replace(config, **changes)
-    return [step.name for step in reprocess_steps.steps_of(changed)]
+    return [step.name for step in chosen.stages_of(changed)]
 
 
 ALWAYS = ["mine_pairs", "embed_phrases", "embed_images", "export_model", "classify_images"]
@@ -72,7 +71,7 @@ def test_flags_that_cannot_work_are_refused(config, changes, problem):
 
 
 def test_models_in_use_are_those_of_the_promoted_snapshot(config):
-    work, steps = config.workdir, reprocess_steps
+    work, steps = config.workdir, chosen
     runs = {name: commit(work, name, f"first {name}") for name in steps.MODELS}
     assert {path[-16:] for path in steps.models_in_use(config).values()} == set(runs.values())
     changes_lib.write(work, "2026-01-01", runs)
@@ -80,7 +79,7 @@ def test_models_in_use_are_those_of_the_promoted_snapshot(config):
     refused = commit(work, "fusion", "a worse one")
     found = steps.models_in_use(config)
     assert found["fusion"] == f"{work}/fusion/runs/{runs['fusion']}" != refused
-    step = next(s for s in steps.steps_of(config) if s.name == "export_model")
+    step = next(s for s in steps.stages_of(config) if s.name == "export_model")
     flags = steps.flags_of(step, config, found, {})
     assert flags["generator"] == found["text_generator"]
     assert flags["fusion"] == found["fusion"]
@@ -88,11 +87,11 @@ def test_models_in_use_are_those_of_the_promoted_snapshot(config):
 
 
 def test_networks_are_loaded_ahead_unless_something_is_trained_before(config):
-    where = dict.fromkeys(reprocess_steps.MODELS, "somewhere")
-    steps = reprocess_steps.steps_of(config)
+    where = dict.fromkeys(chosen.MODELS, "somewhere")
+    steps = chosen.stages_of(config)
     assert reprocess.loading(steps, config, where, {})
     retrained = dataclasses.replace(config, retrain=("text_embedder",))
-    steps = reprocess_steps.steps_of(retrained)
+    steps = chosen.stages_of(retrained)
     assert reprocess.loading(steps, retrained, where, {}) is None
 
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 
 from beam_jobs.runs import overrides, stages
-from beam_jobs.runs.stages import Step
+from beam_jobs.runs.stages import Stage
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import quiet
@@ -56,21 +56,21 @@ def retrained(config: Config) -> tuple[str, ...]:
     return stages.trained_with(asked)
 
 
-def steps_of(config: Config) -> tuple[Step, ...]:
+def stages_of(config: Config) -> tuple[Stage, ...]:
     """The stages to run, in order."""
     trained = retrained(config)
 
-    def runs(step: Step) -> bool:
-        if step.trains:
-            return step.output in trained
-        committed = manifest.read(storage.join(config.workdir, step.output)) is not None
+    def runs(stage: Stage) -> bool:
+        if stage.trains:
+            return stage.output in trained
+        committed = manifest.read(storage.join(config.workdir, stage.output)) is not None
         # What only training reads is made when something is trained.
-        if models := stages.only_trained_on(step):
+        if models := stages.only_trained_on(stage):
             return bool(set(models) & set(trained) or (config.forget and committed))
-        return step.name != "report" or bool(config.forget and committed)
+        return stage.name != "report" or bool(config.forget and committed)
 
     first = (stages.FORGET,) if config.days and config.forget else ()
-    return (*first, *(step for step in stages.STEPS if runs(step)))
+    return (*first, *(stage for stage in stages.STAGES if runs(stage)))
 
 
 def models_in_use(config: Config) -> dict[str, str]:
@@ -101,7 +101,7 @@ def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
     embedded images; after a model that was tried and refused these are not the last runs.
     """
     work = config.workdir
-    outputs = [step.output for step in stages.STEPS if step.reuses]
+    outputs = [stage.output for stage in stages.STAGES if stage.reuses]
     last = {
         name: Dataset(storage.join(work, name)).run_folder
         for name in outputs
@@ -126,23 +126,23 @@ def earlier_runs(config: Config, models: Mapping[str, str]) -> dict[str, str]:
 
 
 def flags_of(
-    step: Step, config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
+    stage: Stage, config: Config, where: Mapping[str, str], earlier: Mapping[str, str]
 ) -> dict[str, str]:
     """A stage's flags.
 
     Args:
-      step: the stage.
+      stage: the stage.
       config: of the run.
       where: dataset → folder of the run to read.
       earlier: see `earlier_runs`.
     """
-    flags = overrides.flags_of(step, config)
-    flags |= {name: where[path] for name, path in step.inputs.items() if path in where}
-    if step.reuses and step.output in earlier:
-        flags.setdefault("reuse", earlier[step.output])
+    flags = overrides.flags_of(stage, config)
+    flags |= {name: where[path] for name, path in stage.inputs.items() if path in where}
+    if stage.reuses and stage.output in earlier:
+        flags.setdefault("reuse", earlier[stage.output])
     return flags
 
 
-def command_of(step: Step, flags: Mapping[str, str], config: Config) -> list[str]:
-    beam = shlex.split(config.beam) if step.is_beam_job else []
+def command_of(stage: Stage, flags: Mapping[str, str], config: Config) -> list[str]:
+    beam = shlex.split(config.beam) if stage.is_beam_job else []
     return [*(f"--{name}={value}" for name, value in flags.items()), *quiet.flags(), *beam]

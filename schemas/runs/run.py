@@ -20,7 +20,7 @@ RUN_ID_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Run:
     """A planned run.
 
     Attributes:
@@ -90,7 +90,7 @@ class Stage:
             retry_of=self.retry_of,
         )
 
-    def retry(self) -> "Stage | None":
+    def retry(self) -> "Run | None":
         """The run that tries again what died in the latest one of the same work.
 
         Returns:
@@ -242,7 +242,7 @@ def plan(
     modules: Sequence[str],
     datasets: Mapping[str, str],
     raw_inputs: Mapping[str, str] | None = None,
-) -> Stage:
+) -> Run:
     """Identifies a run before any work.
 
     Args:
@@ -267,7 +267,7 @@ def plan(
     )
     # Before manifests are read: what a rival commits in between is then not taken for seen.
     seen = commit.token(config.output)
-    return Stage(
+    return Run(
         name=name,
         output=config.output,
         fingerprint=identity,
