@@ -44,93 +44,92 @@ _QUICKSTART = ("--samples", "--preset=quickstart", "--workdir=work/quickstart")
 _PROMOTE = "schemas.maintenance.promote"
 
 
-def groups() -> dict[str, list[Command]]:
-    """Title → its commands, in the order of the help."""
-    return {
-        "Start here": [
-            Command(
-                "quickstart",
-                _ALL,
-                "makes sample data and runs every stage on it: about 10 minutes on 2 cores",
-                flags=_QUICKSTART,
-            ),
-            Command("all", _ALL, "runs every stage on your own click log, images and labels"),
-            Command("doctor", "phraselens.doctor", "checks this machine, and says what to do"),
-        ],
-        "Stages, in the order of `all`": [
-            _stage(stage) for stage in (stages.SAMPLES, stages.MINE_LOG, *stages.STAGES)
-        ],
-        "Elsewhere": [
-            Command(
-                "similar",
-                "beam_jobs.models.similar",
-                "finds the images most like an image, by what people would type for it",
-                "IMAGE…",
-            ),
-            Command(
-                "submit",
-                "beam_jobs.dataflow.submit",
-                "sends one of the Beam jobs to Dataflow",
-                "JOB",
-                choices=tuple(stages.beam_jobs()),
-            ),
-            Command(
-                "template",
-                "deploy.templates",
-                "writes a Beam job's Flex Template for Dataflow",
-                "JOB",
-                is_deployed=True,
-            ),
-            Command(
-                "flink",
-                "deploy.flink",
-                "starts a Flink cluster on this machine, and sends Beam jobs to it",
-                "up|submit JOB",
-                is_deployed=True,
-            ),
-        ],
-        "Every day": [
-            Command(
-                "reprocess",
-                "beam_jobs.runs.reprocess",
-                "does what new data needs, and nothing else → a snapshot of a date",
-            ),
-            Command(
-                "gate",
-                "model_code.gate.command",
-                "compares a snapshot with the one in use: may it be promoted?",
-            ),
-            Command("promote", _PROMOTE, "puts a snapshot of all models and datasets in use"),
-            Command("rollback", _PROMOTE, "puts the snapshot in use that was in use before"),
-            Command("hold", _PROMOTE, "keeps the snapshot of a date out of use, or ends that"),
-            Command(
-                "status",
-                "schemas.maintenance.status",
-                "says what is in use, what is missing, what waits for a person",
-                "WORKDIR",
-            ),
-            Command("gc", "schemas.maintenance.gc", "deletes the runs that no kept snapshot names"),
-        ],
-        "Care": [
-            _stage(stages.FORGET),
-            Command(
-                "verify",
-                "schemas.maintenance.verify",
-                "checks datasets against their manifests",
-                "PATH…",
-            ),
-            Command(
-                "evaluate_index",
-                "model_code.phrases.evaluate_index",
-                "measures recall, speed and memory of each kind of phrase index",
-            ),
-        ],
-    }
+# Title → its commands, in the order of the help.
+GROUPS: dict[str, list[Command]] = {
+    "Start here": [
+        Command(
+            "quickstart",
+            _ALL,
+            "makes sample data and runs every stage on it: about 10 minutes on 2 cores",
+            flags=_QUICKSTART,
+        ),
+        Command("all", _ALL, "runs every stage on your own click log, images and labels"),
+        Command("doctor", "phraselens.doctor", "checks this machine, and says what to do"),
+    ],
+    "Stages, in the order of `all`": [
+        _stage(stage) for stage in (stages.SAMPLES, stages.MINE_LOG, *stages.STAGES)
+    ],
+    "Elsewhere": [
+        Command(
+            "similar",
+            "beam_jobs.models.similar",
+            "finds the images most like an image, by what people would type for it",
+            "IMAGE…",
+        ),
+        Command(
+            "submit",
+            "beam_jobs.dataflow.submit",
+            "sends one of the Beam jobs to Dataflow",
+            "JOB",
+            choices=tuple(stages.beam_jobs()),
+        ),
+        Command(
+            "template",
+            "deploy.templates",
+            "writes a Beam job's Flex Template for Dataflow",
+            "JOB",
+            is_deployed=True,
+        ),
+        Command(
+            "flink",
+            "deploy.flink",
+            "starts a Flink cluster on this machine, and sends Beam jobs to it",
+            "up|submit JOB",
+            is_deployed=True,
+        ),
+    ],
+    "Every day": [
+        Command(
+            "reprocess",
+            "beam_jobs.runs.reprocess",
+            "does what new data needs, and nothing else → a snapshot of a date",
+        ),
+        Command(
+            "gate",
+            "model_code.gate.command",
+            "compares a snapshot with the one in use: may it be promoted?",
+        ),
+        Command("promote", _PROMOTE, "puts a snapshot of all models and datasets in use"),
+        Command("rollback", _PROMOTE, "puts the snapshot in use that was in use before"),
+        Command("hold", _PROMOTE, "keeps the snapshot of a date out of use, or ends that"),
+        Command(
+            "status",
+            "schemas.maintenance.status",
+            "says what is in use, what is missing, what waits for a person",
+            "WORKDIR",
+        ),
+        Command("gc", "schemas.maintenance.gc", "deletes the runs that no kept snapshot names"),
+    ],
+    "Care": [
+        _stage(stages.FORGET),
+        Command(
+            "verify",
+            "schemas.maintenance.verify",
+            "checks datasets against their manifests",
+            "PATH…",
+        ),
+        Command(
+            "evaluate_index",
+            "model_code.phrases.evaluate_index",
+            "measures recall, speed and memory of each kind of phrase index",
+        ),
+    ],
+}
 
 
 def commands() -> dict[str, Command]:
     """Name → command."""
-    found = [command for group in groups().values() for command in group]
+    found = [command for group in GROUPS.values() for command in group]
     return {command.name: command for command in found}
 
 
@@ -178,7 +177,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def help_text() -> str:
     """A line for each command."""
     lines = []
-    for title, group in groups().items():
+    for title, group in GROUPS.items():
         lines += ["", title]
         lines += [f"  {f'{c.name} {c.shown}':<22}{c.does}" for c in group]
     return "\n".join(lines[1:])

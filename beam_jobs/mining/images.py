@@ -14,7 +14,7 @@ from schemas.runs.run import Run
 from transforms.duplicates.find import FindDuplicates
 from transforms.files.matching import match
 from transforms.files.secret_files import FromFiles
-from transforms.images.changed import ReadChangedImages, shards_of_known
+from transforms.images.changed import ReadChangedImages, shards_of_earlier
 from transforms.images.clean import ImageLimits
 from transforms.images.plan import ImagePlan, count_images
 from transforms.images.read import ReadImages
@@ -60,7 +60,7 @@ class MineImages(beam.PTransform):
         known = (
             pipeline
             | "KnownShards"
-            >> beam.Create(shards_of_known(earlier.dataset) if earlier.dataset else [])
+            >> beam.Create(shards_of_earlier(earlier.dataset) if earlier.dataset else [])
             | WaitForCheck(earlier)
         )
         read = self._read(pipeline, known if earlier.dataset else None)

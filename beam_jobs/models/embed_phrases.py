@@ -80,7 +80,7 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
         "Share of the 3 nearest phrases that search finds.", default=0.99, above=0, maximum=1
     )
     index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0, minimum=0)
-    previous_phrases: str = flag(
+    earlier_phrases: str = flag(
         "Dataset of embed_phrases whose index is updated.", default="", role="input"
     )
     max_index_drift: float = flag(
@@ -96,7 +96,7 @@ def _datasets(config: Config) -> dict[str, str]:
         "mined": config.mined,
         "generator": config.generator,
         "text_embedder": config.text_embedder,
-    } | ({"previous_phrases": config.previous_phrases} if config.previous_phrases else {})
+    } | ({"earlier_phrases": config.earlier_phrases} if config.earlier_phrases else {})
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -158,7 +158,7 @@ def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
             IndexSettings(
                 config.index_kind, config.index_recall, config.index_memory, config.max_index_drift
             ),
-            config.previous_phrases,
+            config.earlier_phrases,
             one_worker,
         )
     )

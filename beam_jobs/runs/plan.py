@@ -79,7 +79,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
       config: of mine_pairs.
       earlier: folder of its earlier run, or "".
     """
-    known = _known_sources(earlier)
+    known = _earlier_sources(earlier)
     mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = frozenset(log_lib.deletions(config).keys)
     args = "images", config.images, config.image_format, mapping, config.image_key
@@ -99,7 +99,7 @@ def compare_sources(config: Any, earlier: str) -> Sources:
     return compared(images, new, known, seen)
 
 
-def _known_sources(mined: str) -> dict[str, tuple[str, bool]]:
+def _earlier_sources(mined: str) -> dict[str, tuple[str, bool]]:
     """Source → its image's id, and whether that has a row of its own, of a run of mine_pairs."""
     if not mined or "sources" not in Dataset(mined).manifest.tables:
         return {}
@@ -239,7 +239,7 @@ def _sources_of(earlier: Mapping[str, str]) -> Sources:
         return Sources(0, 0, 0)
     counters = Dataset(earlier["mined"]).manifest.counters
     images = counters.get("images.in", 0)
-    known = _known_sources(earlier["mined"])
+    known = _earlier_sources(earlier["mined"])
     return compared(images, images - counters.get("images.out", images), known, known.keys())
 
 

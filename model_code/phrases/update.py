@@ -22,7 +22,7 @@ from schemas.tables.arrays import load_array
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How many phrases are equal to one of the previous index, and how many are not.
+    """How many phrases are equal to one of the earlier index, and how many are not.
 
     Attributes:
       kept: same query, same vector.
@@ -44,7 +44,7 @@ class Change:
         return self.added + self.removed + self.moved
 
 
-class Previous:
+class EarlierIndex:
     """The index that an update starts from.
 
     Args:
@@ -113,16 +113,16 @@ class Previous:
 
 
 def update(
-    previous: Previous,
+    earlier: EarlierIndex,
     folder: str,
     temperature: float,
     settings: IndexSettings,
     probes: np.ndarray | None = None,
 ) -> Change | None:
-    """Makes the index of new tables from a previous one.
+    """Makes the index of new tables from an earlier one.
 
     Args:
-      previous: the index to start from; its files stay as they are.
+      earlier: the index to start from; its files stay as they are.
       folder: holds the tables of the new phrases (`phrase_index.write_tables`); gets the rest.
       temperature: τ of equation (1).
       settings: what is asked of the index.
@@ -132,20 +132,20 @@ def update(
       What changed; or None, and nothing is written, where the index must be built anew.
     """
     vectors, query_ids = open_vectors(folder)
-    rows, moved = previous.match(query_ids, vectors)
-    change = previous.change(rows, moved)
+    rows, moved = earlier.match(query_ids, vectors)
+    change = earlier.change(rows, moved)
     kind = choose_kind(len(vectors), vectors.shape[1], settings)
-    if not previous.is_usable(change, kind, settings):
+    if not earlier.is_usable(change, kind, settings):
         return None
     index = index_kinds.load(
-        previous.kind, os.path.join(previous.folder, "index.faiss"), is_mapped=False
+        earlier.kind, os.path.join(earlier.folder, "index.faiss"), is_mapped=False
     )
-    places = _move(index, previous, rows, moved == 0, vectors)
-    before = previous.config["drift"]
+    places = _move(index, earlier, rows, moved == 0, vectors)
+    before = earlier.config["drift"]
     drift = {**before, "drifted_rows": before["drifted_rows"] + change.drifted_rows}
     save_index(
         folder,
-        previous.kind,
+        earlier.kind,
         index,
         temperature=temperature,
         settings=settings,
@@ -158,15 +158,15 @@ def update(
 
 def _move(
     index: Any,
-    previous: Previous,
+    earlier: EarlierIndex,
     rows: np.ndarray,
     is_same: np.ndarray,
     vectors: np.ndarray,
 ) -> np.ndarray:
     """Takes out of an index what is gone and adds what is new; returns its new places."""
-    old_places = previous.places()
+    old_places = earlier.places()
     new_rows = np.flatnonzero(~is_same)
-    row_of = np.full(len(previous), -1)
+    row_of = np.full(len(earlier), -1)
     row_of[rows[is_same]] = np.flatnonzero(is_same)
     kept = np.where(old_places >= 0, row_of[old_places], -1)
     gone = np.flatnonzero((old_places >= 0) & (kept < 0))

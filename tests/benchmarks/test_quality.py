@@ -33,7 +33,10 @@ def test_gains_are_of_the_same_seed():
 
 
 def test_curve_has_a_line_for_each_classifier():
-    labels = {1: {n: [0.25, 0.75] for n in quality.TITLES}, 0: {n: [1.0] for n in quality.TITLES}}
+    labels = {
+        1: {n: [0.25, 0.75] for n in quality.FUSION.systems},
+        0: {n: [1.0] for n in quality.FUSION.systems},
+    }
     chart = quality.curve(labels)
     assert chart.count("line [0.500, 1.000]") == 3
     assert '["1", "all"]' in chart
@@ -71,7 +74,7 @@ def test_missing_data_is_named(tmp_path):
 
 
 def test_all_classifiers_are_shown():
-    found = {name: [0.1] for name in quality.TITLES}
+    found = {name: [0.1] for name in quality.FUSION.systems}
     metrics = dict.fromkeys(quality.METRICS, 0.5) | {"images": 7}
     result = {
         "labels": {1: found, 0: found},
@@ -81,4 +84,4 @@ def test_all_classifiers_are_shown():
     text = quality.report("emoji", result)
     for part in ("| all | 0.100 |", "| N = 3 |", "| standard, de | 7 | 0.500 |", "| other, all |"):
         assert part in text
-    assert np.all([title in text for title in quality.TITLES.values()])
+    assert np.all([title in text for title in quality.FUSION.systems.values()])

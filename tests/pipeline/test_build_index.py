@@ -58,7 +58,7 @@ def write_images(planned, vectors: np.ndarray) -> list:
     return [("image_embs", shards_lib.write_parquet(planned.output, path, 0, pa.table(columns)))]
 
 
-def build(planned, shards, settings, previous="", *beam_flags) -> dict[str, bytes]:
+def build(planned, shards, settings, earlier="", *beam_flags) -> dict[str, bytes]:
     """Runs the transform; returns the index's files."""
     # A file, because another process may hold the pipeline's last step.
     found = Path(planned.output, f"found-{planned.run_id}")
@@ -68,7 +68,7 @@ def build(planned, shards, settings, previous="", *beam_flags) -> dict[str, byte
             pipeline
             | beam.Create(shards)
             | beam.Reshuffle()
-            | BuildIndex(planned, 0.1, settings, previous)
+            | BuildIndex(planned, 0.1, settings, earlier)
             | beam.Map(lambda named: f"{named[0]} {named[1].path}")
             | beam.combiners.ToList()
             | beam.Map(lambda lines: found.write_text("\n".join(sorted(lines))))

@@ -256,7 +256,7 @@ def test_index_of_another_day_is_updated(world, capsys):
     first = world.run("first_day", *kind)
     capsys.readouterr()
     moved = (*kind, "--prototype_weights=equal")
-    updated = world.run("updated", *moved, f"--previous_phrases={first.run_folder}")
+    updated = world.run("updated", *moved, f"--earlier_phrases={first.run_folder}")
     printed = capsys.readouterr().err
     change = re.search(r"([\d,]+) phrases as before, 0 new, (\d+) changed, 0 gone", printed)
     count = updated.manifest.tables["phrases"].rows

@@ -60,7 +60,7 @@ def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
     return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
 
 
-def shards_of_known(earlier: Dataset) -> list[tuple[str, str]]:
+def shards_of_earlier(earlier: Dataset) -> list[tuple[str, str]]:
     """For each shard of an earlier run: where its sources lie, and images of the same pictures."""
     images = {shard.index: shard for shard in earlier.shards("images")}
     return [
@@ -69,7 +69,7 @@ def shards_of_known(earlier: Dataset) -> list[tuple[str, str]]:
     ]
 
 
-def known_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
+def earlier_sources(paths: tuple[str, str]) -> Iterator[pa.Table]:
     """Rows of SOURCES of one shard, each with its clean image but where that is the source itself.
 
     Args:
@@ -98,7 +98,7 @@ def clean_changed_images(
 
     Args:
       raw: rows of NAMED_IMAGES.
-      known: rows of `known_sources`, those of the same sources among them.
+      known: rows of `earlier_sources`, those of the same sources among them.
       run, limits, forgotten: see `clean_images`.
     """
     data = dict(zip(raw["source"].to_pylist(), raw["image"].to_pylist(), strict=True))
@@ -120,7 +120,7 @@ class ReadChangedImages(beam.PTransform):
     """As ReadImages, with what an earlier run knows.
 
     Args:
-      known: PCollection[shard of `shards_of_known`] of an earlier run with the same limits.
+      known: PCollection[shard of `shards_of_earlier`] of an earlier run with the same limits.
       num_shards, spill: of the shuffle that brings images and what is known together.
       run, limits, total, deletions: see ReadImages.
     """
@@ -151,7 +151,7 @@ class ReadChangedImages(beam.PTransform):
             yield from clean_changed_images(part, known, *rules).tagged()
 
     def expand(self, units):
-        read_known = beam.FlatMap(known_sources).with_output_types(pa.Table)
+        read_known = beam.FlatMap(earlier_sources).with_output_types(pa.Table)
         known = self._known | "ReadKnown" >> read_known
         fn = _ReadRawFn(self._run, self._total, self._deletions)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))

@@ -160,7 +160,7 @@ class FindCopies(beam.PTransform):
 
 
 class ReadEarlierKeys(beam.PTransform):
-    """PCollection[shard of `known_images.shards_of_known`] → tables of EARLIER_KEYS."""
+    """PCollection[shard of `known_images.shards_of_earlier`] → tables of EARLIER_KEYS."""
 
     def __init__(self, deletions: FromFiles[Deletions]):
         super().__init__()

@@ -45,13 +45,13 @@ class Layout:
       kind: the index's kind.
       parts: the shards of phrases, in the order of their rows.
       images: paths of shards of image_embs, to tune with.
-      previous: the index that is updated; None to build a new one.
+      earlier: the index that is updated; None to build a new one.
     """
 
     kind: Kind
     parts: tuple[Part, ...]
     images: tuple[str, ...]
-    previous: ModelFolder | None
+    earlier: ModelFolder | None
 
     @property
     def rows(self) -> int:
@@ -68,7 +68,7 @@ def lay_out(
     shards: Iterable[tuple[str, manifest.Shard]],
     run: Run,
     settings: IndexSettings,
-    previous: str,
+    earlier: str,
 ) -> Layout:
     """Decides the kind and every row's place.
 
@@ -76,7 +76,7 @@ def lay_out(
       shards: of the tables phrases and, where there are any, image_embs.
       run: the run.
       settings: what is asked of the index.
-      previous: a dataset of phrases whose index may be updated, or "".
+      earlier: a dataset of phrases whose index may be updated, or "".
 
     Raises:
       PhraseLensError: there are no phrases, or the kind does not fit into the memory.
@@ -96,9 +96,9 @@ def lay_out(
     kind = choose_kind(start, width, settings)
     images = tuple(run.absolute(shard.path) for name, shard in written if name == "image_embs")
     layout = Layout(kind, tuple(parts), images, None)
-    if previous:
-        layout = dataclasses.replace(layout, previous=_usable(previous, layout, run, settings))
-    if layout.previous:
+    if earlier:
+        layout = dataclasses.replace(layout, earlier=_usable(earlier, layout, run, settings))
+    if layout.earlier:
         how = "updated"
     else:
         how = f"built in {len(parts)} parts" if kind.is_mergeable else "built in one place"
@@ -111,18 +111,18 @@ def _say(what: str) -> None:
 
 
 def _usable(dataset: str, layout: Layout, run: Run, settings: IndexSettings) -> ModelFolder | None:
-    """The index of a previous dataset if it can be updated; says why not."""
-    from model_code.phrases.update import Previous
+    """The index of an earlier dataset if it can be updated; says why not."""
+    from model_code.phrases.update import EarlierIndex
 
-    earlier = Dataset(dataset)
-    if earlier.manifest.models.get("generator") != run.models.get("generator"):
+    phrases = Dataset(dataset)
+    if phrases.manifest.models.get("generator") != run.models.get("generator"):
         _say(f"{dataset} is of another generator")
         return None
-    previous = ModelFolder.of(dataset, "index")
-    for shard in earlier.shards("index"):
-        earlier.check(shard)
-    with storage.local_copy(previous.path) as folder:
-        opened = Previous(folder)
+    earlier = ModelFolder.of(dataset, "index")
+    for shard in phrases.shards("index"):
+        phrases.check(shard)
+    with storage.local_copy(earlier.path) as folder:
+        opened = EarlierIndex(folder)
         found = []
         for part in layout.parts:
             for batch in batches(part.path, ["query_id", "query_vector"]):
@@ -133,7 +133,7 @@ def _usable(dataset: str, layout: Layout, run: Run, settings: IndexSettings) -> 
             f"{change.kept:,} phrases as before, {change.added:,} new, {change.changed:,} changed, "
             f"{change.removed:,} gone: drift {opened.drift(change):.1%} of {settings.max_drift:.1%}"
         )
-        return previous if opened.is_usable(change, layout.kind, settings) else None
+        return earlier if opened.is_usable(change, layout.kind, settings) else None
 
 
 def _trained_path(run: Run) -> str:
@@ -148,7 +148,7 @@ def _read_index(path: str) -> Any:
 
 def train(layout: Layout, run: Run) -> Iterable[Part]:
     """Trains the quantizer on a sample, and yields the parts that it is to be filled with."""
-    if layout.previous or not layout.kind.is_mergeable:
+    if layout.earlier or not layout.kind.is_mergeable:
         return
     from model_code.index import kinds as index_kinds
     from model_code.phrases import folder as folder_lib
@@ -198,9 +198,9 @@ def finish(
         rows = (batch for part in layout.parts for batch in batches(part.path))
         folder_lib.write_tables(folder, rows, layout.rows)
         probes = choose_probes(layout.images)
-        if layout.previous:
-            with storage.local_copy(layout.previous.path) as old:
-                opened = index_update.Previous(old)
+        if layout.earlier:
+            with storage.local_copy(layout.earlier.path) as old:
+                opened = index_update.EarlierIndex(old)
                 index_update.update(opened, folder, temperature, settings, probes)
         else:
             if layout.kind.is_mergeable:
@@ -248,7 +248,7 @@ class BuildIndex(beam.PTransform):
       run: the run.
       temperature: τ of equation (1).
       settings: what is asked of the index.
-      previous: a dataset of phrases; its index is updated where its vectors are of the same
+      earlier: a dataset of phrases; its index is updated where its vectors are of the same
         generator and few of them changed. "" for none.
       hints: resource hints of the steps that hold all vectors.
     """
@@ -258,12 +258,12 @@ class BuildIndex(beam.PTransform):
         run: Run,
         temperature: float,
         settings: IndexSettings = DEFAULT,
-        previous: str = "",
+        earlier: str = "",
         hints: Mapping[str, str] | None = None,
     ):
         super().__init__()
         self._run, self._temperature = run, temperature
-        self._settings, self._previous = settings, previous
+        self._settings, self._earlier = settings, earlier
         self._hints = dict(hints or {})
 
     def expand(self, shards):
@@ -272,7 +272,7 @@ class BuildIndex(beam.PTransform):
             | beam.Create([None])
             | "LayOut"
             >> beam.Map(
-                lay_out, beam.pvalue.AsIter(shards), self._run, self._settings, self._previous
+                lay_out, beam.pvalue.AsIter(shards), self._run, self._settings, self._earlier
             )
         )
         filled = (

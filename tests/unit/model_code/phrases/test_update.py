@@ -10,7 +10,7 @@ from model_code.index.search import Effort
 from model_code.phrases import folder as folder_lib
 from model_code.phrases import update as index_update
 from model_code.phrases.index import PhraseIndex
-from model_code.phrases.update import Change, Previous
+from model_code.phrases.update import Change, EarlierIndex
 from tests.support.inputs.phrase_vectors import draw, images, phrases, scan
 
 ROWS = 3000
@@ -44,10 +44,10 @@ def next_day(ids, vectors, seed):
     return ids[order], vectors[order]
 
 
-def update(previous, folder, ids, vectors, settings):
+def update(earlier, folder, ids, vectors, settings):
     table = phrases(vectors, ids)
     folder_lib.write_tables(str(folder), table.to_batches(500), table.num_rows)
-    return index_update.update(Previous(str(previous)), str(folder), 0.1, settings)
+    return index_update.update(EarlierIndex(str(earlier)), str(folder), 0.1, settings)
 
 
 def check(folder, ids, vectors):
@@ -123,23 +123,23 @@ def test_too_much_drift_builds_anew(first, settings, tmp_path):
 
 def test_drift_adds_up_over_days(first, settings, tmp_path):
     ids, vectors = np.arange(ROWS), draw(ROWS)
-    previous = first
+    earlier = first
     for day, expected in enumerate(("updated", "updated", "built anew")):
         more = draw(360, seed=50 + day)
         ids = np.concatenate([ids, ids.max() + 1 + np.arange(360)])
         vectors = np.concatenate([vectors, more])
         folder = tmp_path / str(day)
         folder.mkdir()
-        found = update(previous, folder, ids, vectors, settings)
+        found = update(earlier, folder, ids, vectors, settings)
         assert ("built anew" if found is None else "updated") == expected
-        previous = folder
+        earlier = folder
 
 
 def test_another_kind_or_width_builds_anew(first, settings, tmp_path):
     other = IndexSettings("ivf_flat" if settings.kind != "ivf_flat" else "ivf_pq")
     assert update(first, tmp_path, np.arange(ROWS), draw(ROWS), other) is None
     wide = draw(ROWS, 32)
-    rows, moved = Previous(first).match(np.arange(ROWS), wide)
+    rows, moved = EarlierIndex(first).match(np.arange(ROWS), wide)
     assert (rows == np.arange(ROWS)).all()
     assert (moved == 1).all()
 
@@ -159,21 +159,21 @@ def test_small_moves_are_little_drift(first, settings, tmp_path):
 
 def test_an_index_does_not_grow_by_small_moves(first, settings, tmp_path):
     """A tenth of the phrases moves a little every day: drift alone would never end that."""
-    vectors, previous, anew = draw(ROWS), first, 0
+    vectors, earlier, anew = draw(ROWS), first, 0
     for day in range(4):
         moving = slice(day * ROWS // 10, (day + 1) * ROWS // 10)
         vectors = vectors.copy()
         vectors[moving] += np.float32(0.01) * draw(ROWS // 10, seed=60 + day)
         folder = tmp_path / str(day)
         folder.mkdir()
-        change = update(previous, folder, np.arange(ROWS), vectors, settings)
+        change = update(earlier, folder, np.arange(ROWS), vectors, settings)
         if change is None:
             anew += 1
             folder_lib.build(
                 str(folder), phrases(vectors, np.arange(ROWS)).to_batches(), 0.1, settings
             )
         if settings.kind == "hnsw":
-            assert len(Previous(str(folder)).places()) <= (1 + settings.max_drift) * ROWS
-        previous = folder
+            assert len(EarlierIndex(str(folder)).places()) <= (1 + settings.max_drift) * ROWS
+        earlier = folder
     assert anew == (settings.kind == "hnsw")
-    check(previous, np.arange(ROWS), vectors)
+    check(earlier, np.arange(ROWS), vectors)

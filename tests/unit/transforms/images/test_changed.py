@@ -87,14 +87,14 @@ def test_days_in_a_row_give_what_each_gives_by_itself(tmp_path_factory, days):
         mined = mine(output.tables["clean"])
         assert mined["images"].equals(mine(alone.tables["clean"])["images"])
         assert sorted(mined["sources"]["source"].to_pylist()) == sorted(set(good))
-        parts = list(known_images.known_sources(write(folder, mined)))
+        parts = list(known_images.earlier_sources(write(folder, mined)))
         known, seen = pa.concat_tables([tables.SOURCES.empty_table(), *parts]), set(good)
 
 
 def test_no_image_that_is_known_is_decoded(tmp_path, monkeypatch):
     collection = dict(zip(KEYS, FILES[:8], strict=True))
     first = images.clean_images(raw_of(collection), STAGE, LIMITS).tables["clean"]
-    parts = known_images.known_sources(write(tmp_path, mine(first)))
+    parts = known_images.earlier_sources(write(tmp_path, mine(first)))
     known = pa.concat_tables(list(parts))
     decoded, clean_safely = [], images.clean_safely
 
