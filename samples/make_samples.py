@@ -34,6 +34,7 @@ from schemas.runs import command
 from schemas.runs.run import Run
 
 NAME = "make_samples"
+MODULES = ("samples.make_samples",)
 IMAGES = pa.schema([("key", pa.string()), ("image", pa.binary())])
 CLICK_LOG = pa.schema(
     [
@@ -195,7 +196,7 @@ def work(config: Config, run: Run) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     return command.main(
-        NAME, Config, __doc__, argv, work, lambda config: {}, ["samples.make_samples"]
+        NAME, Config, __doc__, argv, work=work, datasets=lambda config: {}, modules=MODULES
     )
 
 

@@ -241,7 +241,16 @@ def work(config: Config, planned: Run) -> int:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command.main(NAME, Config, __doc__, argv, work, folders, MODULES, raw_inputs)
+    return command.main(
+        NAME,
+        Config,
+        __doc__,
+        argv,
+        work=work,
+        datasets=folders,
+        modules=MODULES,
+        raw_inputs=raw_inputs,
+    )
 
 
 if __name__ == "__main__":

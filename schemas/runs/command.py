@@ -23,6 +23,7 @@ def main(
     config_class: type,
     doc: str | None,
     argv: Sequence[str] | None,
+    *,
     work: Callable[[Any, Run], int],
     datasets: Callable[[Any], Mapping[str, str]],
     modules: Sequence[str],

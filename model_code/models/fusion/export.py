@@ -85,7 +85,9 @@ def _work(config: Config, run: Run) -> int:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command.main("export_model", Config, __doc__, argv, _work, _datasets, MODULES)
+    return command.main(
+        "export_model", Config, __doc__, argv, work=_work, datasets=_datasets, modules=MODULES
+    )
 
 
 if __name__ == "__main__":

@@ -271,9 +271,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         Config,
         __doc__,
         argv,
-        _work,
-        lambda config: {"examples": config.examples},
-        MODULES,
+        work=_work,
+        datasets=lambda config: {"examples": config.examples},
+        modules=MODULES,
     )
 
 

@@ -131,11 +131,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         Config,
         __doc__,
         argv,
-        work,
+        work=work,
         # Pretrained weights alone make the model: new images do not change it.
-        lambda config: {} if config.weights else {"mined": config.mined},
-        MODULES,
-        lambda config: command.weights_input(config.weights),
+        datasets=lambda config: {} if config.weights else {"mined": config.mined},
+        modules=MODULES,
+        raw_inputs=lambda config: command.weights_input(config.weights),
     )
 
 

@@ -209,9 +209,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         Config,
         __doc__,
         argv,
-        _work,
-        lambda config: {"mined": config.mined},
-        MODULES,
+        work=_work,
+        datasets=lambda config: {"mined": config.mined},
+        modules=MODULES,
     )
 
 

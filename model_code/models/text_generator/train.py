@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from model_code.models.text_generator.trainer import Trainer
 
 NAME = "train_text_generator"
+MODULES = ("model_code.models.text_generator.train",)
 
 
 def work(config: Config, run: Run) -> int:
@@ -177,10 +178,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         Config,
         __doc__,
         argv,
-        work,
-        lambda config: {"pairs": config.pairs},
-        ["model_code.models.text_generator.train"],
-        lambda config: command.weights_input(config.weights),
+        work=work,
+        datasets=lambda config: {"pairs": config.pairs},
+        modules=MODULES,
+        raw_inputs=lambda config: command.weights_input(config.weights),
     )
 
 

@@ -114,7 +114,13 @@ def work(config, stage):
 
 def run(argv=None):
     return command.main(
-        "train_toy", Config, __doc__, argv, work, lambda c: {"features": c.features}, MODULES
+        "train_toy",
+        Config,
+        __doc__,
+        argv,
+        work=work,
+        datasets=lambda c: {"features": c.features},
+        modules=MODULES,
     )
 
 
