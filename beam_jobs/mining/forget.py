@@ -85,7 +85,7 @@ def forget_in_day(root: str, deletions: Deletions) -> int:
     new = dataclasses.replace(old, run_id=identity[:16], fingerprint=identity)
     tables = {
         name: dataclasses.replace(
-            table, shards=tuple(_rewrite(root, day, new, name, deletions, typed))
+            table, shards=tuple(_rewrite(root, day, new, name, deletions=deletions, typed=typed))
         )
         for name, table in old.tables.items()
     }
@@ -103,7 +103,7 @@ def _forget(table: pa.Table, deletions: Deletions) -> pa.Table:
 
 
 def _rewrite(
-    root: str, day: Dataset, new: Manifest, name: str, deletions: Deletions, typed: pa.Array
+    root: str, day: Dataset, new: Manifest, name: str, *, deletions: Deletions, typed: pa.Array
 ) -> Iterator[manifest.Shard]:
     for shard, table in _tables(day, name):
         if name == "texts":  # what only those people typed is nobody's any more

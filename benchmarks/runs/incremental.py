@@ -55,7 +55,9 @@ def date_of(run: int) -> str:
     return f"2026-01-{run + 1:02}"
 
 
-def unpack(samples: str, folder: str, first: int, last: int, run: int = 0, runs: int = 1) -> None:
+def unpack(
+    samples: str, folder: str, first: int, *, last: int, run: int = 0, runs: int = 1
+) -> None:
     """Adds images of a collection to a folder, as people have them.
 
     Args:
@@ -125,7 +127,7 @@ def _inputs(data: str) -> list[str]:
 def train(config: Config, samples: str, work: str) -> None:
     """Leaves trained models in the work folder, and nothing else."""
     few = f"{config.workdir}/few"
-    unpack(samples, few, 0, TRAINING_IMAGES)
+    unpack(samples, few, 0, last=TRAINING_IMAGES)
     made = [f"--workdir={work}", f"--set={settings(config)}", "--until=train_fusion"]
     run_command("beam_jobs.runs.all_stages", *made, *_inputs(few))
     for name in os.listdir(work):
@@ -178,7 +180,7 @@ def work(config: Config) -> None:
     train(config, samples, made)
     known, done = 0, []
     for run, added in enumerate([config.images] + [new] * config.days):
-        unpack(samples, data, known, known + added, run, config.days + 1)
+        unpack(samples, data, known, last=known + added, run=run, runs=config.days + 1)
         known += added
         done.append(reprocess(config, made, data, date_of(run)))
     full, *days = done

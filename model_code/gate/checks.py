@@ -121,7 +121,9 @@ def compare(
     def drift(
         name: str, counts: str, measure: Callable[[np.ndarray, np.ndarray], float], limit: float
     ) -> Check:
-        return _drift(name, old.counts[counts], new.counts[counts], measure, limit, limits.head)
+        return _drift(
+            name, old.counts[counts], new.counts[counts], measure, limit=limit, head=limits.head
+        )
 
     return [
         drift("queries.clicks", "queries", jensen_shannon, limits.max_query_drift),
@@ -145,6 +147,7 @@ def _drift(
     old: pa.Table,
     new: pa.Table,
     measure: Callable[[np.ndarray, np.ndarray], float],
+    *,
     limit: float,
     head: int,
 ) -> Check:

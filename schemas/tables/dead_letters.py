@@ -44,6 +44,7 @@ def dead_letters(
     reason: str,
     keys: Sequence[str],
     details: Sequence[str],
+    *,
     payloads: Sequence[bytes],
 ) -> pa.Table:
     """Builds dead letters of one reason.

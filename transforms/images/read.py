@@ -85,7 +85,7 @@ def clean_images(
         rows = [row for row in dead if row[0] == reason]
         counts[f"images.dropped_{reason}"] = len(rows)
         _, keys, details, payloads = (list(column) for column in zip(*rows, strict=True))
-        letters.append(dead_letters(run.name, run.run_id, reason, keys, details, payloads))
+        letters.append(dead_letters(run.name, run.run_id, reason, keys, details, payloads=payloads))
     columns = list(zip(*good, strict=True)) or [()] * len(CLEAN_IMAGES)
     clean = pa.table(
         [pa.array(c, f.type) for c, f in zip(columns, CLEAN_IMAGES, strict=True)],

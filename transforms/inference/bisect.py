@@ -49,5 +49,5 @@ def inference_failed(
         "inference_failed",
         [keys[place] for place, _ in bad],
         [f"{type(error).__name__}: {error}" for _, error in bad],
-        [images[place] for place, _ in bad],
+        payloads=[images[place] for place, _ in bad],
     )

@@ -224,7 +224,9 @@ class BuildQueryPairs(beam.PTransform):
         index, blocks = shard
         pairs = build_query_pairs(from_blocks(blocks["edges"], WEIGHTED_EDGES))
         keys = ["query_a", "query_b"]
-        return write_sorted(self._run, pairs, "query_pairs", index, self._num_shards, keys)
+        return write_sorted(
+            self._run, pairs, "query_pairs", index, num_shards=self._num_shards, keys=keys
+        )
 
     def expand(self, edges):
         def by(side: str, **more: str) -> GroupShards:

@@ -86,7 +86,7 @@ def write_examination(log: Log, run: Run) -> Iterator[tuple[str, Shard]]:
     if log.has_rates:
         positions = np.arange(len(log.examination), dtype=np.int32)
         table = pa.table([positions, log.examination], tables.EXAMINATION)
-        yield write_sorted(run, table, TABLE, 0, 1, ["position"])
+        yield write_sorted(run, table, TABLE, 0, num_shards=1, keys=["position"])
 
 
 def wilson_lower_bound(clicks: np.ndarray, examined: np.ndarray) -> np.ndarray:

@@ -199,7 +199,9 @@ class BuildImages(beam.PTransform):
         attributes = from_blocks(blocks["attributes"], ATTRIBUTES)
         built = build_images(copies, attributes, self._shares)
         for name, keys in (("images", ["image_id"]), ("sources", ["image_id", "source"])):
-            shard = write_sorted(self._run, built.tables[name], name, index, self._num_shards, keys)
+            shard = write_sorted(
+                self._run, built.tables[name], name, index, num_shards=self._num_shards, keys=keys
+            )
             yield beam.pvalue.TaggedOutput(SHARDS, shard)
         yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
 

@@ -371,7 +371,9 @@ class BuildPairs(beam.PTransform):
         pairs = built.tables["pairs"]
         if pairs.num_rows:
             keys = ["image_id", "query_id"]
-            shard = write_sorted(self._run, pairs, "pairs", index, self._num_shards, keys)
+            shard = write_sorted(
+                self._run, pairs, "pairs", index, num_shards=self._num_shards, keys=keys
+            )
             yield beam.pvalue.TaggedOutput(SHARDS, shard)
         train = pairs.filter(pc.equal(pairs["split"], "train"))
         most = self._rules.max_linked_queries

@@ -204,7 +204,9 @@ class BuildQueries(beam.PTransform):
             keys = ["query_id", "day"]
             yield beam.pvalue.TaggedOutput(
                 SHARDS,
-                write_sorted(self._run, history, "query_days", index, self._num_shards, keys),
+                write_sorted(
+                    self._run, history, "query_days", index, num_shards=self._num_shards, keys=keys
+                ),
             )
 
     def _histogram(self, queries):
@@ -217,7 +219,9 @@ class BuildQueries(beam.PTransform):
         support = head_support(histogram, self._head_queries)
         head = pc.greater_equal(queries["train_images"], support)
         queries = queries.set_column(tables.QUERIES.names.index("head"), "head", head)
-        return write_sorted(self._run, queries, "queries", index, self._num_shards, ["query_id"])
+        return write_sorted(
+            self._run, queries, "queries", index, num_shards=self._num_shards, keys=["query_id"]
+        )
 
     def expand(self, shards):
         built = shards | beam.ParDo(self._build).with_outputs("queries", SHARDS)

@@ -227,4 +227,6 @@ class _BuildPhrasesFn(beam.DoFn):
             .select(schema.names)
             .cast(schema)
         )
-        return write_sorted(self._run, phrases, "phrases", index, self._num_shards, ["query_id"])
+        return write_sorted(
+            self._run, phrases, "phrases", index, num_shards=self._num_shards, keys=["query_id"]
+        )

@@ -86,7 +86,7 @@ class Checked:
                     reason,
                     keys(rows),
                     [self._details.get(row, "") for row in rows.tolist()],
-                    payloads(rows) if payloads else [b""] * len(rows),
+                    payloads=payloads(rows) if payloads else [b""] * len(rows),
                 )
             )
         return tuple(found)
@@ -275,7 +275,9 @@ def checked_file(
 def bad_rows(bad: BadRows, kind: str, run: Run) -> Output:
     """Dead letters of rows that could not even be read."""
     n = len(bad.details)
-    letters = dead_letters(run.name, run.run_id, bad.reason, [bad.path] * n, bad.details, [b""] * n)
+    letters = dead_letters(
+        run.name, run.run_id, bad.reason, [bad.path] * n, bad.details, payloads=[b""] * n
+    )
     return Output({}, (letters,), {f"{kind}.in": n, f"{kind}.dropped_{bad.reason}": n})
 
 

@@ -109,13 +109,14 @@ def _of_digits(values: np.ndarray) -> np.ndarray:
         values, part = values // size, values % size
         parts.append(part)
     millisecond, second, minute, hour, day, month = parts
-    return _milliseconds(values, month, day, hour, minute, second) + millisecond
+    return _milliseconds(values, month, day, hour=hour, minute=minute, second=second) + millisecond
 
 
 def _milliseconds(
     year: np.ndarray,
     month: np.ndarray,
     day: np.ndarray,
+    *,
     hour: np.ndarray,
     minute: np.ndarray,
     second: np.ndarray,
@@ -225,7 +226,7 @@ def _of_digits_at(
         is_twelve = (hour >= 1) & (hour <= 12)
         hour = np.where(is_twelve, hour % 12 + (12 if half == "p" else 0), -1)
     year, minute, second = number("year", 1970), number("minute", 0), number("second", 0)
-    found = _milliseconds(year, month, number("day", 1), hour, minute, second)
+    found = _milliseconds(year, month, number("day", 1), hour=hour, minute=minute, second=second)
     found += number("fraction", 0, 3) * 10 ** (3 - min(3, len(word("fraction"))))
     if sign := word("sign"):
         hours, minutes = number("zone_hour", 0), number("zone_minute", 0)

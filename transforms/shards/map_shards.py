@@ -117,7 +117,9 @@ class _MapShardsFn(beam.DoFn):
             tables["dead_letters"] = pa.concat_tables(dead)
         keys = {"dead_letters": ["key", "reason"], **self._keys}
         written = [
-            write_sorted(self._run, table, name, index, self._num_shards, keys[name])
+            write_sorted(
+                self._run, table, name, index, num_shards=self._num_shards, keys=keys[name]
+            )
             for name, table in tables.items()
             if table.num_rows
         ]

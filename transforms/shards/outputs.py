@@ -62,7 +62,7 @@ class Output:
 
 
 def write_sorted(
-    run: Run, table: pa.Table, name: str, index: int, num_shards: int, keys: list[str]
+    run: Run, table: pa.Table, name: str, index: int, *, num_shards: int, keys: list[str]
 ) -> tuple[str, manifest.Shard]:
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
@@ -94,7 +94,9 @@ class WriteTable(beam.PTransform):
     def _write(self, shard: tuple[int, Iterable[Block]]) -> tuple[str, manifest.Shard]:
         index, blocks = shard
         table = from_blocks(blocks, self._schema)
-        return write_sorted(self._run, table, self._name, index, self._num_shards, self._keys)
+        return write_sorted(
+            self._run, table, self._name, index, num_shards=self._num_shards, keys=self._keys
+        )
 
     def expand(self, tables):
         return (

@@ -283,7 +283,7 @@ def write_vocabulary(
 ) -> Iterator[tuple[str, manifest.Shard]]:
     """Writes the tables `vocabulary`, and `metadata` with `config` as config.json."""
     rows = vocabulary(Dataset(mined), limits)
-    yield write_sorted(run, rows, "vocabulary", 0, 1, ["rank"])
+    yield write_sorted(run, rows, "vocabulary", 0, num_shards=1, keys=["rank"])
     with tempfile.TemporaryDirectory(prefix="phraselens-") as folder:
         storage.write_bytes(f"{folder}/config.json", json.dumps(config, indent=1).encode())
         for shard in run.publish("metadata", folder):

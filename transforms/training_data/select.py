@@ -159,7 +159,7 @@ def select_rows(table: pa.Table, selection: Selection, schema, run: Run) -> tupl
         "schema_anomaly",
         [ids[row] or "" for row in dead],
         [details[row] for row in dead],
-        [b""] * len(dead),
+        payloads=[b""] * len(dead),
     )
     dropped = Counter(reason for reason in reasons if reason)
     counts = {"features.in": rows, "features.out": good.num_rows}

@@ -124,6 +124,7 @@ def describe(
     trainer: Trainer,
     tuned: Mapping[str, Sequence[Trial]],
     chosen: Mapping[str, Trial],
+    *,
     truth: Mapping[str, np.ndarray],
     tested: Mapping[str, np.ndarray],
     seed: int,

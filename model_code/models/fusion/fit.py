@@ -111,7 +111,7 @@ def train(
         {"model": model, "optimizer": optimizer},
         batches,
         step,
-        evaluate,
+        evaluate=evaluate,
         epochs=epochs,
         steps_per_epoch=-(-rows * passes // reader.batch_size),
         monitor="score",

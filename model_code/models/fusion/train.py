@@ -174,7 +174,9 @@ def _work(config: Config, run: Run) -> int:
             chosen = trainer.pooled(chosen)
         tested = {name: trainer.probabilities(t, "test") for name, t in chosen.items()}
         trials = {name: tried for name, (_, tried) in tuned.items()}
-        result = ablations.describe(trainer, trials, chosen, truth, tested, config.seed)
+        result = ablations.describe(
+            trainer, trials, chosen, truth=truth, tested=tested, seed=config.seed
+        )
         seeds = range(config.seed, config.seed + config.seeds)
         result["seeds"] = ablations.measure_seeds(
             trainer, chosen, truth["test"], result["test"], seeds
@@ -187,7 +189,9 @@ def _work(config: Config, run: Run) -> int:
         "settings": result["chosen"],
         "pool": result["pool"],
     }
-    _commit(config, run, chosen, description, result, predictions)
+    _commit(
+        config, run, chosen=chosen, description=description, result=result, predictions=predictions
+    )
     print("\n".join(report_lines(result)))
     print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
     return 0
@@ -196,6 +200,7 @@ def _work(config: Config, run: Run) -> int:
 def _commit(
     config: Config,
     run: Run,
+    *,
     chosen: Mapping[str, Any],
     description: Mapping[str, Any],
     result: Mapping[str, Any],

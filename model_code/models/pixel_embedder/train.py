@@ -72,7 +72,9 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
         {"classifier": classifier, "optimizer": optimizer},
         batches,
         network.training_step(classifier, optimizer, task, preprocessing, augment=config.augment),
-        functools.partial(network.evaluate, predict, held_out_images, held_out.targets, task),
+        evaluate=functools.partial(
+            network.evaluate, predict, held_out_images, held_out.targets, task
+        ),
         epochs=config.epochs,
         steps_per_epoch=steps,
         monitor="validation_loss" if held_out_images.rows else "loss",

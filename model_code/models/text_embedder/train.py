@@ -69,7 +69,7 @@ def _work(config: Config, run: Run) -> int:
         state,
         lambda epoch: step_inputs(batches, bags, config, epoch, steps),
         step,
-        text_held_out.monitor(model, bags, everything, held, config.seed),
+        evaluate=text_held_out.monitor(model, bags, everything, held, config.seed),
         epochs=config.epochs,
         steps_per_epoch=steps,
         monitor="score",

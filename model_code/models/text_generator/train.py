@@ -84,7 +84,7 @@ def train_generator(config: Config, run: Run, pairs: "Pairs") -> int:
         trainer.state,
         batches,
         trainer.step,
-        functools.partial(evaluate, trainer, held_out, clicked, searched, queries),
+        evaluate=functools.partial(evaluate, trainer, held_out, clicked, searched, queries),
         epochs=config.epochs,
         steps_per_epoch=steps,
         monitor="word_f1" if held_out.rows else "loss",

@@ -84,7 +84,12 @@ def _write_generator(root: str) -> None:
 def _write_features(root: str) -> None:
     planned = run_lib.plan("embed_images", _Config(root), [], {})
     dead = dead_letters.dead_letters(
-        "embed_images", planned.run_id, "not_an_image", [HOSTILE, "b.jpg"], ["HTML"] * 2, [b""] * 2
+        "embed_images",
+        planned.run_id,
+        "not_an_image",
+        [HOSTILE, "b.jpg"],
+        ["HTML"] * 2,
+        payloads=[b""] * 2,
     )
     shard = shards_lib.write_parquet(
         root, planned.shard_path("dead_letters", 0, 1, "parquet"), 0, dead

@@ -99,7 +99,7 @@ def train(devices: query_table.Devices, args: argparse.Namespace) -> tuple[np.nd
         trainer.state,
         batches,
         step,
-        lambda: {f"step_{i}": float(loss) for i, loss in enumerate(losses[-STEPS:])},
+        evaluate=lambda: {f"step_{i}": float(loss) for i, loss in enumerate(losses[-STEPS:])},
         epochs=args.epochs,
         steps_per_epoch=STEPS,
         monitor="loss",

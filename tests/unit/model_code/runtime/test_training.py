@@ -70,7 +70,7 @@ class Run:
             state,
             self.batches,
             self.step,
-            evaluate,
+            evaluate=evaluate,
             epochs=epochs,
             steps_per_epoch=3,
             monitor="metric",

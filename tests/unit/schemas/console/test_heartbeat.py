@@ -226,7 +226,7 @@ def test_training_that_goes_on_says_the_rate_of_this_attempt(tmp_path, capsys):
             state,
             lambda epoch: [()] * 4,
             step,
-            lambda: {"score": float(weights)},
+            evaluate=lambda: {"score": float(weights)},
             epochs=epochs,
             steps_per_epoch=4,
             monitor="score",
