@@ -9,9 +9,9 @@ import pytest
 from model_code.models import family
 from schemas.datasets.dataset import Dataset
 from schemas.runs import changes, snapshots
-from tests.support.datasets import toy_family
-from tests.support.datasets.toy_family import phraselens
 from tests.support.datasets.work_folder import ROOT
+from tests.support.families import toy_family
+from tests.support.families.toy_family import phraselens
 
 DATES = ("2026-01-01", "2026-01-02")
 

@@ -68,6 +68,7 @@ def test_tests_share_what_stands_in_support_alone(path):
 
 LIMIT = 12  # files of one folder, beside __init__.py
 FOLDERS = sorted({path.parent for path in FILES})
+TEST_FOLDERS = sorted({path.parent for path in TESTS})
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -76,6 +77,12 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder):
     assert len(files) <= LIMIT
     assert folder.name not in files, "a file's name does not repeat its folder's"
     assert len(folder.relative_to(ROOT).parts) <= 3, "two levels below the layer, no more"
+
+
+@pytest.mark.parametrize("folder", TEST_FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_of_tests_can_be_taken_in_at_a_glance(folder):
+    names = {"__init__", "__main__", "conftest"}
+    assert len([path for path in folder.glob("*.py") if path.stem not in names]) <= LIMIT
 
 
 def test_the_page_of_the_layout_names_every_folder_and_no_other():

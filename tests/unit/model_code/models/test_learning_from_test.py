@@ -1,7 +1,7 @@
 """Nothing that is fitted changes by a bit when every test row is another.
 
 prepare_pairs and embed_phrases have their tests of this beside their others
-(tests/unit/transforms/training_data/test_pairs.py, tests/pipeline/test_embed_phrases.py).
+(tests/unit/transforms/training_data/test_pairs.py, tests/pipeline/models/test_embed_phrases.py).
 """
 
 import dataclasses
