@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 HALVES = ("first", "second")
-_MERGE_PARTS = 64  # Merged when so many parts wait, so that memory follows categories.
+_MERGE_ROWS = 1 << 22
 
 Part = tuple[pa.Array, np.ndarray, np.ndarray | None]
 
@@ -29,13 +29,16 @@ def count(parts: Iterable[Part], key_type: pa.DataType) -> pa.Table:
       [categories]: key, and first and second, float64 sums of weights. Sorted by key.
     """
     schema = pa.schema([("key", key_type), *((half, pa.float64()) for half in HALVES)])
-    waiting = [schema.empty_table()]
+    waiting, rows = [schema.empty_table()], 0
     for keys, halves, weights in parts:
         weights = np.ones(len(halves)) if weights is None else weights.astype(np.float64)
         sums = [pa.array(np.where(halves == half, weights, 0.0)) for half in (0, 1)]
         waiting.append(_merge([pa.Table.from_arrays([keys, *sums], schema=schema)]))
-        if len(waiting) > _MERGE_PARTS:
-            waiting = [_merge(waiting)]
+        rows += len(waiting[-1])
+        # Memory follows categories; and as much has come as is merged with it, so that all merges
+        # together go through a few times the rows.
+        if rows >= max(len(waiting[0]), _MERGE_ROWS):
+            waiting, rows = [_merge(waiting)], 0
     return _merge(waiting).sort_by("key")
 
 

@@ -165,3 +165,23 @@ def test_align_gives_both_counts_over_the_categories_of_either():
     np.testing.assert_array_equal(q, [0, 5, 2])
     assert gate_drift.unknown_share(q, p) == 2 / 7
     assert gate_drift.unknown_share(p, q) == 3 / 4
+
+
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(1, 2000))
+def test_all_merges_together_go_through_a_few_times_the_rows(parts, rows, categories):
+    """However many parts there are: each row is merged with as many that were counted before."""
+    merged = []
+
+    def counting(tables):
+        merged.append(sum(map(len, tables)))
+        return merge(tables)
+
+    merge = gate_drift._merge
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_drift, "_merge", counting)
+        patch.setattr(gate_drift, "_MERGE_ROWS", 16)
+        rng = np.random.default_rng(parts)
+        drawn = [pa.array(rng.integers(0, categories, rows)) for _ in range(parts)]
+        found = gate_drift.count(((keys, np.zeros(rows, int), None) for keys in drawn), pa.int64())
+    assert sum(found["first"].to_pylist()) == parts * rows
+    assert sum(merged) <= 5 * parts * rows + 32

@@ -83,3 +83,23 @@ def test_places_are_even_and_independent():
     assert abs(place.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 20_000)
     assert abs(np.corrcoef(half, place)[0, 1]) < 4 / np.sqrt(20_000)
     assert 0 <= place.min() <= place.max() < 1
+
+
+def test_languages_count_clicked_queries_alone():
+    """Queries without a click are in no table of clicks, be their ids low, high or between."""
+    clicked = pa.table({"key": [3, 5, 9], "first": [1.0, 2.0, 0.0], "second": [0.0, 4.0, 8.0]})
+    ids = [9, 1, 4, 3, 12, 5, -7]
+    rows = {"query_id": ids, "language": ["ja", "en", "en", "de", "en", "de", "en"]}
+
+    class Mined:
+        def batches(self, *_):
+            return pa.table(rows).to_batches(max_chunksize=2)
+
+    assert halves(gate_summary._by_language(Mined(), clicked)) == {
+        ("de", 0): 3.0,
+        ("de", 1): 4.0,
+        ("ja", 0): 0.0,
+        ("ja", 1): 8.0,
+    }
+    nothing = clicked.slice(0, 0)
+    assert halves(gate_summary._by_language(Mined(), nothing)) == {}
