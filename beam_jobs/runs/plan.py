@@ -18,12 +18,9 @@ from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
 from schemas.runs import run as run_lib
 from schemas.runs.run import Run
-from transforms.images.places import Places
-from transforms.images.plan import plan_images
+from transforms.images.plan import ImagePlan
 from transforms.images.read import source_of
 from transforms.images.readers import read_unit
-from transforms.images.units import IMAGE_FIELDS
-from transforms.rows.columns import column_mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +77,8 @@ def compare_sources(config: Any, earlier: str) -> Sources:
       earlier: folder of its earlier run, or "".
     """
     known = _earlier_sources(earlier)
-    mapping = column_mapping("image_columns", config.image_columns, IMAGE_FIELDS)
     forgotten = frozenset(log_lib.deletions(config).keys)
-    args = "images", config.images, config.image_format, mapping, config.image_key
-    units = plan_images(*args, places=Places.of(config)).units
+    units = ImagePlan.of(config).units
     images, new, seen = 0, 0, set()
     for unit in units:
         for batch in read_unit(unit, forgotten):

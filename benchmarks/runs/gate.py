@@ -148,7 +148,7 @@ def measure(config: Config, name: str, tables: Tables, date: str) -> dict:
     )
     gate.run([f"--workdir={config.workdir}", f"--date={date}", f"--against={FIRST}"])
     shutil.rmtree(folder)
-    return json.loads(Path(config.workdir, gate.FOLDER, f"{date}.json").read_bytes())
+    return json.loads(Path(config.workdir, snapshots.GATES, f"{date}.json").read_bytes())
 
 
 def table(results: dict[str, dict]) -> str:
