@@ -13,8 +13,8 @@ from beam_jobs.runs.overrides import sample_inputs
 from tests.support.datasets import work_folder
 from tests.support.datasets.work_folder import STAGES, TinyRun
 
-STAGES = [name for name, step in STAGES.items() if step.module.startswith("beam_jobs.")]
-JOBS = ["mine_log", *STAGES, "forget"]
+BEAM_STAGES = [name for name, stage in STAGES.items() if stage.module.startswith("beam_jobs.")]
+JOBS = ["mine_log", *BEAM_STAGES, "forget"]
 Rows = dict[str, list[str]]
 
 

@@ -1,6 +1,7 @@
 """Every command that people can type is one that there is, and no stage is without one."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -85,7 +86,10 @@ def test_help_needs_nothing_but_python(words):
     """-S: no package that is installed can be imported, and -s none of the user's."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from phraselens import cli"
     code += f"; print(cli.answer({words!r}))"
-    done = subprocess.run([sys.executable, "-ISs", "-c", code], capture_output=True, text=True)
+    given = {name: value for name, value in os.environ.items() if name != cli.PROGRAM}
+    done = subprocess.run(
+        [sys.executable, "-ISs", "-c", code], capture_output=True, text=True, env=given
+    )
     assert done.returncode == 0, done.stderr
     assert "usage: phraselens" in done.stdout
 

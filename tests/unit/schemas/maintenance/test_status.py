@@ -48,10 +48,10 @@ def test_a_summary_is_written_of_every_run(fake_work, fake_stages, capsys):
 
 
 def test_a_bug_is_in_the_summary_too(fake_work, fake_stages, monkeypatch):
-    def run_step(*_):
+    def run_stage(*_):
         raise KeyError("nobody thought of it")
 
-    monkeypatch.setattr("beam_jobs.runs.reprocess.run_step", run_step)
+    monkeypatch.setattr("beam_jobs.runs.reprocess.run_stage", run_stage)
     with pytest.raises(KeyError):
         run(fake_work, NEXT)
     found = summary(fake_work, NEXT)
