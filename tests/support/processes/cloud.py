@@ -7,11 +7,13 @@ found at once, where Beam would look for others for half a minute.
 import contextlib
 import http.server
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,10 +89,10 @@ ACCOUNT = {
 }
 
 
-@pytest.fixture(scope="module")
-def credentials(tmp_path_factory) -> Iterator[None]:
-    """Default credentials, for this process and those that it starts."""
-    path = tmp_path_factory.mktemp("credentials") / "account.json"
+@contextlib.contextmanager
+def nobody(folder: Path) -> Iterator[None]:
+    """Default credentials, for this process and those that it starts; their file is in `folder`."""
+    path = folder / "account.json"
     path.write_text(json.dumps(ACCOUNT))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
@@ -101,7 +103,14 @@ def credentials(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bucket(credentials) -> Iterator[str]:
+def credentials(tmp_path_factory) -> Iterator[None]:
+    """See `nobody`."""
+    with nobody(tmp_path_factory.mktemp("credentials")):
+        yield
+
+
+@contextlib.contextmanager
+def emulated() -> Iterator[str]:
     """An empty bucket, which google-cloud-storage, Arrow and Beam all find under gs://."""
     import google.cloud.storage
     from google.auth.credentials import AnonymousCredentials
@@ -110,14 +119,8 @@ def bucket(credentials) -> Iterator[str]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     # A process of its own: Arrow holds the interpreter's lock while it waits for an answer.
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.processes.emulator",
-        "start",
-        "--host=localhost",
-    ]
-    command += [f"--port={port}", "--in-memory"]
+    command = [sys.executable, "-m", "tests.support.processes.emulator", "start"]
+    command += ["--host=localhost", f"--port={port}", "--in-memory"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, cwd=Path(__file__).parents[3], **quiet)
     deadline = time.monotonic() + 60
@@ -125,10 +128,25 @@ def bucket(credentials) -> Iterator[str]:
         with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
             break
         time.sleep(0.1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-        client = google.cloud.storage.Client(project=PROJECT, credentials=AnonymousCredentials())
-        client.create_bucket("bucket")
-        yield BUCKET
-    server.terminate()
-    server.wait()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+            client = google.cloud.storage.Client(PROJECT, AnonymousCredentials())
+            client.create_bucket("bucket")
+            yield BUCKET
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def requests() -> dict[str, int]:
+    """What the emulator has been asked for since its start, by kind: see emulator.py."""
+    with urllib.request.urlopen(f"{os.environ['STORAGE_EMULATOR_HOST']}/requests") as answer:
+        return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def bucket(credentials) -> Iterator[str]:
+    """See `emulated`."""
+    with emulated() as found:
+        yield found
