@@ -1,6 +1,6 @@
 """Runs one command and counts: what it asked of storage, and what its graph moved.
 
-  python -m benchmarks.growth.one MODULE FLAGS…     the last line is JSON
+python -m benchmarks.growth.one MODULE FLAGS…     the last line is JSON
 """
 
 import dataclasses

@@ -72,7 +72,12 @@ class Dataset:
                 expected = self.manifest.tables[table].schema
                 if expected and schema_fingerprint(file.schema_arrow) != expected:
                     raise ValueError("its schema is not the table's")  # named, where it is damaged
-                yield from file.iter_batches(batch_size, columns=columns)
+                rows = 0
+                for batch in file.iter_batches(batch_size, columns=columns):
+                    rows += batch.num_rows
+                    yield batch
+                if rows != shard.rows:  # no checksum covers the footer, which says how many
+                    raise ValueError(f"it has {rows:,} rows and not {shard.rows:,}")
 
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole Parquet table in memory.

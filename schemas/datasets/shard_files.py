@@ -23,6 +23,9 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """
     try:
         with pq.ParquetFile(storage.open_input(path), page_checksum_verification=True) as file:
+            found, groups = file.metadata, range(file.metadata.num_row_groups)
+            if found.num_rows != sum(found.row_group(group).num_rows for group in groups):
+                raise ValueError("its row groups have not the rows that it names")
             yield file
     # A name in a damaged footer need not be text, nor a number one that memory holds.
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
