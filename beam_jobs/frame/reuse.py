@@ -1,7 +1,7 @@
 """What every job checks that takes over what an earlier run made of the same images."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 
@@ -10,6 +10,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.datasets import shard_files
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Shard
+from transforms.shards.tasks import ListTasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Reused:
             return ()
         return tuple(self.dataset.path(shard) for shard in self.dataset.shards(table))
 
+    @property
+    def folder(self) -> str:
+        """The folder of the run; "" where nothing is taken over."""
+        return self.dataset.run_folder if self.dataset else ""
+
     def checked(self) -> list[tuple[str, Shard]]:
         """The shards to check, and where they lie."""
-        if self.dataset is None:
-            return []
-        shards = [shard for name in self.tables for shard in self.dataset.shards(name)]
-        least = int(self.share * 16**15)
-        return [(self.dataset.path(s), s) for s in shards if int(s.sha256[:15], 16) < least]
+        return shards_to_check(self.folder, self.tables, self.share) if self.folder else []
 
 
 def facts(config: ReuseConfig, reused: Callable[[], Reused]) -> tuple[str, ...]:
@@ -70,6 +72,13 @@ def facts(config: ReuseConfig, reused: Callable[[], Reused]) -> tuple[str, ...]:
     return (f"checks what it takes over: {len(shards):,} shards, {size:,} bytes",) * bool(shards)
 
 
+def shards_to_check(folder: str, tables: Sequence[str], share: float) -> list[tuple[str, Shard]]:
+    """A share of the shards of some tables, and where they lie; see `Reused`."""
+    dataset, least = Dataset(folder), int(share * 16**15)
+    shards = [shard for name in tables for shard in dataset.shards(name)]
+    return [(dataset.path(s), s) for s in shards if int(s.sha256[:15], 16) < least]
+
+
 class WaitForCheck(beam.PTransform):
     """Elements → the same, once what is reused was found to be what was committed.
 
@@ -78,14 +87,16 @@ class WaitForCheck(beam.PTransform):
 
     def __init__(self, reused: Reused):
         super().__init__()
-        self._shards = reused.checked()
+        self._reused = reused
 
     def expand(self, elements):
-        if not self._shards:
+        reused = self._reused
+        if not reused.folder:
             return elements
         checked = (
             elements.pipeline
-            | "ReusedShards" >> beam.Create(self._shards)
+            | "ReusedShards"
+            >> ListTasks(shards_to_check, reused.folder, reused.tables, reused.share)
             | beam.Reshuffle()
             | "CheckShard" >> beam.MapTuple(check_shard)
             | beam.CombineGlobally(sum)

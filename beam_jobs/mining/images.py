@@ -27,6 +27,7 @@ from transforms.rows.columns import column_mapping
 from transforms.rows.tabular import read_table
 from transforms.shards.blocks import GroupShards
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
+from transforms.shards.tasks import ListTasks
 
 
 def reused(config: Config) -> Reused:
@@ -59,8 +60,7 @@ class MineImages(beam.PTransform):
         earlier = reused(self._config)
         known = (
             pipeline
-            | "KnownShards"
-            >> beam.Create(shards_of_earlier(earlier.dataset) if earlier.dataset else [])
+            | "KnownShards" >> ListTasks(shards_of_earlier, earlier.folder)
             | WaitForCheck(earlier)
         )
         read = self._read(pipeline, known if earlier.dataset else None)

@@ -1,5 +1,8 @@
 """What people did on all days together: of a log, or of the days that mine_log made of it."""
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 import apache_beam as beam
 
 from beam_jobs.mining import log as log_lib
@@ -9,6 +12,7 @@ from schemas.runs.run import Run
 from transforms.mining import days, evidence
 from transforms.shards.blocks import GroupShards
 from transforms.shards.outputs import COUNTS, DEAD, NOTES
+from transforms.shards.tasks import ListTasks, paths_of
 
 
 class MineLog(beam.PTransform):
@@ -38,6 +42,11 @@ class MineLog(beam.PTransform):
         }
 
 
+def _shards_of_days(days: Sequence[str], table: str) -> Iterator[str]:
+    """The files of a table of some days, which are the folders of their runs."""
+    return itertools.chain.from_iterable(paths_of(day, table) for day in days)
+
+
 class ReadDays(beam.PTransform):
     """The days behind --days → the same tables; nothing is counted again, and nothing dies."""
 
@@ -46,12 +55,11 @@ class ReadDays(beam.PTransform):
         self._config, self._run, self._num_shards = config, run, num_shards
 
     def expand(self, pipeline):
-        found = find_days(self._config.days).values()
+        found = [day.run_folder for day in find_days(self._config.days).values()]
         deletions = deletions_on_workers(self._config)
         read = {
             name: pipeline
-            | f"Shards of {name}"
-            >> beam.Create([day.path(shard) for day in found for shard in day.shards(name)])
+            | f"Shards of {name}" >> ListTasks(_shards_of_days, found, name)
             | f"Read {name}" >> days.ReadDays(log_lib.SCHEMAS[name], deletions)
             for name in log_lib.SCHEMAS
         }

@@ -12,6 +12,7 @@ Writes one dataset with the tables features and dead_letters.
 
 import dataclasses
 import sys
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
@@ -32,6 +33,7 @@ from transforms.inference.folders import ModelFolder
 from transforms.shards import commit, outputs
 from transforms.shards.map_shards import MapShards
 from transforms.shards.reuse import shards_by_index
+from transforms.shards.tasks import ListTasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,6 @@ def preflight(config: Config) -> job.Inputs:
 
 def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     mined = Dataset(config.mined)
-    shards = mined.shards("images")
     generator, pixel_embedder = (
         ModelFolder.of(path) for path in (config.generator, config.pixel_embedder)
     )
@@ -117,11 +118,9 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     models = (generator, pixel_embedder, index)
     hints = hints_lib.inference_hints(pipeline, sum(model.bytes for model in models))
     reused = _reused(config)
-    earlier = shards_by_index(reused.dataset, "features", num_shards) if reused.dataset else {}
-    tasks = [(shard.index, (mined.path(shard), earlier.get(shard.index, []))) for shard in shards]
     embedded = (
         pipeline
-        | "ImageShards" >> beam.Create(tasks)
+        | "ImageShards" >> ListTasks(image_tasks, mined.run_folder, reused.folder)
         | WaitForCheck(reused)
         | "EmbedImages" >> MapShards(run, worker, {"features": ["image_id"]}, num_shards, hints)
     )
@@ -129,6 +128,20 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     {name: embedded[name] for name in (outputs.SHARDS, outputs.COUNTS)} | commit.CommitManifest(
         run, tables, num_shards, config.ceilings()
     )
+
+
+def image_tasks(mined: str, reused: str) -> Iterator[tuple[int, tuple[str, Sequence[str]]]]:
+    """For each shard of images: its number, its file, and features of an earlier run of the same.
+
+    Args:
+      mined: the folder of a run of mine_pairs.
+      reused: the folder of an earlier run of this job; "" for none.
+    """
+    images = Dataset(mined)
+    num_shards = images.manifest.num_shards
+    earlier = shards_by_index(Dataset(reused), "features", num_shards) if reused else {}
+    for shard in images.shards("images"):
+        yield shard.index, (images.path(shard), earlier.get(shard.index, []))
 
 
 def _reused(config: Config) -> Reused:

@@ -16,6 +16,7 @@ index (Faiss, its id table and vectors) and dead_letters.
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 
@@ -30,7 +31,7 @@ from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.datasets.manifest import Manifest, Table
+from schemas.datasets.manifest import Manifest, Shard, Table
 from schemas.runs.run import Run
 from schemas.tables import embedded as tables
 from schemas.tables.vectors import Vectors
@@ -44,6 +45,7 @@ from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
 from transforms.shards.outputs import COUNTS, SHARDS
 from transforms.shards.reuse import shards_by_index
+from transforms.shards.tasks import ListTasks, numbered_paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,20 +199,12 @@ class EmbedImages(beam.PTransform):
             inference_settings.of_config(config),
             mined.manifest.tables["images"].rows,
         )
-        quotas = phrases_lib.share_out(config.calibration_images, num_shards)
         reused = _reused(config, generator)
-        earlier = (
-            shards_by_index(reused.dataset, "image_embs", num_shards) if reused.dataset else {}
-        )
-        pairs = _paths(mined, "pairs")
-        tasks = [
-            (i, phrases_lib.ImageTask(path, pairs.get(i), quotas[i], earlier.get(i, ())))
-            for i, path in _paths(mined, "images").items()
-        ]
         hints = hints_lib.inference_hints(pipeline.pipeline, generator.bytes)
         return (
             pipeline
-            | "ImageShards" >> beam.Create(tasks)
+            | "ImageShards"
+            >> ListTasks(image_tasks, mined.run_folder, config.calibration_images, reused.folder)
             | WaitForCheck(reused)
             | "Embed"
             >> MapShards(self._run, embed, {"image_embs": ["image_id"]}, num_shards, hints)
@@ -229,12 +223,13 @@ class MakePhrases(beam.PTransform):
     def expand(self, embedded):
         config, networks, run = self._config, self._networks, self._run
         num_shards = self._mined.manifest.num_shards
-        pairs = _paths(self._mined, "pairs")
+        mined = self._mined.run_folder
+        embs = embedded | "TakeEmbs" >> beam.FlatMap(_numbered_embs, run)
+        pairs = embedded.pipeline | "PairShards" >> ListTasks(numbered_paths, mined, "pairs")
         made = (
-            embedded
-            | "TakeEmbs" >> beam.Filter(lambda named: named[0] == "image_embs")
-            | "AddPairs"
-            >> beam.Map(lambda named: (run.absolute(named[1].path), pairs[named[1].index]))
+            {"embs": embs, "pairs": pairs}
+            | "PairsOfEmbs" >> beam.CoGroupByKey()
+            | "WithPairs" >> beam.FlatMapTuple(_with_pairs)
             | prototypes.Prototypes(networks.query_width, num_shards, config.prototype_weights)
         )
         calibrated = made | calibration.Calibrate(
@@ -243,9 +238,7 @@ class MakePhrases(beam.PTransform):
             config.min_prototype_images,
             config.head_vectors,
         )
-        queries = embedded.pipeline | "QueryShards" >> beam.Create(
-            list(_paths(self._mined, "queries").items())
-        )
+        queries = embedded.pipeline | "QueryShards" >> ListTasks(numbered_paths, mined, "queries")
         shards = {"sums": made["sums"], "queries": queries} | beam.CoGroupByKey()
         built = (shards, calibrated) | phrases_lib.BuildPhrases(
             run,
@@ -263,9 +256,36 @@ class MakePhrases(beam.PTransform):
         }
 
 
-def _paths(mined: Dataset, table: str) -> dict[int, str]:
-    """The files of a table by the number of their shard."""
-    return {shard.index: mined.path(shard) for shard in mined.shards(table)}
+def image_tasks(
+    mined: str, calibration_images: int, reused: str
+) -> Iterator[tuple[int, phrases_lib.ImageTask]]:
+    """For each shard of images: its number, and what is embedded of it.
+
+    Args:
+      mined: the folder of a run of mine_pairs.
+      calibration_images: validation images of all shards.
+      reused: the folder of an earlier run of this job; "" for none.
+    """
+    num_shards = Dataset(mined).manifest.num_shards
+    quotas = phrases_lib.share_out(calibration_images, num_shards)
+    earlier = shards_by_index(Dataset(reused), "image_embs", num_shards) if reused else {}
+    pairs = dict(numbered_paths(mined, "pairs"))
+    for i, path in numbered_paths(mined, "images"):
+        yield i, phrases_lib.ImageTask(path, pairs.get(i), quotas[i], earlier.get(i, ()))
+
+
+def _numbered_embs(named: tuple[str, Shard], run: Run) -> Iterator[tuple[int, str]]:
+    name, shard = named
+    if name == "image_embs":
+        yield shard.index, run.absolute(shard.path)
+
+
+def _with_pairs(_: int, found: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
+    """The files of vectors and of pairs of one shard, where there are vectors."""
+    (pairs,) = found["pairs"] or (None,)
+    for embs in found["embs"]:
+        assert pairs is not None  # only clicked images are embedded
+        yield embs, pairs
 
 
 def _reused(config: Config, generator: ModelFolder) -> Reused:

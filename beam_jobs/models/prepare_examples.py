@@ -30,6 +30,7 @@ from schemas.datasets.manifest import Table
 from schemas.tables.mined import SPLITS
 from transforms.shards import commit
 from transforms.shards.outputs import COUNTS, DEAD, SHARDS
+from transforms.shards.tasks import ListTasks, paths_of
 from transforms.training_data import examples, select
 
 _TABLES = {
@@ -79,13 +80,13 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     from model_code.models.fusion.preprocessing import raw_schema
 
     dataset = Dataset(config.features)
-    paths = [dataset.path(shard) for shard in dataset.shards("features")]
-    vectors = select.shapes_of(paths[0], INPUTS["fused"])
+    first = next(paths_of(dataset.run_folder, "features"))
+    vectors = select.shapes_of(first, INPUTS["fused"])
     schema = raw_schema(vectors)
     # The exported model chooses phrases as those were that the classifier was trained with.
     phrases = dataclasses.asdict(PhraseSettings.of(dataset.manifest.config))
 
-    features = pipeline | "Features" >> beam.Create(paths)
+    features = pipeline | "Features" >> ListTasks(paths_of, dataset.run_folder, "features")
     selection = features | select.SelectLabels(config.min_label_images, config.task)
     selected = features | select.SelectRows(selection, schema, run)
     rows = {split: selected[split] for split in SPLITS}

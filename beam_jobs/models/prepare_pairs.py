@@ -14,6 +14,7 @@ dead_letters.
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 
 import apache_beam as beam
 
@@ -27,6 +28,7 @@ from schemas.datasets.manifest import Table
 from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
 from transforms.shards.outputs import COUNTS, SHARDS
+from transforms.shards.tasks import ListTasks, numbered_paths
 from transforms.training_data import pairs as training_pairs
 from transforms.training_data.pairs import Limits, PreparePairs
 
@@ -90,11 +92,6 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     mined, size = Dataset(config.mined), image_size(config)
     num_shards = mined.manifest.num_shards
     limits = Limits(config.head_queries, config.min_query_images, config.validation_images)
-    pairs = {shard.index: mined.path(shard) for shard in mined.shards("pairs")}
-    tasks = [
-        (shard.index, (shard.index, mined.path(shard), pairs.get(shard.index)))
-        for shard in mined.shards("images")
-    ]
     worker = PreparePairs(
         run,
         config.mined,
@@ -106,7 +103,7 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
     )
     prepared = (
         pipeline
-        | "ImageShards" >> beam.Create(tasks)
+        | "ImageShards" >> ListTasks(image_tasks, mined.run_folder)
         | "PreparePairs" >> MapShards(run, worker, {}, num_shards)
     )
     described = {
@@ -135,6 +132,13 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
         config.ceilings(),
         required=("train",),
     )
+
+
+def image_tasks(mined: str) -> Iterator[tuple[int, tuple[int, str, str | None]]]:
+    """For each shard of images: its number, twice, its file, and that of its pairs, if any."""
+    pairs = dict(numbered_paths(mined, "pairs"))
+    for index, path in numbered_paths(mined, "images"):
+        yield index, (index, path, pairs.get(index))
 
 
 JOB = job.Job(

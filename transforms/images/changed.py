@@ -60,8 +60,15 @@ def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
     return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
 
 
-def shards_of_earlier(earlier: Dataset) -> list[tuple[str, str]]:
-    """For each shard of an earlier run: where its sources lie, and images of the same pictures."""
+def shards_of_earlier(folder: str) -> list[tuple[str, str]]:
+    """For each shard of an earlier run: where its sources lie, and images of the same pictures.
+
+    Args:
+      folder: of the run; "" for none.
+    """
+    if not folder:
+        return []
+    earlier = Dataset(folder)
     images = {shard.index: shard for shard in earlier.shards("images")}
     return [
         (earlier.path(shard), earlier.path(images[shard.index]))

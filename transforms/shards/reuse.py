@@ -109,11 +109,10 @@ def shards_by_index(dataset: Dataset, table: str, num_shards: int) -> dict[int, 
     """
     # h ≡ i (mod n) and h ≡ j (mod m) have a common h only where i ≡ j (mod gcd(n, m)).
     common = math.gcd(num_shards, dataset.manifest.num_shards or 1)
-    shards = dataset.shards(table)
-    return {
-        index: [dataset.path(s) for s in shards if s.index % common == index % common]
-        for index in range(num_shards)
-    }
+    paths: list[list[str]] = [[] for _ in range(common)]
+    for shard in dataset.shards(table):
+        paths[shard.index % common].append(dataset.path(shard))
+    return {index: paths[index % common] for index in range(num_shards)}
 
 
 def first_of_each(table: pa.Table, column: str) -> pa.Table:
