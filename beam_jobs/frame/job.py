@@ -1,11 +1,12 @@
 """What every job does around its graph: flags, preflight, plan, run."""
 
+import contextlib
 import dataclasses
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -20,6 +21,7 @@ from schemas.console import heartbeat
 from schemas.datasets import checks, manifest
 from schemas.runs import run as run_lib
 from schemas.runs.run import Run
+from transforms.shards.tasks import write_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,17 @@ class Inputs:
       raw: name → hash of each input that is no dataset.
       facts: lines to print.
       warn: what the run has committed → what people should know of it, or "".
+      tasks: name → what is to be read of files that lie in no dataset; `ReadTasks` gives it to
+        workers.
+      sizes: what is there → how much of it, for `build`.
     """
 
     datasets: dict[str, str] = dataclasses.field(default_factory=dict)
     raw: dict[str, str] = dataclasses.field(default_factory=dict)
     facts: tuple[str, ...] = ()
     warn: Callable[[manifest.Manifest], str] = lambda _: ""
+    tasks: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Job:
       module: the dotted name of the file; what is run as a script is called __main__ there.
       doc: the module's docstring, printed by --help.
       config: the frozen dataclass of its flags.
-      build: (pipeline, config, run) → draws the graph.
+      build: (pipeline, config, run, inputs) → draws the graph.
       preflight: config → inputs; raises PhraseLensError within seconds when one is wrong.
       next_command: config → the command that comes after.
       runs_networks: whether it has steps that a GPU makes faster.
@@ -58,7 +65,7 @@ class Job:
     module: str
     doc: str
     config: type
-    build: Callable[[beam.Pipeline, Any, Run], None]
+    build: Callable[[beam.Pipeline, Any, Run, Inputs], None]
     preflight: Callable[[Any], Inputs]
     next_command: Callable[[Any], str]
     runs_networks: bool = False
@@ -110,13 +117,18 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
     def draw(pipeline: beam.Pipeline) -> None:
         if not is_one_machine(options):
             pipeline | code_check.CheckCode(job.module)
-        job.build(pipeline, for_workers(config, options, run.spill), run)
+        job.build(pipeline, for_workers(config, options, run.spill), run, inputs)
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        with run.alone():
+            for name, tasks in inputs.tasks.items():
+                write_tasks(run, name, tasks)
+            yield
 
     start = time.monotonic()
     try:
-        return execute(
-            job.name, draw, config, options, finish=finish, clean=clean, alone=run.alone()
-        )
+        return execute(job.name, draw, config, options, finish=finish, clean=clean, alone=alone())
     except Exception as error:
         return checks.tell_of_inputs(error, inputs.datasets.values())
     finally:

@@ -1,5 +1,6 @@
 """The images of mine_pairs: read or taken over, matched with their copies and labels, written."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,12 +13,11 @@ from beam_jobs.mining.flags import Config
 from schemas.datasets import manifest
 from schemas.runs.run import Run
 from transforms.duplicates.find import FindDuplicates
-from transforms.files.matching import match
 from transforms.files.secret_files import FromFiles
 from transforms.images.changed import ReadChangedImages, shards_of_earlier
 from transforms.images.clean import ImageLimits
-from transforms.images.plan import ImagePlan, count_images
 from transforms.images.read import ReadImages
+from transforms.images.units import ImageUnit
 from transforms.mining import images as mined_images
 from transforms.mining.deletions import Deletions
 from transforms.mining.images import SplitShares
@@ -27,7 +27,18 @@ from transforms.rows.columns import column_mapping
 from transforms.rows.tabular import read_table
 from transforms.shards.blocks import GroupShards
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
-from transforms.shards.tasks import ListTasks
+from transforms.shards.tasks import ListTasks, ReadTasks
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFile:
+    """A table of labels."""
+
+    path: str
+
+    @classmethod
+    def of_json(cls, fields: dict) -> "LabelFile":
+        return cls(**fields)
 
 
 def reused(config: Config) -> Reused:
@@ -47,9 +58,16 @@ class MineImages(beam.PTransform):
     steps have: dead letters, notes, counts.
     """
 
-    def __init__(self, config: Config, shares: SplitShares, run: Run, num_shards: int):
+    def __init__(
+        self,
+        config: Config,
+        shares: SplitShares,
+        run: Run,
+        num_shards: int,
+        total: int | None,
+    ):
         super().__init__()
-        self._config, self._shares = config, shares
+        self._config, self._shares, self._total = config, shares, total
         self._run, self._num_shards = run, num_shards
         self._deletions = deletions_on_workers(config)
 
@@ -90,11 +108,10 @@ class MineImages(beam.PTransform):
 
     def _read(self, pipeline, known):
         """All images; of those that an earlier run knows, only what changed, where there is one."""
-        units = ImagePlan.of(self._config).units
         how: dict[str, Any] = {
             "run": self._run,
             "limits": ImageLimits.of(self._config),
-            "total": count_images(units),
+            "total": self._total,
             "deletions": self._deletions,
         }
         read = (
@@ -102,7 +119,8 @@ class MineImages(beam.PTransform):
             if known is None
             else ReadChangedImages(known, self._num_shards, self._run.spill, **how)
         )
-        return pipeline | "ImageUnits" >> beam.Create(units) | read
+        units = pipeline | "ImageUnits" >> ReadTasks(self._run, "images", ImageUnit.of_json)
+        return units | read
 
     def _find_copies(self, pipeline, clean):
         duplicates = (
@@ -121,12 +139,11 @@ class MineImages(beam.PTransform):
         mapping = column_mapping("label_columns", config.label_columns, LABEL_FIELDS)
         read = functools.partial(read_table, mapping=mapping)
         parse = functools.partial(_parse_labels, run=self._run, deletions=self._deletions)
-        files = match("labels", config.labels) if config.labels else []
-        return (
-            pipeline
-            | "LabelFiles" >> beam.Create([file.path for file in files])
-            | "ReadLabels" >> ReadRows("labels", read, parse, self._run, ("labels",))
-        )
+        files = pipeline | "NoLabels" >> beam.Create([])
+        if config.labels:
+            listed = pipeline | "LabelFiles" >> ReadTasks(self._run, "labels", LabelFile.of_json)
+            files = listed | "Paths" >> beam.Map(lambda file: file.path)
+        return files | "ReadLabels" >> ReadRows("labels", read, parse, self._run, ("labels",))
 
 
 def _parse_labels(table: pa.Table, run: Run, deletions: FromFiles[Deletions]) -> Output:

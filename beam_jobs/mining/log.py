@@ -11,6 +11,7 @@ from beam_jobs.mining.log_flags import LogConfig
 from model_code.text.normalise import NORMALIZATION_VERSION, normalize_query
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
+from schemas.runs.run import Run
 from transforms.files.compression import SUFFIXES
 from transforms.files.matching import content_hash, match
 from transforms.files.secret_files import FromFiles
@@ -20,8 +21,10 @@ from transforms.mining.events import LogRules
 from transforms.mining.evidence import DayRules
 from transforms.rows.checked import ReadRows
 from transforms.rows.columns import column_mapping
+from transforms.rows.layouts import LogUnit
 from transforms.rows.log_fields import LOG_FIELDS
-from transforms.rows.logs import plan_log, read_log
+from transforms.rows.logs import cut, plan_log, read_log
+from transforms.shards.tasks import ReadTasks
 
 UNIT_BYTES = 64 << 20  # of a log file that one worker reads at once
 EVENT_SHARD_BYTES = 64 << 20  # of the log, as text, for each shard of people
@@ -125,8 +128,13 @@ def text_bytes(files: Sequence[FileMetadata]) -> int:
 
 
 def shards_for(size: int, shard_bytes: int) -> int:
-    """Shards that keep each one small, whatever the size of the input; never fewer than 4."""
-    return min(max(4, -(-size // shard_bytes)), 4096)
+    """Shards that keep each one small, whatever the size of the input.
+
+    Returns:
+      A power of two, at least 4: of a row's hash, the shard in a run of fewer shards is the
+      remainder of that in one of more, so that runs of different days read little of each other.
+    """
+    return max(4, 1 << (-(-size // shard_bytes) - 1).bit_length())
 
 
 def raw_inputs(config: LogConfig) -> dict[str, str]:
@@ -149,15 +157,21 @@ def key_identity(path: str) -> str:
 
 
 class ReadEvents(beam.PTransform):
-    """The log → tagged `events`, `texts`, `dead`, `counts`."""
+    """The log → tagged `events`, `texts`, `dead`, `counts`; its units are the tasks `log`."""
 
-    def __init__(self, units, rules: FromFiles[LogRules], run):
+    def __init__(self, rules: FromFiles[LogRules], run: Run):
         super().__init__()
-        self._units, self._rules, self._run = units, rules, run
+        self._rules, self._run = rules, run
 
     def _parse(self, table):
         return events.parse_events(table, self._run, self._rules())
 
     def expand(self, pipeline):
         read = ReadRows("events", read_log, self._parse, self._run, ("events", "texts"))
-        return pipeline | "LogUnits" >> beam.Create(self._units) | "ReadLog" >> read
+        return (
+            pipeline
+            | "LogUnits" >> ReadTasks(self._run, "log", LogUnit.of_json)
+            | "CutUnits" >> beam.FlatMap(cut)
+            | beam.Reshuffle()
+            | "ReadLog" >> read
+        )

@@ -27,8 +27,7 @@ class MineLog(beam.PTransform):
 
     def expand(self, pipeline):
         config, run = self._config, self._run
-        units, _ = log_lib.plan(config)
-        read = pipeline | log_lib.ReadEvents(units, log_lib.log_rules(config, None), run)
+        read = pipeline | log_lib.ReadEvents(log_lib.log_rules(config, None), run)
         mined = (
             read.events
             | "ByPerson" >> evidence.GroupPeople(self._num_shards, run.spill)

@@ -40,6 +40,7 @@ from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import manifest
+from schemas.runs.run import Run
 from transforms.files.matching import content_hash
 from transforms.mining import evidence
 from transforms.rows.logs import check_times
@@ -105,14 +106,15 @@ def preflight(config: Config) -> job.Inputs:
         raw={"log": content_hash(files)} | raw_inputs(config),
         facts=(f"log: {len(files)} files, {size:,} bytes ({units[0].format})",),
         warn=functools.partial(_warning, usual_events(config.output, day), config.min_day_share),
+        tasks={"log": units},
+        sizes={"log": text_bytes(files)},
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, run) -> None:
-    units, files = plan(config)
+def build(pipeline: beam.Pipeline, config: Config, run: Run, inputs: job.Inputs) -> None:
     day = day_number(config.partition)
-    num_shards = config.num_shards or shards_for(text_bytes(files), EVENT_SHARD_BYTES)
-    log = pipeline | ReadEvents(units, log_rules(config, day), run)
+    num_shards = config.num_shards or shards_for(inputs.sizes["log"], EVENT_SHARD_BYTES)
+    log = pipeline | ReadEvents(log_rules(config, day), run)
     mined = (
         log.events
         | "ByPerson" >> evidence.GroupPeople(num_shards, run.spill)

@@ -25,7 +25,8 @@ an image: pairs and associations can be looked at, but nothing can be trained on
 import functools
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -36,7 +37,7 @@ from beam_jobs.mining import images as images_lib
 from beam_jobs.mining import log as log_lib
 from beam_jobs.mining.days import check_robots_of, deletions_by_flags, find_days
 from beam_jobs.mining.flags import Config
-from beam_jobs.mining.images import MineImages
+from beam_jobs.mining.images import LabelFile, MineImages
 from beam_jobs.mining.merged import MineLog, ReadDays
 from beam_jobs.mining.queries import MinePairs, MineQueries, MineQueryPairs
 from schemas.base.errors import CorruptError, PhraseLensError
@@ -46,7 +47,7 @@ from schemas.runs import run as run_lib
 from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.files.matching import content_hash, match
-from transforms.images.plan import ImagePlan
+from transforms.images.plan import ImagePlan, count_images
 from transforms.mining import evidence, examination, key_match
 from transforms.mining.examination import ReadFacts
 from transforms.mining.images import SplitShares
@@ -90,12 +91,15 @@ def preflight(config: Config) -> job.Inputs:
     log_lib.check_rules(config)
     deletions_by_flags(config)
     raw, found, facts = log_lib.raw_inputs(config), {}, []
+    tasks: dict[str, Sequence[Any]] = {}
+    sizes: dict[str, int] = {}
     log: Batches
     if config.log:
         units, files = log_lib.plan(config)
         check_times(units, None)
         log = read_log(units[0])
         raw["log"] = content_hash(files)
+        tasks["log"], sizes["log"] = units, log_lib.text_bytes(files)
         size = sum(file.size_in_bytes for file in files)
         facts.append(f"log: {len(files)} files, {size:,} bytes ({units[0].format})")
     else:
@@ -103,10 +107,15 @@ def preflight(config: Config) -> job.Inputs:
         found = {f"day {name}": day.root for name, day in merged.items()}
         facts.append(f"days: {len(found)}")
         check_robots_of(merged, config.max_robot_share)
+        size = sum(shard.bytes for day in merged.values() for shard in day.shards("evidence"))
+        sizes["log"] = log_lib.PACKED * size
         log = next(reversed(merged.values())).batches("evidence", ["key"])
     if config.images:
         images = ImagePlan.of(config)
         raw["images"] = content_hash(images.files)
+        tasks["images"] = images.units
+        sizes["image_bytes"] = sum(file.size_in_bytes for file in images.files)
+        sizes["images"] = count_images(images.units) or 0
         facts += [images.fact, *reuse.facts(config, lambda: images_lib.reused(config))]
     if config.labels:
         labels = match("labels", config.labels)
@@ -114,6 +123,7 @@ def preflight(config: Config) -> job.Inputs:
         paths = [file.path for file in labels]
         check_tables(paths, "label_columns", mapping, ("key",), ("label", "split"))
         raw["labels"] = content_hash(labels)
+        tasks["labels"] = [LabelFile(path) for path in paths]
         facts.append(f"labels: {len(labels)} files")
     if config.images and (paths := [p for unit in images.units if unit.keys for p in unit.paths]):
         key_match.check_image_key(_some_keys(config, log), paths, config.image_key)
@@ -121,7 +131,7 @@ def preflight(config: Config) -> job.Inputs:
     if kept is not None and not _has_fitted(config, found, raw):
         raw[examination.TABLE] = hashlib.sha256(kept.tobytes()).hexdigest()
         facts.append("positions: examined as likely as an earlier run has fitted")
-    return job.Inputs(found, raw, tuple(facts))
+    return job.Inputs(found, raw, tuple(facts), tasks=tasks, sizes=sizes)
 
 
 def _has_fitted(config: Config, found: Mapping[str, str], raw: Mapping[str, str]) -> bool:
@@ -146,20 +156,8 @@ def _some_keys(config: Config, log: Batches) -> dict[str, set[str]]:
     return keys
 
 
-def _size(config: Config) -> tuple[int, int]:
-    """Bytes of the log and of the images."""
-    if config.log:
-        log = log_lib.text_bytes(log_lib.plan(config)[1])
-    else:
-        found = find_days(config.days).values()
-        evidence_bytes = sum(s.bytes for day in found for s in day.shards("evidence"))
-        log = log_lib.PACKED * evidence_bytes
-    images = sum(f.size_in_bytes for f in ImagePlan.of(config).files) if config.images else 0
-    return log, images
-
-
-def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
-    log_bytes, image_bytes = _size(config)
+def build(pipeline: beam.Pipeline, config: Config, run: Run, inputs: job.Inputs) -> None:
+    log_bytes, image_bytes = inputs.sizes["log"], inputs.sizes.get("image_bytes", 0)
     people_shards = log_lib.shards_for(log_bytes, log_lib.EVENT_SHARD_BYTES)
     num_shards = config.num_shards or log_lib.shards_for(log_bytes + image_bytes, SHARD_BYTES)
     shares = SplitShares(config.validation_share, config.test_share)
@@ -170,7 +168,9 @@ def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
     examined = facts | "Examination" >> beam.FlatMap(examination.write_examination, run)
     images = {}
     if config.images:
-        images = pipeline | "Images" >> MineImages(config, shares, run, num_shards)
+        images = pipeline | "Images" >> MineImages(
+            config, shares, run, num_shards, total=inputs.sizes["images"] or None
+        )
     of_log = beam.pvalue.AsSingleton(facts)
     pairs = (log, images) | "Pairs" >> MinePairs(config, shares, of_log, run, num_shards)
     query_pairs = (log, pairs) | "QueryPairs" >> MineQueryPairs(run, num_shards)

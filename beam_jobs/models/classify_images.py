@@ -27,16 +27,18 @@ from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
+from schemas.runs.run import Run
 from schemas.tables.predictions import PREDICTIONS
 from transforms.files.image_choice import IMAGE_FORMATS
 from transforms.files.matching import content_hash
 from transforms.images.clean import ImageLimits
 from transforms.images.plan import ImagePlan, count_images
-from transforms.inference.classify import ClassifyImages, Networks, group_units
+from transforms.inference.classify import ClassifyImages, Networks, UnitsOfShard, shard_units
 from transforms.inference.folders import ModelFolder
 from transforms.shards import commit
 from transforms.shards import outputs as outputs_lib
 from transforms.shards.map_shards import MapShards
+from transforms.shards.tasks import ReadTasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,16 +70,18 @@ def preflight(config: Config) -> job.Inputs:
         )
     Networks.of(ModelFolder.of(config.model))
     images = ImagePlan.of(config)
+    tasks = shard_units(images.units, config.images_per_shard)
     return job.Inputs(
         {"model": config.model},
         {"images": content_hash(images.files)},
         (images.fact, *reuse.facts(config, lambda: _reused(config))),
+        tasks={"shards": tasks},
+        sizes={"shards": len(tasks), "images": count_images(images.units) or 0},
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, run) -> None:
-    units = ImagePlan.of(config).units
-    tasks = list(enumerate(group_units(units, config.images_per_shard)))
+def build(pipeline: beam.Pipeline, config: Config, run: Run, inputs: job.Inputs) -> None:
+    num_shards = inputs.sizes["shards"]
     model = ModelFolder.of(config.model)
     hints = hints_lib.inference_hints(pipeline, model.bytes)
     networks = Networks.of(model)
@@ -89,18 +93,19 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
         reused.paths("embeddings"),
         ImageLimits.of(config),
         inference_settings.of_config(config),
-        count_images(units),
+        inputs.sizes["images"] or None,
     )
     classified = (
         pipeline
-        | "Units" >> beam.Create(tasks)
+        | "Shards" >> ReadTasks(run, "shards", UnitsOfShard.of_json)
+        | "Numbered" >> beam.Map(lambda task: (task.index, task.units))
         | WaitForCheck(reused)
         | "ClassifyImages"
         >> MapShards(
             run,
             worker,
             {"predictions": ["key", "image_id"], "embeddings": ["source"]},
-            len(tasks),
+            num_shards,
             hints,
         )
     )
@@ -111,7 +116,7 @@ def build(pipeline: beam.Pipeline, config: Config, run) -> None:
             "predictions": commit.parquet(PREDICTIONS),
             "embeddings": commit.parquet(networks.schema),
         },
-        len(tasks),
+        num_shards,
         config.ceilings(),
     )
 

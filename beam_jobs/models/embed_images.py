@@ -28,6 +28,7 @@ from model_code.runtime.settings import EmbeddingSettings
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
+from schemas.runs.run import Run
 from transforms.inference.embed_images import EmbedImages
 from transforms.inference.folders import ModelFolder
 from transforms.shards import commit, outputs
@@ -93,7 +94,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, run) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run, _: job.Inputs) -> None:
     mined = Dataset(config.mined)
     generator, pixel_embedder = (
         ModelFolder.of(path) for path in (config.generator, config.pixel_embedder)

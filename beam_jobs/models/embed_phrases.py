@@ -141,7 +141,7 @@ class Networks:
         return {"query_vector": (self.query_width,), "text_emb": (self.text_width,)}
 
 
-def build(pipeline: beam.Pipeline, config: Config, run: Run) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run, _: job.Inputs) -> None:
     networks, mined = Networks.of(config), Dataset(config.mined)
     query_width, text_width = networks.query_width, networks.text_width
     num_shards, queries = mined.manifest.num_shards, mined.manifest.tables["queries"].rows

@@ -27,6 +27,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
+from schemas.runs.run import Run
 from schemas.tables.mined import SPLITS
 from transforms.shards import commit
 from transforms.shards.outputs import COUNTS, DEAD, SHARDS
@@ -76,7 +77,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, run) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run, _: job.Inputs) -> None:
     from model_code.models.fusion.preprocessing import raw_schema
 
     dataset = Dataset(config.features)

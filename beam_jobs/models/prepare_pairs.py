@@ -25,6 +25,7 @@ from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
+from schemas.runs.run import Run
 from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
 from transforms.shards.outputs import COUNTS, SHARDS
@@ -88,7 +89,7 @@ def preflight(config: Config) -> job.Inputs:
     )
 
 
-def build(pipeline: beam.Pipeline, config: Config, run) -> None:
+def build(pipeline: beam.Pipeline, config: Config, run: Run, _: job.Inputs) -> None:
     mined, size = Dataset(config.mined), image_size(config)
     num_shards = mined.manifest.num_shards
     limits = Limits(config.head_queries, config.min_query_images, config.validation_images)

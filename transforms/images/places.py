@@ -37,6 +37,14 @@ class Places:
             limits if config.fetch_http else None,
         )
 
+    @classmethod
+    def of_json(cls, fields: dict) -> "Places":
+        """The places of these fields, as JSON has them."""
+        http = fields["http"] and FetchLimits(
+            **{**fields["http"], "private_hosts": tuple(fields["http"]["private_hosts"])}
+        )
+        return cls(tuple(fields["roots"]), fields["max_bytes"], http)
+
     def read(self, path: str, base: str) -> bytes:
         """The bytes of an image that a table names.
 

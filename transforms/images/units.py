@@ -48,6 +48,12 @@ class ImageUnit:
     first: int = 0
     stop: int | None = None
 
+    @classmethod
+    def of_json(cls, fields: dict) -> "ImageUnit":
+        """The unit of these fields, as JSON has them."""
+        texts = {name: tuple(fields[name]) for name in ("paths", "keys", "bases")}
+        return cls(**{**fields, **texts, "places": Places.of_json(fields["places"])})
+
     @property
     def files(self) -> int:
         """Files that it stands for: a table is that of its first rows, and counts once."""

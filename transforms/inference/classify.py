@@ -224,7 +224,25 @@ class ClassifyImages:
         return pa.table(columns, PREDICTIONS)
 
 
-def group_units(units: list[ImageUnit], images_per_shard: int) -> list[list[ImageUnit]]:
+@dataclasses.dataclass(frozen=True)
+class UnitsOfShard:
+    """What one shard of predictions is made of.
+
+    Attributes:
+      index: the number of the shard.
+      units: images.
+    """
+
+    index: int
+    units: Sequence[ImageUnit]
+
+    @classmethod
+    def of_json(cls, fields: dict) -> "UnitsOfShard":
+        return cls(fields["index"], [ImageUnit.of_json(unit) for unit in fields["units"]])
+
+
+def shard_units(units: Sequence[ImageUnit], images_per_shard: int) -> list[UnitsOfShard]:
     """Puts files together until they are a shard; a table or TFRecord file is one by itself."""
-    per_group = max(1, images_per_shard // BATCH_IMAGES) if units[0].format == "files" else 1
-    return [units[i : i + per_group] for i in range(0, len(units), per_group)]
+    per_shard = max(1, images_per_shard // BATCH_IMAGES) if units[0].format == "files" else 1
+    starts = range(0, len(units), per_shard)
+    return [UnitsOfShard(n, units[i : i + per_shard]) for n, i in enumerate(starts)]

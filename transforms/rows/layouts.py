@@ -58,6 +58,8 @@ class LogUnit:
       start, stop: row groups of Parquet, or bytes of uncompressed text: a line belongs to
         the unit that its first byte is in. Compressed and quoted text is one unit.
       sides: files that explain the rows.
+      unit_bytes: of a file that nobody has looked into yet, how large the units are that it is to
+        be cut into; 0 of a unit.
     """
 
     format: str
@@ -66,6 +68,12 @@ class LogUnit:
     start: int = 0
     stop: int | None = None
     sides: tuple[str, ...] = ()
+    unit_bytes: int = 0
+
+    @classmethod
+    def of_json(cls, fields: dict) -> "LogUnit":
+        """The unit of these fields, as JSON has them."""
+        return cls(**{**fields, "sides": tuple(fields["sides"])})
 
 
 _Batches = Iterator[pa.Table | BadRows]

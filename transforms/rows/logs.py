@@ -4,12 +4,13 @@
 public datasets have are in layouts.py, the reading of tables is in tabular.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystem import FileMetadata
 
+from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from transforms.files.compression import split_name
 from transforms.files.file_heads import Head, foreign, open_parquet, read_head
@@ -25,6 +26,7 @@ from transforms.rows.text_blocks import Dialect
 
 _REQUIRED = ("query", "image")
 _FIRST_TIMES = 1000
+LOOKED_INTO = 64  # files of a log before any worker starts
 # Each batch crosses the shuffle in as many blocks as there are shards: they must not be tiny.
 LOG_BATCH_ROWS = 1 << 18
 
@@ -61,7 +63,10 @@ def plan_log(
                 "--columns", f"no columns, as --format {format_} has fixed ones", "Leave it out."
             )
         format_ = "table"
-    heads = {path: read_head(path) for path in sizes}
+    looked = _some(list(sizes))
+    heads = {path: read_head(path) for path in looked}
+    if len(looked) < len(sizes) and not _is_table(heads.values(), format_):
+        heads = {path: read_head(path) for path in sizes}
     if sizes and all(head.is_empty for head in heads.values()):
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}",
@@ -76,11 +81,14 @@ def plan_log(
         found = ", ".join(f"{path} is {name}" for name, path in sorted(formats.items()))
         raise PhraseLensError(f"--{flag}", f"files of one format ({found})", "Mine them apart.")
     units = []
+    left = [path for path in sizes if path not in heads and path not in looked]
     for path, kind in _chosen(kinds).items():
         sides = tuple(_sides(path, kind, kinds))
         columns = _columns(heads[path], kind, mapping)
         for start, stop in _ranges(heads[path], kind, sizes[path], unit_bytes):
             units.append(LogUnit(kind, path, columns, start, stop, sides))
+    # Their workers look into the others.
+    units += [LogUnit(format_, path, mapping, unit_bytes=unit_bytes) for path in left]
     if not units:
         found = ", ".join(sorted(set(kinds.values()))) or "none"
         raise PhraseLensError(
@@ -89,6 +97,39 @@ def plan_log(
             "See docs/formats.md for the files that a format needs.",
         )
     return units, files
+
+
+def _some(paths: Sequence[str]) -> list[str]:
+    """The first of many files, and others evenly among them."""
+    return [paths[i * len(paths) // LOOKED_INTO] for i in range(min(LOOKED_INTO, len(paths)))]
+
+
+def _is_table(heads: Iterable[Head], format_: str) -> bool:
+    """Whether all of some files are tables: what the layouts of public data need, others have."""
+    kinds = [kind_of(head, format_) for head in heads if not head.is_empty]
+    return bool(kinds) and all(kind and format_of(kind) == "table" for kind in kinds)
+
+
+def cut(unit: LogUnit) -> Iterator[LogUnit]:
+    """The units of a file that `plan_log` has not looked into; a unit is itself.
+
+    Raises:
+      PhraseLensError: it is no table, or has not the columns.
+    """
+    if not unit.unit_bytes:
+        yield unit
+        return
+    head = read_head(unit.path)
+    if head.is_empty:
+        return
+    kind = _checked_kind(head, unit.format, unit.mapping)
+    if format_of(kind) != "table":
+        raise PhraseLensError(
+            "--log", f"files of one format ({unit.path} is {kind})", "Mine them apart."
+        )
+    size = storage.size(unit.path) or 0
+    for start, stop in _ranges(head, kind, size, unit.unit_bytes):
+        yield LogUnit(kind, unit.path, unit.mapping, start, stop)
 
 
 def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
