@@ -74,7 +74,9 @@ class Config(LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
     head_queries: int = flag("Best supported queries that are head.", default=4_000_000, minimum=1)
     session_gap: float = flag("Seconds of pause that end a session.", default=1800.0, above=0)
     num_shards: int = flag(
-        "Shards of every table; 0 goes by the size of the input.", default=0, minimum=0
+        "Shards of every table, up to the next power of two; 0 goes by the size of the input.",
+        default=0,
+        minimum=0,
     )
     min_match: float = flag(
         "Share of the log's rows, or of the images, that must belong together, and so of the "

@@ -127,14 +127,21 @@ def text_bytes(files: Sequence[FileMetadata]) -> int:
     )
 
 
-def shards_for(size: int, shard_bytes: int) -> int:
+def shards_for(size: int, shard_bytes: int, wanted: int = 0) -> int:
     """Shards that keep each one small, whatever the size of the input.
 
+    Args:
+      size: bytes of the input.
+      shard_bytes: of it, for each shard.
+      wanted: how many somebody has asked for; 0 where they go by the size.
+
     Returns:
-      A power of two, at least 4: of a row's hash, the shard in a run of fewer shards is the
-      remainder of that in one of more, so that runs of different days read little of each other.
+      A power of two that is not below, so that the shards of different days nest: all rows of one
+      shard lie in one shard of a run that has fewer, and a run reads of an earlier one what it
+      needs.
     """
-    return max(4, 1 << (-(-size // shard_bytes) - 1).bit_length())
+    count = wanted or max(4, -(-size // shard_bytes))
+    return 1 << (count - 1).bit_length()
 
 
 def raw_inputs(config: LogConfig) -> dict[str, str]:

@@ -113,7 +113,7 @@ def preflight(config: Config) -> job.Inputs:
 
 def build(pipeline: beam.Pipeline, config: Config, run: Run, inputs: job.Inputs) -> None:
     day = day_number(config.partition)
-    num_shards = config.num_shards or shards_for(inputs.sizes["log"], EVENT_SHARD_BYTES)
+    num_shards = shards_for(inputs.sizes["log"], EVENT_SHARD_BYTES, config.num_shards)
     log = pipeline | ReadEvents(log_rules(config, day), run)
     mined = (
         log.events

@@ -159,7 +159,7 @@ def _some_keys(config: Config, log: Batches) -> dict[str, set[str]]:
 def build(pipeline: beam.Pipeline, config: Config, run: Run, inputs: job.Inputs) -> None:
     log_bytes, image_bytes = inputs.sizes["log"], inputs.sizes.get("image_bytes", 0)
     people_shards = log_lib.shards_for(log_bytes, log_lib.EVENT_SHARD_BYTES)
-    num_shards = config.num_shards or log_lib.shards_for(log_bytes + image_bytes, SHARD_BYTES)
+    num_shards = log_lib.shards_for(log_bytes + image_bytes, SHARD_BYTES, config.num_shards)
     shares = SplitShares(config.validation_share, config.test_share)
 
     log = pipeline | "Log" >> (MineLog if config.log else ReadDays)(config, run, people_shards)

@@ -20,13 +20,13 @@ def rows_of(root):
     return found
 
 
-def test_three_shards_then_two_then_seven(tiny_run, tmp_path, figure):
+def test_four_shards_then_two_then_eight(tiny_run, tmp_path, figure):
     output, log = str(tmp_path / "dataset"), str(tmp_path / "log")
     shutil.copytree(tiny_run.dataset("mine_pairs"), output)
     rows, files = [], []
-    for shards in (3, 2, 7):
-        if shards != 3:
-            flag = f"--num_shards={shards}"
+    for wanted, shards in ((3, 4), (2, 2), (7, 8)):
+        if wanted != 3:  # the tiny run's own
+            flag = f"--num_shards={wanted}"
             forked.run(work_folder.command_into("mine_pairs", tiny_run.config, output, flag), log)
         rows.append(rows_of(output))
         found = Dataset(output)

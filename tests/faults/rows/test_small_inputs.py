@@ -41,13 +41,13 @@ def test_empty_input_is_an_error(tmp_path, capsys, log, images, status, message)
 
 
 def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
-    """Two images in 31 shards, through every job that reads them, are those of one shard."""
+    """Two images in 32 shards, through every job that reads them, are those of one shard."""
     (tmp_path / "photos").mkdir()
     for n in range(2):
         (tmp_path / "photos" / f"p{n}.png").write_bytes(encode(photo(n), "PNG"))
     log = HEADER + "red,p0,1\nblue,p1,1\nred,p1,2\n"
     mined, features = {}, {}
-    for shards in (1, 31):
+    for shards in (1, 32):
         name, output = f"mined{shards}", str(tmp_path / f"features{shards}")
         flags = (f"--images={tmp_path / 'photos'}", f"--num_shards={shards}")
         assert mine(tmp_path, log, *flags, output=name) == 0
@@ -59,8 +59,8 @@ def test_fewer_rows_than_shards(tiny_run, tmp_path, figure):
         assert checks.verify(root) == checks.verify(output) == []
         mined[shards], features[shards] = work_folder.rows_of(root), Dataset(output)
         del mined[shards]["content_hash"]  # that of the shards
-    assert mined[1] == mined[31]
+    assert mined[1] == mined[32]
     files = {shards: len(found.shards("features")) for shards, found in features.items()}
     rows = {n: found.table("features").sort_by("image_id") for n, found in features.items()}
-    assert rows[1].equals(rows[31])
-    figure(f"2 images in 31 shards, of which {files[31]} exist: the rows of {files[1]} shard")
+    assert rows[1].equals(rows[32])
+    figure(f"2 images in 32 shards, of which {files[32]} exist: the rows of {files[1]} shard")
