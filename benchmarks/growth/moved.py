@@ -1,7 +1,8 @@
 """What the graph of a job moves between its workers, counted in Beam's runner of one machine.
 
 A group is all elements of one key of one GroupByKey: what one worker must take, whatever else is
-spread. A side input goes to every worker whole.
+spread; what waits for it in files counts as if it came along. A side input goes to every worker
+whole.
 """
 
 import collections
@@ -14,6 +15,8 @@ from unittest import mock
 import apache_beam as beam
 from apache_beam.coders.coder_impl import create_InputStream
 from apache_beam.runners.portability.fn_api_runner import execution
+
+from transforms.shards.blocks import Spilled
 
 
 @dataclasses.dataclass
@@ -46,6 +49,13 @@ class _Group:
         self.rows: collections.Counter[bytes] = collections.Counter()
 
 
+def _spilled(value: object) -> int:
+    """Bytes that an element stands for, which lie in files."""
+    if isinstance(value, Spilled):
+        return value.size
+    return sum(map(_spilled, value)) if isinstance(value, tuple) else 0
+
+
 def _appending(moved: Moved):
     """What GroupingBuffer.append does, with counts."""
 
@@ -54,13 +64,13 @@ def _appending(moved: Moved):
         stream = create_InputStream(elements_data)
         coder, key_coder = buffer._pre_grouped_coder.get_impl(), buffer._key_coder.get_impl()
         is_trivial = buffer._windowing.is_default()
-        moved.shuffled_bytes += len(elements_data)
         while (left := stream.size()) > 0:
             element = coder.decode_from_stream(stream, True)
             key, value = element.value
-            encoded, size = key_coder.encode(key), left - stream.size()
+            encoded, size = key_coder.encode(key), left - stream.size() + _spilled(value)
             buffer._table[encoded].append(value if is_trivial else element.with_value(value))
             groups.bytes[encoded] += size
+            moved.shuffled_bytes += size
             groups.rows[encoded] += 1
             moved.largest_element = max(moved.largest_element, size)
             moved.group_bytes = max(moved.group_bytes, groups.bytes[encoded])
