@@ -192,7 +192,7 @@ def test_help_needs_no_environment_and_makes_none(words, shown, tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-DOCS = (FOLDER.parents[1] / "docs" / "schedule.md").read_text()
+DOCS = (FOLDER.parents[1] / "docs" / "operate" / "schedule.md").read_text()
 
 
 def test_launch_of_the_docs_has_flags_of_its_job(tmp_path):
