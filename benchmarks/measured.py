@@ -63,13 +63,14 @@ def main(
     def measure(given: Any) -> None:
         if not re.fullmatch(r"[a-z_]*", given.write):
             raise PhraseLensError(f"--write {given.write}", "a name of a-z and _", f"As {name}.")
+        here = machine()  # with the load that others put on it
         text = work(given).strip("\n")
         print(f"\n{text}")
         if given.write:
             title = (doc or name).strip().splitlines()[0].rstrip(".")
             words = sys.argv[1:] if argv is None else argv
             path = PAGES / f"{given.write}.md"
-            path.write_text(page(title, Path(module), words, text), encoding="utf-8")
+            path.write_text(page(title, Path(module), words, here, text), encoding="utf-8")
             print(f"\nwrote {path.relative_to(PAGES.parents[1])}")
 
     return command_line.main(flags, f"./run.sh bench {name}", doc, argv, measure)
@@ -87,7 +88,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def page(title: str, module: Path, words: Sequence[str], text: str) -> str:
+def page(title: str, module: Path, words: Sequence[str], here: str, text: str) -> str:
     """A page: what was measured, by which command, when, of which commit and on what machine."""
     return _PAGE.format(
         title=title,
@@ -95,7 +96,7 @@ def page(title: str, module: Path, words: Sequence[str], text: str) -> str:
         command=command(module.stem, words),
         date=datetime.datetime.now(datetime.UTC).date(),
         commit=commit(),
-        machine=machine(),
+        machine=here,
         text=text,
     )
 
@@ -120,11 +121,12 @@ def _git(*words: str) -> str:
 
 
 def machine() -> str:
-    """Cores, memory and model of this machine, and nothing that names it."""
+    """Cores, memory, model and load of this machine, and nothing that names it."""
     models = re.findall(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
     model = models[0] if models else platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {model}"
+    load = f"load of {os.getloadavg()[0]:.1f} at the start"
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {model}, {load}"
 
 
 def _text(path: str) -> str:

@@ -65,7 +65,8 @@ def test_a_page_says_what_was_measured_how_when_of_what_and_where(pages, tmp_pat
     assert told["command"] == "`./run.sh bench toy --workdir=w --write=toy`"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", told["date"])
     assert re.match(r"[0-9a-f]{10}\b|unknown", told["commit"])
-    assert re.match(r"\d+ cores, \d+ GiB of memory, \S", told["machine"])
+    machine = r"\d+ cores, \d+ GiB of memory, \S.*, load of \d+\.\d at the start"
+    assert re.fullmatch(machine, told["machine"])
     for name in (str(tmp_path), str(measured.ROOT), socket.gethostname(), platform.node()):
         assert name not in page
 
