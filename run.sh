@@ -25,8 +25,8 @@ Of this repository
   test [--all] [ARGS]   linters, types and tests; --all adds the slow ones; ARGS go to pytest
   test --fuzz SECONDS   fuzzes log parsing and image decoding; fails where an input crashes them
   test --damaged N      damages N images, and fails where mining keeps what training cannot read
-  test --inputs         writes docs/inputs.md: inputs that people have, and what happens with each
-  bench NAME            runs a benchmark of benchmarks/
+  test --inputs         writes docs/use/inputs.md: inputs that people have, and what happens with each
+  bench NAME            runs a benchmark of benchmarks/; --write PAGE: into docs/measured/PAGE.md
   lock [--upgrade]      resolves the requirements*.txt ranges into lock files
   lock --check          installs every lock file into an empty environment, and sees that it works
 

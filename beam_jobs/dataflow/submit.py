@@ -3,7 +3,7 @@
 The job is drawn here, from the same flags as on one machine, and commits its dataset there by
 itself. Its workers have the code from --image; without one, this code is sent along. --dry_run
 prints steps, environments with resource hints, options and staged files, and sends nothing.
-docs/dataflow.md says what it needs.
+docs/operate/dataflow.md says what it needs.
 
   ./run.sh submit embed_images … --project P --region R --temp_location gs://BUCKET/tmp \\
       --image REPOSITORY/phraselens-gpu:1 --gpu nvidia-l4 [--dry_run]

@@ -31,7 +31,7 @@ def parse(
     parser.epilog = (
         "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
         + ", ".join(f"--{name}" for name in flags.FLAG_NAMES)
-        + " (docs/dataflow.md)."
+        + " (docs/operate/dataflow.md)."
     )
     args, rest = parser.read_known(argv)
     beam_parser = flags_lib.Parser("Beam", add_help=False)

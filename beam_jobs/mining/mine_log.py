@@ -1,6 +1,6 @@
 """Mines the log of a day into tables that merge with those of other days.
 
-Reads a click log in any of the formats of docs/formats.md. Writes one dataset with the tables
+Reads a click log in any of the formats of docs/use/formats.md. Writes one dataset with the tables
 evidence (what each person did with each image for each query), visits (in which order they typed
 queries), texts, languages and dead_letters. People are keyed hashes there; mine_pairs --days
 merges any days, and forgets who did what.

@@ -1,8 +1,8 @@
 """Mines click logs: which images people chose for which queries, and which queries want the same.
 
-Reads a click log in any of the formats of docs/formats.md, or the days that mine_log made of it;
-images as files, as a table with a bytes or path column, as TFRecord of tf.Example or as WebDataset;
-and (optionally) labels. Local paths, globs, folders and gs:// alike.
+Reads a click log in any of the formats of docs/use/formats.md, or the days that mine_log made of
+it; images as files, as a table with a bytes or path column, as TFRecord of tf.Example or as
+WebDataset; and (optionally) labels. Local paths, globs, folders and gs:// alike.
 
 Writes one dataset with the tables images (checked, one row for each picture and its near
 duplicates, with split and labels), sources (what came of which file), pairs (query-image pairs

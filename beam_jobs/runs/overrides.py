@@ -55,7 +55,7 @@ class RunConfig:
 
     workdir: str = flag("Folder for the datasets of all stages; local or gs://.", role="output")
     log: str = flag(
-        "Click log: file or glob, in a format of docs/formats.md.", default="", role="input"
+        "Click log: file or glob, in a format of docs/use/formats.md.", default="", role="input"
     )
     days: str = flag(
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"

@@ -3,7 +3,7 @@
 Takes photos and drawings of three folders of --data (fashion/, flickr1k/, emoji/: images/),
 and scenes of samples/, makes copies of each: re-encoded, resized, cropped by 5 % in all and
 by 5 % on each side, marked by a see-through text or logo, and by two of these; runs
-`FindDuplicates` over originals and copies; prints, for each kind, the share of copies that
+`FindDuplicates` over originals and copies; shows, for each kind, the share of copies that
 are in the cluster of their original, and of all pairs in clusters the share that is of one
 original. Then how long a signature takes beside decoding.
 
@@ -20,10 +20,10 @@ import time
 import numpy as np
 from PIL import Image
 
+from benchmarks import measured
 from samples import scenes
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 from tests.support.oracles.copies import (
     LIMITS,
     Known,
@@ -91,32 +91,36 @@ def cost_of_signature(side: int = 512, repeats: int = 30) -> float:
     return float(np.median(sign) / np.median(decode))
 
 
-def _print(name: str, known: Known, start: float) -> None:
+def _figures(name: str, known: Known, start: float) -> str:
     images = sum(table.num_rows for table in known.tables)
     result = quality(known, find(known, NUM_SHARDS, WORKERS))
-    print(f"\n{name}: {images:,} images, {time.monotonic() - start:.0f} s")
-    for kind, recall in result.recall.items():
-        print(f"  recall {kind:20} {recall:.4f}")
-    print(f"  precision            {result.precision:9.4f}")
-    print(f"  split leakage        {result.leaks:9}")
-    print(f"  in other splits      {result.astray:9} (copies that were not found)")
+    rows = [(f"recall of {kind}", f"{recall:.4f}") for kind, recall in result.recall.items()]
+    rows += [
+        ("precision", f"{result.precision:.4f}"),
+        ("split leakage", f"{result.leaks}"),
+        ("copies that were not found, in other splits", f"{result.astray}"),
+    ]
     for cluster in result.mixed[:SHOWN]:
-        print("  taken for one: " + ", ".join(f"{name} ({n})" for name, n in cluster.items()))
+        rows.append(("taken for one", ", ".join(f"{name} ({n})" for name, n in cluster.items())))
+    head = (name, f"{images:,} images, {time.monotonic() - start:.0f} s")
+    return measured.table(head, rows)
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
+    tables = []
     for name in config.names:
         start = time.monotonic()
         folder = os.path.join(config.data, name, "images")
         originals = read_originals(folder, config.images, config.seed)
-        _print(name, with_copies(originals, config.seed), start)
+        tables.append(_figures(name, with_copies(originals, config.seed), start))
     start = time.monotonic()
-    _print("scenes", drawn_scenes(config.scenes, config.seed), start)
-    print(f"\nsignature / decoding of 512 x 512 pixels: {cost_of_signature():.1%}")
+    tables.append(_figures("scenes", drawn_scenes(config.scenes, config.seed), start))
+    cost = f"Signature / decoding of 512 × 512 pixels: {cost_of_signature():.1%}."
+    return "\n\n".join([*tables, cost])
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

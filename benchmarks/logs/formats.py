@@ -28,9 +28,9 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from benchmarks import measured
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 from transforms.files.sniffing import format_of
 from transforms.mining.events import LogRules, parse_events
 from transforms.rows.layouts import FORMATS
@@ -291,9 +291,8 @@ def read_sample(paths: list[str]) -> tuple[str, int, collections.Counter]:
     return format_of(units[0].format), len(units), counts
 
 
-def report_samples(config: Config) -> None:
-    print(f"{'sample':26}{'found':21}{'units':>6}{'rows':>7}{'good':>7}  left out, and why")
-    found_formats = set()
+def report_samples(config: Config) -> str:
+    rows, found_formats = [], set()
     for name, files in samples(config):
         with tempfile.TemporaryDirectory() as folder:
             for file, data in files.items():
@@ -303,10 +302,13 @@ def report_samples(config: Config) -> None:
         good = counts.pop("out", 0)
         left_out = sum(counts.values())
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-        print(f"{name:26}{found:21}{units:6}{good + left_out:7}{good:7}  {left_out}: {reasons}")
+        numbers = (units, good + left_out, good, left_out)
+        rows.append((name, found, reasons, *map(str, numbers)))
     missing = set(FORMATS[1:]) - found_formats
     if missing:
         raise PhraseLensError("samples", "one of every format", f"Add {', '.join(missing)}.")
+    names = ("sample", "found", "left out, and why", "units", "rows", "good", "left out")
+    return measured.table(names, rows, texts=3)
 
 
 def timed(read: Callable[[], object]) -> float:
@@ -319,7 +321,7 @@ def timed(read: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def report_speed(config: Config) -> None:
+def report_speed(config: Config) -> str:
     rows = range(config.speed_rows)
     columns = {
         "query": [f"query number {row % 50_000}" for row in rows],
@@ -330,7 +332,7 @@ def report_speed(config: Config) -> None:
     }
     table = pa.table(columns)
     alone = {"use_threads": False}
-    print(f"\n{'kind':22}{'M rows/s':>10}{'pyarrow':>10}{'ratio':>8}   (one thread each)")
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
         for name, format_, write, floor in (
             (
@@ -369,7 +371,9 @@ def report_speed(config: Config) -> None:
             ours = timed(functools.partial(read_all, path, format_))
             theirs = timed(functools.partial(floor, path))
             rates = config.speed_rows / ours / 1e6, config.speed_rows / theirs / 1e6
-            print(f"{name:22}{rates[0]:10.2f}{rates[1]:10.2f}{theirs / ours:8.2f}")
+            figures = (*rates, theirs / ours)
+            lines.append((name, *(f"{figure:.2f}" for figure in figures)))
+    return measured.table(("kind, one thread each", "M rows/s", "pyarrow", "ratio"), lines)
 
 
 def read_all(path: str, format_: str) -> None:
@@ -382,13 +386,12 @@ def write_jsonl(table: pa.Table, path: str) -> None:
         file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
 
 
-def work(config: Config) -> None:
-    report_samples(config)
-    report_speed(config)
+def work(config: Config) -> str:
+    return f"{report_samples(config)}\n\n{report_speed(config)}"
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench formats", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import measured
 from benchmarks.logs import mining_log
 from schemas.base.errors import PhraseLensError
 from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 ENGINES = {
@@ -160,8 +160,8 @@ need: repair of text, privacy patterns, images, languages by text, checks of wha
 DuckDB's memory_limit and the heap of Spark's JVM: {memory} GiB each. {cores} cores."""
 
 
-def bench(config: Config) -> None:
-    """Measures everything and prints the table.
+def bench(config: Config) -> str:
+    """Measures everything; returns the table.
 
     Raises:
       PhraseLensError: an engine failed, Java is missing, or two engines found other pairs.
@@ -195,11 +195,11 @@ def bench(config: Config) -> None:
             raise PhraseLensError(
                 f"the pairs of {events:,} rows", "to be the same from every engine", "See above."
             )
-    print("\n".join(["", *lines, "", NOTES.format(memory=config.memory, cores=psutil.cpu_count())]))
+    return "\n".join([*lines, "", NOTES.format(memory=config.memory, cores=psutil.cpu_count())])
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench mining", __doc__, argv, bench)
+    return measured.main(Config, __file__, __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 from beam_jobs.runs import all_stages
+from benchmarks import measured
 from model_code.metrics.classification import mean_and_error
 from model_code.metrics.evaluation import decimals
 from model_code.models.fusion.family import FUSION
@@ -21,7 +22,6 @@ from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 
 ABLATIONS = tuple(FUSION.systems)
 SEEDED = (
@@ -60,29 +60,24 @@ def measure(config: Config) -> np.ndarray:
 
 def table(values: np.ndarray, metric: str) -> str:
     """[seeds, 3] values as a table, with means, standard errors and the difference."""
-    lines = [f"{metric:6}" + "".join(f"{name:>16}" for name in ABLATIONS)]
-    lines += [
-        f"{seed:<6}" + "".join(f"{decimals(value):>16}" for value in row)
-        for seed, row in enumerate(values)
-    ]
+    rows = [(f"seed {seed}", *map(decimals, row)) for seed, row in enumerate(values)]
     means = [mean_and_error(column) for column in values.T]
-    cells = [f"{decimals(mean)} ± {decimals(error)}" for mean, error in means]
-    lines.append("mean  " + "".join(f"{text:>16}" for text in cells))
+    rows.append(("mean", *(f"{decimals(mean)} ± {decimals(error)}" for mean, error in means)))
     mean, error = mean_and_error(values[:, 2] - values[:, 0])
     ratio = mean / error if error else float("inf")
-    lines.append(
+    return (
+        f"{measured.table((metric, *ABLATIONS), rows)}\n\n"
         f"fused − pixel: {decimals(mean, '+')} ± {decimals(error)} (standard error), "
         f"{ratio:.1f} times it"
     )
-    return "\n".join(lines)
 
 
-def work(config: Config) -> None:
-    print(table(measure(config), config.metric))
+def work(config: Config) -> str:
+    return table(measure(config), config.metric)
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench ablation", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

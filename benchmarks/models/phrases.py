@@ -16,10 +16,10 @@ import os
 import sys
 from pathlib import Path
 
+from benchmarks import measured
 from benchmarks.models import phrase_search
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 
 PARTS = ("steps", "search")
 SHORT = {name.split()[0]: name for name in phrase_search.ENGINES}
@@ -81,8 +81,8 @@ def steps(config: Config) -> str:
     return softmax_steps.table(rows)
 
 
-def bench(config: Config) -> None:
-    """Measures what is asked for and prints the tables.
+def bench(config: Config) -> str:
+    """Measures what is asked for; returns the tables.
 
     Raises:
       PhraseLensError: a flag names no such part or engine.
@@ -94,11 +94,11 @@ def bench(config: Config) -> None:
         tables.append(steps(config))
     if "search" in config.parts:
         tables.append(search(config))
-    print("\n\n".join(["", *tables, f"{os.cpu_count()} cores."]))
+    return "\n\n".join([*tables, f"{os.cpu_count()} cores."])
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
+    return measured.main(Config, __file__, __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 
 from beam_jobs.runs import all_stages, overrides
 from beam_jobs.runs import stages as stages_lib
+from benchmarks import measured
 from model_code.metrics.classification import mean_and_error
 from model_code.models.fusion.family import FUSION
 from schemas.base import fingerprint, storage
@@ -35,7 +36,6 @@ from schemas.base.errors import PhraseLensError
 from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 
 FEW = 10
 LABELS = (1, 2, 3, 5, FEW, 0)
@@ -329,7 +329,7 @@ def curve(labels: Mapping) -> str:
     )
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     texts = []
     for name in config.names:
         result = measure(config, name)
@@ -339,11 +339,11 @@ def work(config: Config) -> None:
     text = "\n\n".join(texts) + "\n"
     with open(os.path.join(config.workdir, "quality.md"), "w", encoding="utf-8") as f:
         f.write(text)
-    print("\n" + text)
+    return text
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench quality", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

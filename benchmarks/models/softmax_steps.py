@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from benchmarks import measured
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 
 BATCH, WIDTH, FEATURES, CANDIDATES, PAIRS = 256, 64, 64, 8192, 512
 WARM_UP = 3
@@ -270,12 +270,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def bench(config: Config) -> None:
-    print(table(measure_steps([int(count) for count in config.queries])))
+def bench(config: Config) -> str:
+    return table(measure_steps([int(count) for count in config.queries]))
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench softmax_steps", __doc__, argv, bench)
+    return measured.main(Config, __file__, __doc__, argv, bench)
 
 
 if __name__ == "__main__":

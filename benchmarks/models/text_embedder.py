@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from benchmarks import measured
 from model_code.metrics.classification import mean_and_error
 from model_code.models.text_embedder import evaluate as text_evaluation
 from model_code.models.text_embedder.data import Neighbours, load_associations
@@ -34,7 +35,6 @@ from schemas.base.errors import PhraseLensError
 from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 
 # The first is the default; each other one differs from it in what its name says.
 VARIANTS: dict[str, dict[str, dict[str, str]]] = {
@@ -278,19 +278,19 @@ def few(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     tables = []
     for name in config.names:
         trained = prepare(config, name)
         found = held_out_tables(trained) if name != "fashion" else [probe(config, trained)]
         if name == "emoji":
             found.append(unseen_images(config, trained))
-        tables += [f"{name}: {table}" for table in found]
-    print("\n" + "\n\n".join(tables))
+        tables += [f"```\n{name}: {table}\n```" for table in found]
+    return "\n\n".join(tables)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ import numpy as np
 
 from beam_jobs.models import prepare_pairs
 from beam_jobs.runs import all_stages
+from benchmarks import measured
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 
 NETWORKS = {"small_resnet": 64, "mobilenet": 224}
 ENCODINGS = ("raw", "png", "jpeg")
@@ -179,7 +179,7 @@ def measure_one(config: Config, root: str, network: str, encoding: str) -> list[
         least = floor(paths, size, encoding, batch_size)
         found = (network, encoding, kept, image_bytes, taken.input_wait, trained, read, least)
         rows.append(Row(*found))
-        print(line(rows[-1]), flush=True)
+        print(*cells(rows[-1]), flush=True)
     return rows
 
 
@@ -190,7 +190,6 @@ def measure(config: Config) -> list[Row]:
       PhraseLensError: a stage failed, or there are fewer images than three batches.
     """
     prepared = prepare(config)
-    print(HEADER, flush=True)
     return [
         row
         for (network, encoding), root in prepared.items()
@@ -198,28 +197,27 @@ def measure(config: Config) -> list[Row]:
     ]
 
 
-HEADER = (
-    f"{'network':13} {'encoding':8} {'pixels':7} {'KB/image':>9} {'waiting':>8} "
-    f"{'trained/s':>10} {'read/s':>10} {'tf.data/s':>10}"
-)
+NAMES = ("network", "encoding", "pixels", "KB/image", "waiting", "trained/s", "read/s", "tf.data/s")
 
 
-def line(row: Row) -> str:
+def cells(row: Row) -> tuple[str, ...]:
     """A row for people."""
+    kind = (row.network, row.encoding, row.kept, f"{row.image_bytes / 1e3:.1f}")
+    rates = (row.trained, row.read, row.floor)
+    return (*kind, f"{row.input_wait:.1%}", *(f"{rate:,.0f}" for rate in rates))
+
+
+def work(config: Config) -> str:
+    rows = measure(config)
+    worst = max(row.input_wait for row in rows)
     return (
-        f"{row.network:13} {row.encoding:8} {row.kept:7} {row.image_bytes / 1e3:9.1f} "
-        f"{row.input_wait:8.1%} {row.trained:10,.0f} {row.read:10,.0f} {row.floor:10,.0f}"
+        f"{measured.table(NAMES, map(cells, rows), texts=3)}\n\n"
+        f"Most waiting: {worst:.1%} (to reach: {LIMIT:.0%}), on {os.cpu_count()} cores."
     )
 
 
-def work(config: Config) -> None:
-    rows = measure(config)
-    worst = max(row.input_wait for row in rows)
-    print(f"\nmost waiting: {worst:.1%} (to reach: {LIMIT:.0%}), on {os.cpu_count()} cores")
-
-
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench training_input", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from beam_jobs.models import embed_images
+from benchmarks import measured
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
 from schemas.datasets import commit, manifest
 from schemas.datasets import shards as shards_lib
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 from schemas.tables import mined as tables
 from tests.support.datasets.networks import planned, write_networks
 
@@ -273,27 +273,26 @@ def measure(config: Config) -> tuple[list[Timed], dict[str, list[Timed]]]:
     return jobs, loops
 
 
-def line(name: str, runs: list[Timed], best: float) -> str:
+def cells(name: str, runs: list[Timed], best: float) -> tuple[str, ...]:
     rate = statistics.median(run.rate for run in runs)
     cpu = statistics.median(run.cpu_ms for run in runs)
-    return f"{name:15} {rate:9.1f} {cpu:13.1f} {rate / best:7.2f}"
+    return name, f"{rate:.1f}", f"{cpu:.1f}", f"{rate / best:.2f}"
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     jobs, loops = measure(config)
     best = max(statistics.median(run.rate for run in runs) for runs in loops.values())
-    print(f"\n{'':15} {'images/s':>9} {'CPU ms/image':>13} {'ratio':>7}")
-    print(line("embed_images", jobs, best))
-    for name, runs in loops.items():
-        print(line(f"raw: {name}", runs, best))
-    print(
-        f"\nmedians of {config.rounds} runs, {config.backbone}, batches of {config.batch_size}, "
-        f"{os.cpu_count()} cores; ratio to the fastest raw loop (to reach: 0.90)"
+    rows = [cells("embed_images", jobs, best)]
+    rows += [cells(f"raw: {name}", runs, best) for name, runs in loops.items()]
+    return (
+        f"{measured.table(('', 'images/s', 'CPU ms/image', 'ratio'), rows)}\n\n"
+        f"Medians of {config.rounds} runs, {config.backbone}, batches of {config.batch_size}, "
+        f"{os.cpu_count()} cores; ratio to the fastest raw loop (to reach: 0.90)."
     )
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench embed", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

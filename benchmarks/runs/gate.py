@@ -29,13 +29,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
+from benchmarks import measured
 from model_code.gate import command as gate
 from schemas.base.errors import PhraseLensError
 from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
-from schemas.runs import changes, command_line, pointer, snapshots
+from schemas.runs import changes, pointer, snapshots
 
 FIRST = "2026-01-01"
 Tables = dict[str, pa.Table]
@@ -168,7 +169,7 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def bench(config: Config) -> None:
+def bench(config: Config) -> str:
     names = config.cases or tuple(CASES)
     if unknown := set(names) - set(CASES):
         raise PhraseLensError(", ".join(unknown), f"some of {', '.join(CASES)}", "Correct it.")
@@ -187,8 +188,8 @@ def bench(config: Config) -> None:
         name: measure(config, name, CASES[name](tables, others), f"2026-02-{n:02d}")
         for n, name in enumerate(names, 1)
     }
-    print(f"\n{table(results)}")
+    return table(results)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench gate", __doc__, None, bench))
+    sys.exit(measured.main(Config, __file__, __doc__, None, bench))

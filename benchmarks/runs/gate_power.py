@@ -11,12 +11,12 @@ import sys
 
 import numpy as np
 
+from benchmarks import measured
 from model_code.gate import evaluation as gate_evaluation
 from model_code.gate.checks import Limits
 from model_code.gate.evaluation import Drop
 from model_code.report.data import Case
 from schemas.console.flags import flag
-from schemas.runs import command_line
 
 LABELS = tuple(f"label {i}" for i in range(20))
 ERROR_RATE = 0.2
@@ -47,10 +47,8 @@ def refused(drop: Drop, limit: float, sure: float) -> bool:
     return drop.drop > limit + sure * drop.error
 
 
-def bench(config: Config) -> None:
-    limits = Limits()
-    print(f"| test images |{''.join(f' {worse:.0%} worse |' for worse in WORSE)}")
-    print("|---|" + "---|" * len(WORSE))
+def bench(config: Config) -> str:
+    limits, rows = Limits(), []
     for count in map(int, config.images):
         cells = []
         for worse in WORSE:
@@ -63,9 +61,10 @@ def bench(config: Config) -> None:
                 by_top1 = refused(drops["top1"], limits.max_top1_drop, limits.sure)
                 by_map = refused(drops["map"], limits.max_map_drop, limits.sure)
                 top1, either = top1 + by_top1, either + (by_top1 or by_map)
-            cells.append(f" {top1 / config.pairs:.0%}, {either / config.pairs:.0%} |")
-        print(f"| {count:,} |{''.join(cells)}", flush=True)
+            cells.append(f"{top1 / config.pairs:.0%}, {either / config.pairs:.0%}")
+        rows.append((f"{count:,}", *cells))
+    return measured.table(("test images", *(f"{worse:.0%} worse" for worse in WORSE)), rows)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench gate_power", __doc__, None, bench))
+    sys.exit(measured.main(Config, __file__, __doc__, None, bench))

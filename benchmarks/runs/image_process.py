@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from benchmarks import measured
 from schemas.console.flags import flag
-from schemas.runs import command_line
 from transforms.images.clean import ImageLimits, clean_image
 from transforms.images.process import ImageProcess
 
@@ -43,11 +43,10 @@ def milliseconds(clean: Callable, files: Sequence[bytes]) -> float:
     return (time.perf_counter() - start) / len(files) * 1e3
 
 
-def work(config: Config) -> None:
-    limits = ImageLimits()
+def work(config: Config) -> str:
+    limits, rows = ImageLimits(), []
     process = ImageProcess(limits)
     ways = {"in the worker": lambda data: clean_image(data, limits), "apart": process.clean}
-    print(f"{'side':>6}" + "".join(f"{name:>16}" for name in ways) + f"{'ratio':>8}")
     for side in (256, 512, 1024, 2048):
         files = photos(side, config.images)
         process.clean(files[0])
@@ -55,9 +54,10 @@ def work(config: Config) -> None:
             [milliseconds(way, files) for way in ways.values()] for _ in range(config.repeats)
         ]
         here, apart = (min(column) for column in zip(*rounds, strict=True))
-        print(f"{side:>6}{here:16.2f}{apart:16.2f}{apart / here:8.2f}", flush=True)
+        rows.append((f"{side:,}", *(f"{figure:.2f}" for figure in (here, apart, apart / here))))
     process.close()
+    return measured.table(("pixels a side, ms an image", *ways, "ratio"), rows)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench image_process", __doc__, None, work))
+    sys.exit(measured.main(Config, __file__, __doc__, None, work))

@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs.runs.chosen import MODELS
+from benchmarks import measured
 from schemas.base import storage
 from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 
 TRAINING_IMAGES = 600
 
@@ -169,7 +169,7 @@ def table(full: dict, day: dict) -> str:
     return "\n".join(lines)
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     samples, made, data = (f"{config.workdir}/{name}" for name in ("samples", "work", "data"))
     for folder in (made, data, f"{config.workdir}/few"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -186,14 +186,16 @@ def work(config: Config) -> None:
     full, *days = done
     days.sort(key=lambda day: day["seconds"])
     median = days[(len(days) - 1) // 2]
-    print(f"\n{config.images:,} images, then {new:,} more a day: the median of {len(days)} days\n")
-    print(table(full, median))
     shares = ", ".join(f"{day['seconds'] / full['seconds']:.2%}" for day in days)
-    print(f"\nall days, of the time of the first run: {shares}")
+    return (
+        f"{config.images:,} images, then {new:,} more a day: the median of {len(days)} days.\n\n"
+        f"{table(full, median)}\n\n"
+        f"All days, of the time of the first run: {shares}."
+    )
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench incremental", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

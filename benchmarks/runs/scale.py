@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
+from benchmarks import measured
 from benchmarks.logs.mining import resident
 from benchmarks.runs import embed
 from schemas.base import storage
@@ -28,7 +29,6 @@ from schemas.console import launch
 from schemas.console.flags import flag
 from schemas.console.progress import duration
 from schemas.datasets.dataset import Dataset
-from schemas.runs import command_line
 from tests.support.datasets import networks as networks_lib
 
 SIDE = 16
@@ -162,28 +162,34 @@ def measure(config: Config) -> Result:
     return Result(config.images, rows, dead, broken, seconds, memory)
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     found = measure(config)
     memory, rate = found.memory, found.images / found.seconds
     mib = 1 << 20
-    print(
-        f"\n{found.images:,} images in, {found.features:,} features, {found.dead:,} dead letters "
-        f"({found.broken:,} drawn broken)\n"
-        f"{rate:,.0f} images/s, {duration(found.seconds)} on {os.cpu_count()} cores\n"
-        f"memory: {memory.resident.max() / mib:,.0f} MiB at most, "
-        f"{np.median(memory.resident) / mib:,.0f} MiB at the median; over the second half "
-        f"{memory.growth / rate * 1e6 / mib:+,.1f} MiB for a million images"
-    )
     if found.dead != found.broken or found.features + found.dead != found.images:
         raise PhraseLensError(
             f"{found.features:,} features and {found.dead:,} dead letters",
             f"{found.images - found.broken:,} and {found.broken:,}",
             "Images were lost: see the counters of its manifest.",
         )
+    rows = [
+        ("images", f"{found.images:,}"),
+        ("features", f"{found.features:,}"),
+        ("dead letters, drawn broken", f"{found.dead:,}, {found.broken:,}"),
+        ("images/s", f"{rate:,.0f}"),
+        (f"time on {os.cpu_count()} cores", duration(found.seconds)),
+        ("memory at most", f"{memory.resident.max() / mib:,.0f} MiB"),
+        ("memory at the median", f"{np.median(memory.resident) / mib:,.0f} MiB"),
+        (
+            "growth over the second half, for a million images",
+            f"{memory.growth / rate * 1e6 / mib:+,.1f} MiB",
+        ),
+    ]
+    return measured.table(("", ""), rows)
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench scale", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+from benchmarks import measured
 from benchmarks.logs import mining_log
 from benchmarks.runs import embed
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console.flags import flag
-from schemas.runs import command_line
 
 GB, TB = 1e9, 1e12
 
@@ -55,7 +55,9 @@ class Config:
         minimum=0,
     )
     phrase_bytes: float = flag(
-        "Of a phrase's vectors and index. [docs/phrase_index.md]", default=1080.0, minimum=0
+        "Of a phrase's vectors and index. [docs/how_it_works/phrase_index.md]",
+        default=1080.0,
+        minimum=0,
     )
     search_ms: float = flag(
         "Core milliseconds to search 4 million phrases. [bench phrases]", default=1.02, minimum=0
@@ -95,7 +97,7 @@ class Size:
 
 
 def size(config: Config, images: float, queries: float) -> Size:
-    """Applies the formula; see docs/sizing.md."""
+    """Applies the formula; see docs/operate/sizing.md."""
     events = images * config.events_per_image
     mine = (events * config.event_us / 1e6 + images * config.clean_ms / 1e3) / 3600
     # Lists are as many as √K, and so is what a search looks into.
@@ -203,29 +205,27 @@ def measure(config: Config) -> list[str]:
         lines += [
             f"--image_shuffle={(crossed[0] - alone) / kept:.2f}",
             f"--clean_ms={cpu_ms:.1f}",
-            f"--image_bytes={kept / config.measure_images:.0f} (of the drawn photos)",
+            f"--image_bytes={kept / config.measure_images:.0f}",
         ]
     return lines
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     if config.measure_events:
-        print("\nmeasured: " + "\n          ".join(measure(config)))
-        return
+        return "\n".join(f"- `{figure}`" for figure in measure(config))
     sizes = [
         size(config, images, queries)
         for images in numbers("images", config.images)
         for queries in numbers("queries", config.queries)
     ]
-    print("\n".join([HEADER, *map(line, sizes)]))
-    print(
-        f"\nworkers of {config.cores} cores, done in {config.hours:g} hours; "
-        f"{config.events_per_image:g} events an image; prices are examples: --help"
+    return "\n".join([HEADER, *map(line, sizes)]) + (
+        f"\n\nWorkers of {config.cores} cores, done in {config.hours:g} hours; "
+        f"{config.events_per_image:g} events an image; prices are examples: --help."
     )
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench sizing", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from types import ModuleType
 
 DATE = "{{ ds }}"
 # Exit statuses of run.sh after which the same again fails again: a bug, bad input, what the gate
-# refuses, what is corrupt. docs/exit_codes.md says what to do about each.
+# refuses, what is corrupt. docs/operate/exit_codes.md says what to do about each.
 LASTING = (1, 2, 3, 6)
 VARIANTS = ("bash", "composer")
 

@@ -1,7 +1,7 @@
 """The DAG: a snapshot a date, compared with the one in use, and promoted where it is no worse.
 
 Beside it lies phraselens_commands.py, and its settings: phraselens.json, or the file that the
-environment variable PHRASELENS_SETTINGS names. docs/schedule.md says more.
+environment variable PHRASELENS_SETTINGS names. docs/operate/schedule.md says more.
 """
 
 import json

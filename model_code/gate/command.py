@@ -179,7 +179,7 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
         print(f"{new.date} is held: {pointer.holds[new.date]}")
         refused_by.append("hold")
     if refused_by:
-        print(f"refused by {', '.join(refused_by)}; what is in use stays: docs/schedule.md")
+        print(f"refused by {', '.join(refused_by)}; what is in use stays: docs/operate/gate.md")
     else:
         print(f"pass\nnext: ./run.sh promote --workdir {config.workdir} --date {new.date}")
     described = [

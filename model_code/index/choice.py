@@ -97,7 +97,7 @@ def resident_bytes(kind: Kind, rows: int, width: int) -> int:
 
 
 def choose_kind(rows: int, width: int, settings: IndexSettings) -> Kind:
-    """The kind for K phrases; the rule is the table in docs/phrase_index.md.
+    """The kind for K phrases; the rule is the table in docs/how_it_works/phrase_index.md.
 
     Args:
       rows: K.

@@ -103,7 +103,7 @@ def _open_tpu() -> Device:
         raise PhraseLensError(
             f"--device=tpu ({str(error).splitlines()[0]})",
             "a Cloud TPU, on this machine or named by TPU_NAME",
-            "See docs/workers.md for its packages, or give --device=cpu.",
+            "See docs/operate/workers.md for its packages, or give --device=cpu.",
         ) from error
     return Device(strategy.extended.worker_devices[0], strategy)
 

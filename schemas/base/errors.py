@@ -14,7 +14,7 @@ _NO_SPACE = "No space left on device"
 
 
 class Exit(enum.IntEnum):
-    """How a command ends: its exit status. docs/exit_codes.md says what to do about each."""
+    """A command's exit status; docs/operate/exit_codes.md says what to do about each."""
 
     DONE = 0
     BUG = 1  # what nobody foresaw, with a traceback; Python's own

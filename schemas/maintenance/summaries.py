@@ -16,7 +16,7 @@ def path_of(work: str, date: str) -> str:
 
 
 def write(path: str, summary: Mapping[str, Any]) -> None:
-    """Writes one; see docs/schedule.md for its fields."""
+    """Writes one; see docs/operate/schedule.md for its fields."""
     storage.write_bytes(path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
 
 

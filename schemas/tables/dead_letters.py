@@ -20,7 +20,7 @@ REASONS = {
     "negative_clicks": "The clicks are below zero.",
     "bad_impressions": "The impressions are no number, or below zero.",
     "bad_position": "The position is no whole number from 1.",
-    "bad_timestamp": "The timestamp is no number or time as docs/formats.md lists, or not surely.",
+    "bad_timestamp": "The timestamp is no number or time of docs/use/formats.md, or not surely.",
     "missing_image_key": "The row names no image.",
     "bad_split": "The split is none of train, validation (val), test.",
     "empty_image": "The image has no bytes.",

@@ -26,10 +26,10 @@ def test_growth_is_that_of_the_second_half():
     assert np.isclose(scale.Memory(seconds, resident).growth, 3)
 
 
-def test_every_image_is_embedded_or_counted(tmp_path, capsys):
+def test_every_image_is_embedded_or_counted(tmp_path):
     config = scale.Config(str(tmp_path), 1000, 300, 97, 64)
-    scale.work(config)
-    assert "990 features, 10 dead letters (10 drawn broken)" in capsys.readouterr().out
+    shown = scale.work(config)
+    assert "| features | 990 |\n| dead letters, drawn broken | 10, 10 |" in shown
     features = Dataset(str(tmp_path / "features")).table("features")
     letters = Dataset(str(tmp_path / "features")).table("dead_letters")
     broken = {f"{number:032x}" for number in range(96, 1000, 97)}

@@ -14,7 +14,7 @@ from schemas.maintenance import metrics, status, summaries
 from tests.support.oracles.month import EVENTS, Month
 
 WEEK = ["usual", "new_images", "retired", "forget", "flipped", "rolled_back", "killed"]
-SHOWN = (5, 15, 30)  # days after which docs/schedule.md shows the status
+SHOWN = (5, 15, 30)  # days after which docs/operate/schedule.md shows the status
 
 
 @pytest.fixture

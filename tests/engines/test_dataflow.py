@@ -26,7 +26,7 @@ from tests.support.inputs.hidden_text import shown
 from tests.support.processes.cloud import PROJECT, REGION
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "dataflow.md"
+PAGE = ROOT / "docs" / "operate" / "dataflow.md"
 IMAGE = "images.example/phraselens-gpu:1"
 ON_GPU = {
     "embed_phrases": ["EmbedClickedImages"],
@@ -241,7 +241,7 @@ def test_a_key_that_is_given_instead_of_its_file_is_not_shown(tmp_path, capsys):
 
 
 def row(job: str, plan: dataflow_plan.Plan) -> str:
-    """A row of the table in docs/dataflow.md."""
+    """A row of the table in docs/operate/dataflow.md."""
     steps = f"{len(plan.steps)}: {plan.steps[0]} … {plan.steps[-1]}"
     hints = "; ".join(f"{k}=`{v}`" for e in plan.environments[1:] for k, v in e.hints.items())
     environments = f"{len(plan.environments)}" + (f": CPU, {hints}" if hints else ": CPU")

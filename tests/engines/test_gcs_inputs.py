@@ -22,7 +22,7 @@ PHOTOS = {f"p{n}": encode(photo(n), "PNG") for n in range(6)}
 
 
 def write_images(folder, layout: str) -> None:
-    """Six photos in one of the layouts of docs/formats.md."""
+    """Six photos in one of the layouts of docs/use/formats.md."""
     folder.mkdir()
     if layout == "files":
         for key, data in PHOTOS.items():

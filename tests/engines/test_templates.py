@@ -268,7 +268,8 @@ def image(request, tmp_path) -> Path:
 
 
 def test_the_cloud_run_job_of_the_docs_starts_in_the_image_and_installs_nothing(image):
-    (command,) = re.findall(r"--command (/\S+)", (ROOT / "docs" / "schedule.md").read_text())
+    page = (ROOT / "docs" / "operate" / "schedule.md").read_text()
+    (command,) = re.findall(r"--command (/\S+)", page)
     (venv,) = re.findall(r"PHRASELENS_VENV=(\S+)", " ".join(words_of("ENV")))
     for name in ("reprocess", "gate", "promote", "gc"):
         done = subprocess.run(

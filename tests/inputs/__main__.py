@@ -1,11 +1,11 @@
-"""Writes docs/inputs.md from the cases of this folder: `./run.sh test --inputs`."""
+"""Writes docs/use/inputs.md from the cases of this folder: `./run.sh test --inputs`."""
 
 import itertools
 from pathlib import Path
 
 from tests.inputs.case import all_cases
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "use" / "inputs.md"
 HEAD = """\
 # Inputs that people have
 

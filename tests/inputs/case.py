@@ -16,7 +16,7 @@ import tests.inputs
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of docs/inputs.md.
+    """One row of docs/use/inputs.md.
 
     Attributes:
       kind: the row's group, such as "times".

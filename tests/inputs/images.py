@@ -163,7 +163,7 @@ CASES = [
          _folder("a.jpg", "a.txt", "a.json", "a.jpg.json", "a.xmp")),
     Case("litter", "nothing but litter",
          "refused: --images photos: expected images, found none but files that are 2 hidden or of "
-         "a system. Check the path; docs/formats.md says what is read and what is passed over.",
+         "a system. Check the path; docs/use/formats.md says what is read and what is passed over.",
          _folder("Thumbs.db", "._a.jpg")),
     Case("containers beside files", "one `.tar` among photos",
          "read: a.jpg, b.png, t (images: 3 files (2 files, 1 webdataset))",

@@ -362,7 +362,7 @@ NO_LOG = (
     "expected a log in one of table, clickture, unsplash, wit, conceptual_captions, "
     "coco_captions, webvision, open_images, img2dataset, found "
 )
-SEE = " See docs/formats.md for the layouts; leave out files that are none of the log."
+SEE = " See docs/use/formats.md for the layouts; leave out files that are none of the log."
 WRONG_CASES = [
     wrong("CSV with semicolons (Excel in German)", READ, "log.csv", SEMICOLONS),
     wrong("`sep=;` in the first line (Excel)", READ, "log.csv", "sep=;\r\n" + SEMICOLONS),

@@ -1,4 +1,4 @@
-"""What docs/inputs.md says of inputs that people have is what happens."""
+"""What docs/use/inputs.md says of inputs that people have is what happens."""
 
 import pytest
 

@@ -120,7 +120,7 @@ def plan_images(
             f"--{flag} {', '.join(patterns)}",
             f"{'tar files' if format_ == 'webdataset' else 'images'}, found none but files "
             f"that are {_counts(passed_over)}",
-            "Check the path; docs/formats.md says what is read and what is passed over.",
+            "Check the path; docs/use/formats.md says what is read and what is passed over.",
         )
     return ImagePlan(units, [file for file in files if file.path in formats], passed_over)
 

@@ -188,8 +188,8 @@ def check_robots(counters: Mapping[str, int], notes: Notes, most: float) -> None
         f"robot's, most of them of {shown}",
         f"at most {most:.1%}",
         "Where that is what the log writes for people whom it does not know, name it with "
-        "--nobody (docs/mining.md says whose a hash is). Where people do so much, raise "
-        "--max_person_events; where there are so many robots, --max_robot_share.",
+        "--nobody (docs/how_it_works/mining.md says whose a hash is). Where people do so much, "
+        "raise --max_person_events; where there are so many robots, --max_robot_share.",
     )
 
 

@@ -1,6 +1,6 @@
 """The layouts that public datasets have: which column is which field of a log, and what rows mean.
 
-docs/formats.md shows an example of every layout, and says what becomes query, image and clicks.
+docs/use/formats.md shows an example of every layout, and says what becomes query, image and clicks.
 Sources of the layouts:
 
   clickture            Hua et al., "Clickage", ACM Multimedia 2013, section 3: triads of image

@@ -94,7 +94,7 @@ def plan_log(
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}",
             f"files with clicks or captions, found {found}",
-            "See docs/formats.md for the files that a format needs.",
+            "See docs/use/formats.md for the files that a format needs.",
         )
     return units, files
 
@@ -141,7 +141,7 @@ def _checked_kind(head: Head, format_: str, mapping: dict[str, str]) -> str:
         raise PhraseLensError(
             head.path,
             expected + (f", found {what}" if what else ""),
-            f"{remedy} See docs/formats.md for the layouts; leave out files that are none of "
+            f"{remedy} See docs/use/formats.md for the layouts; leave out files that are none of "
             "the log.".strip(),
         )
     if format_of(kind) == "table":
@@ -241,7 +241,8 @@ def check_times(units: Sequence[LogUnit], day: int | None) -> None:
         raise PhraseLensError(
             f"column {column!r} of {unit.path}",
             f"times, found none in its first rows: {reason}",
-            "docs/formats.md lists the times that are read. To do without: --columns timestamp=.",
+            "docs/use/formats.md lists the times that are read. To do without: "
+            "--columns timestamp=.",
         )
 
 

@@ -281,4 +281,4 @@ def why_not(text: str | None) -> str:
     for pattern, reason in _UNSURE:
         if text and re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
             return f"{text!r} {reason}"
-    return "neither a number nor a time in a form of docs/formats.md"
+    return "neither a number nor a time in a form of docs/use/formats.md"

@@ -39,7 +39,7 @@ def test_a_gpu_that_is_not_there_is_named_with_a_remedy():
 
 
 def test_a_tpu_that_is_not_there_is_named_with_a_remedy():
-    with pytest.raises(PhraseLensError, match=r"--device=tpu.*docs/workers.md"):
+    with pytest.raises(PhraseLensError, match=r"--device=tpu.*docs/operate/workers.md"):
         devices.open_device("tpu")
 
 

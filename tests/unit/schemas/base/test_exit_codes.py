@@ -1,4 +1,4 @@
-"""docs/exit_codes.md: each of its codes, by a command that ends with it."""
+"""docs/operate/exit_codes.md: each of its codes, by a command that ends with it."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from schemas.runs import folders as run_folders
 from tests.support.datasets import gate_work, work_folder
 from tests.support.datasets.gate_work import Day
 
-PAGE = work_folder.ROOT / "docs" / "exit_codes.md"
+PAGE = work_folder.ROOT / "docs" / "operate" / "exit_codes.md"
 FIRST, SECOND = "2026-01-01", "2026-01-02"
 
 
@@ -47,7 +47,7 @@ def bug(work):
     stage = Path(work, "a_stage.py")
     stage.write_text("raise KeyError('nobody thought of it')")
     command = [sys.executable, "-m", "schemas.console.launch", "a_stage"]
-    env = os.environ | {"PYTHONPATH": f"{work}:{PAGE.parents[1]}"}
+    env = os.environ | {"PYTHONPATH": f"{work}:{work_folder.ROOT}"}
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert "Traceback" in run.stderr
     return run.returncode
