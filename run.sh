@@ -170,14 +170,17 @@ run_tests() { # [--all] ARGS… | --fuzz SECONDS | --damaged FILES | --inputs
 
 bench() { # NAME ARGS…
   local names
-  names=$(cd "$root/benchmarks" && ls ./*/*.py | sed -n '/__init__/d; s/.*\///; s/\.py$//p' | sort)
+  names=$(cd "$root/benchmarks" && grep -l '^def run(' ./*/*.py | sed 's/.*\///; s/\.py$//' | sort)
   ! is_help "${1:-}" || usage_of bench $names
   local file
   file=$(cd "$root" && ls benchmarks/*/"${1:-}.py" 2>/dev/null) ||
     fail "bench ${1:-}" "one of: ${names//$'\n'/, }" "See ./run.sh bench --help."
   setup
   # What we are compared with is no part of the product; pip adds it beside what is locked.
-  case $1 in mining* | phrases | scale) install requirements-bench.lock ;; esac
+  case $1 in
+    mining* | phrases | scale) install requirements-bench.lock ;;
+    growth) setup_dev ;; # for the emulator of Cloud Storage
+  esac
   file=${file%.py}
   exec "$python" -m schemas.console.launch "${file////.}" "${@:2}"
 }

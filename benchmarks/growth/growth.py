@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from beam_jobs.runs import stages
+from benchmarks import measured
 from benchmarks.growth import inputs
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import heartbeat
 from schemas.console.flags import flag
-from schemas.runs import command_line
 from tests.support.datasets import work_folder
 from tests.support.processes import cloud
 
@@ -274,15 +274,15 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 def table(sizes: Sequence[int], found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Count by count, job by job, in Markdown: what it was at each size, and its exponent."""
-    head = " | ".join(f"{size:,}" for size in sizes)
-    lines = [f"| job | count | {head} | exponent |", "|---|---|" + "---|" * (len(sizes) + 1)]
+    rows = []
     for name, counts in found.items():
         for kind in COUNTS:
             values = [count.get(kind, 0) for count in counts]
             if any(values):
-                shown = " | ".join(f"{value:,.0f}" for value in values)
-                lines.append(f"| {name} | {kind} | {shown} | {exponent(sizes, values):.2f} |")
-    return "\n".join(lines)
+                shown = [f"{value:,.0f}" for value in values]
+                rows.append([name, kind, *shown, f"{exponent(sizes, values):.2f}"])
+    names = ["job", "count", *(f"{size:,}" for size in sizes), "exponent"]
+    return measured.table(names, rows, texts=2)
 
 
 def growing(
@@ -323,20 +323,20 @@ def grow(
     return sizes, found
 
 
-def work(config: Config) -> None:
+def work(config: Config) -> str:
     works = chosen(config.jobs)
     os.makedirs(config.workdir, exist_ok=True)
     train(config.workdir)
     with cloud.nobody(Path(config.workdir)), cloud.emulated() as bucket:
         sizes, found = grow(config, bucket, works)
-    print(f"\n{config.case}: images → counts, {config.images_per_shard} images a shard\n")
-    print(table(sizes, found))
-    for line in growing(sizes, found):
-        print(f"- {line}")
+    case = config.case.replace("_", " ")
+    lines = [f"The inputs are {case}; {config.images_per_shard} images are a shard.", ""]
+    lines += [table(sizes, found), "", "What grows faster than it may:", ""]
+    return "\n".join([*lines, *(f"- {line}" for line in growing(sizes, found) or ["nothing"])])
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench growth", __doc__, argv, work)
+    return measured.main(Config, __file__, __doc__, argv, work)
 
 
 if __name__ == "__main__":
