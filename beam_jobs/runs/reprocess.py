@@ -42,7 +42,7 @@ from schemas.console.progress import duration
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance import metrics, pending, summaries
-from schemas.runs import changes, command_line, snapshots
+from schemas.runs import changes, snapshots
 from schemas.runs import folders as run_folders
 from schemas.runs import pointer as pointer_lib
 
@@ -265,7 +265,7 @@ def finish_deletion(config: Config) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config = command_line.parse(Config, "./run.sh reprocess", __doc__, argv)
+        config = overrides.parse(Config, "./run.sh reprocess", __doc__ or "", argv)
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []
