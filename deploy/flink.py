@@ -36,10 +36,14 @@ class Config:
         maximum=65532,
     )
     task_managers: int = flag(
-        "TaskManagers that `up` starts.", default=2, role="runtime", minimum=1
+        "TaskManagers that `up` starts.", default=2, role="runtime", minimum=1, essential=True
     )
     slots: int = flag(
-        "Tasks that a TaskManager takes at once.", default=4, role="runtime", minimum=1
+        "Tasks that a TaskManager takes at once.",
+        default=4,
+        role="runtime",
+        minimum=1,
+        essential=True,
     )
     parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime", minimum=1)
 
@@ -97,7 +101,7 @@ COMMANDS = {"up": up, "down": down, "status": status, "options": options}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.parser_for(Config, "./run.sh flink", __doc__ or "")
+    parser = flags_lib.parser_for(Config, "flink", __doc__)
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.

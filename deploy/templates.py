@@ -121,7 +121,7 @@ def write(job: str, image: str, output: str) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh template", __doc__)
+    parser = flags_lib.Parser("template", __doc__)
     parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
     parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
     parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")

@@ -55,10 +55,18 @@ TABLES = {"images": IMAGES, "click_log": CLICK_LOG, "labels": LABELS}
 class Config:
     output: str = flag("Dataset to write: a folder or gs:// path.", role="output")
     images: int = flag(
-        "How many images, from 500 to 10 million.", default=3000, minimum=500, maximum=10_000_000
+        "How many images, from 500 to 10 million.",
+        default=3000,
+        minimum=500,
+        maximum=10_000_000,
+        essential=True,
     )
     seed: int = flag(
-        "Another seed gives another collection.", default=0, minimum=0, maximum=2**63 - 1
+        "Another seed gives another collection.",
+        default=0,
+        minimum=0,
+        maximum=2**63 - 1,
+        essential=True,
     )
     image_size: int = flag("Side of the images, in pixels.", default=64, minimum=16, maximum=4096)
     events_per_image: float = flag(
@@ -80,7 +88,7 @@ class Config:
         "Images in a shard; memory grows with it.", default=1000, minimum=1, maximum=100_000
     )
     workers: int = flag("Processes that draw.", default=1, role="runtime", minimum=1, maximum=1024)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def num_shards(config: Config) -> int:

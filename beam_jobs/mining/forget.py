@@ -44,7 +44,9 @@ class Config:
     list: str = flag("Deletion list: a table with image, user and query.", role="input")
     days: str = flag("Folder of days that mine_log wrote.", role="input")
     person_key: str = flag("The key file that mine_log was given.", default="", role="input")
-    dry_run: bool = flag("Say which days there are, and stop.", default=False, role="runtime")
+    dry_run: bool = flag(
+        "Say which days there are, and stop.", default=False, role="runtime", essential=True
+    )
 
 
 def _tables(day: Dataset, name: str) -> Iterator[tuple[manifest.Shard, pa.Table]]:

@@ -51,7 +51,9 @@ from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(LogConfig, CeilingConfig):
     output: str = flag("Dataset to write.", role="output")
-    partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
+    partition: str = flag(
+        "The day, as 2026-11-20; rows of other days are left out.", default="", essential=True
+    )
     num_shards: int = flag(
         "Shards of every table; 0 goes by the size of the log.", default=0, minimum=0
     )
@@ -71,7 +73,7 @@ class Config(LogConfig, CeilingConfig):
     fail_small_day: bool = flag(
         "Refuse a small day instead of a warning.", default=False, role="runtime"
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 TABLES = {name: commit.parquet(schema) for name, schema in SCHEMAS.items()}

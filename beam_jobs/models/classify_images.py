@@ -56,9 +56,10 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
         "What names an image file: its name without suffix, its name, or its path.",
         default="path",
         choices=("stem", "name", "path"),
+        essential=True,
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def preflight(config: Config) -> job.Inputs:

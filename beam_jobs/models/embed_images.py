@@ -41,11 +41,14 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     pixel_embedder: str = flag("Pixel embedder.", role="input")
     phrases: str = flag("Dataset of embed_phrases.", role="input")
     output: str = flag("Dataset to write.", role="output")
-    num_phrases: int = flag("Phrases predicted for an image, N.", default=3, minimum=1)
+    num_phrases: int = flag(
+        "Phrases predicted for an image, N.", default=3, minimum=1, essential=True
+    )
     diversity: str = flag(
         "The N nearest phrases; near-identical ones once (merge); or maximal marginal relevance.",
         default="none",
         choices=phrase_settings.DIVERSITIES,
+        essential=True,
     )
     phrase_pool: int = flag(
         "Nearest phrases that merge and mmr choose from.", default=50, minimum=1
@@ -64,7 +67,7 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
         default="equal",
         choices=phrase_settings.WEIGHTS,
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def __post_init__(self):
         """Raises PhraseLensError for a value that makes no sense."""

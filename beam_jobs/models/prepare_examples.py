@@ -49,6 +49,7 @@ class Config(CeilingConfig):
         "number where more than 1 in 100 labelled images has several.",
         default="auto",
         choices=("auto", "single", "multi"),
+        essential=True,
     )
     min_label_images: int = flag(
         "Fewest training images that make a label; 1 keeps labels that only held-out images have, "
@@ -57,7 +58,7 @@ class Config(CeilingConfig):
         minimum=1,
     )
     num_shards: int = flag("Shards of a split.", default=4, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def preflight(config: Config) -> job.Inputs:

@@ -54,8 +54,8 @@ class Config:
         default="",
         role="input",
     )
-    count: int = flag("Images to find.", default=10, minimum=1)
-    json: bool = flag("Print JSON.", default=False, role="runtime")
+    count: int = flag("Images to find.", default=10, minimum=1, essential=True)
+    json: bool = flag("Print JSON.", default=False, role="runtime", essential=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +263,7 @@ def lines(found: Sequence[dict]) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.parser_for(Config, "./run.sh similar", __doc__ or "")
+    parser = flags_lib.parser_for(Config, "similar", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or an image_id")
     try:
         args = parser.read(argv)

@@ -43,7 +43,9 @@ from schemas.maintenance import forgetting
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
     until: str = flag("Stop after this stage.", default="", role="runtime")
-    dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
+    dry_run: bool = flag(
+        "Print the commands and run nothing.", default=False, role="runtime", essential=True
+    )
 
 
 def ablation_table(evaluation: Mapping) -> str:
@@ -197,7 +199,7 @@ def run(
       The exit status.
     """
     try:
-        config = overrides.parse(of, f"./run.sh {name}", doc or "", argv)
+        config = overrides.parse(of, name, doc, argv)
         check(config)
         todo = stages_of(config)
         if config.dry_run:

@@ -33,15 +33,22 @@ class RunConfig:
     days: str = flag(
         "Folder of days that mine_log wrote, instead of --log.", default="", role="input"
     )
-    forget: str = flag("Deletion list: images, and what people typed.", default="", role="input")
+    forget: str = flag(
+        "Deletion list: images, and what people typed.", default="", role="input", essential=False
+    )
     person_key: str = flag(
-        "The key file that mine_log was given for the days.", default="", role="input"
+        "The key file that mine_log was given for the days.",
+        default="",
+        role="input",
+        essential=False,
     )
     images: str = flag(
         "Images: files, glob, TFRecord, or a table with a bytes column.", default="", role="input"
     )
     labels: str = flag("Labels of some of the images: file or glob.", default="", role="input")
-    columns: str = flag("The log's columns, ours=yours, where names differ.", default="")
+    columns: str = flag(
+        "The log's columns, ours=yours, where names differ.", default="", essential=True
+    )
     image_columns: str = flag("The image table's columns, likewise.", default="")
     label_columns: str = flag("The label table's columns, likewise.", default="")
     samples: bool = flag("Draw sample data and use it as log, images and labels.", default=False)
@@ -54,9 +61,12 @@ class RunConfig:
         "Settings that come along, below those of --config.",
         default="",
         choices=settings_file.presets(),
+        essential=True,
     )
     set: str = flag(
-        "Settings over those of --config: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…", default=""
+        "Settings over those of --config: STAGE.FLAG=VALUE,STAGE.FLAG=VALUE…",
+        default="",
+        essential=True,
     )
     beam: str = flag("Pipeline options for every Beam job, in one word.", default="")
 
@@ -78,14 +88,16 @@ class RunConfig:
         return {k: v for flags in (*files, self.set_flags.get(stage, {})) for k, v in flags.items()}
 
 
-def parse(config: type[RunConfig], prog: str, doc: str, argv: Sequence[str] | None) -> Any:
+def parse(
+    config: type[RunConfig], command: str, doc: str | None, argv: Sequence[str] | None
+) -> Any:
     """Parses a command line; what it does not say, the table `run` of --config may.
 
     Raises:
       PhraseLensError: a flag is unknown, missing, or has a value that it cannot have.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = parser_for(config, prog, doc)
+    parser = parser_for(config, command, doc)
     given = parser.read_known(argv)[0].config
     table = settings_file.Table(given, settings_file.RUN, {})
     if given:

@@ -265,7 +265,7 @@ def finish_deletion(config: Config) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config = overrides.parse(Config, "./run.sh reprocess", __doc__ or "", argv)
+        config = overrides.parse(Config, "reprocess", __doc__, argv)
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []

@@ -116,7 +116,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench duplicates", __doc__, argv, work)
+    return command_line.main(Config, "bench duplicates", __doc__, argv, work)
 
 
 if __name__ == "__main__":

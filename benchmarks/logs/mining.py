@@ -199,7 +199,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench mining", __doc__, argv, bench)
+    return command_line.main(Config, "bench mining", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench phrases", __doc__, argv, bench)
+    return command_line.main(Config, "bench phrases", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

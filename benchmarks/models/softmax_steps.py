@@ -275,7 +275,7 @@ def bench(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench softmax_steps", __doc__, argv, bench)
+    return command_line.main(Config, "bench softmax_steps", __doc__, argv, bench)
 
 
 if __name__ == "__main__":

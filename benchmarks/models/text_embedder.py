@@ -290,7 +290,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench text_embedder", __doc__, argv, work)
+    return command_line.main(Config, "bench text_embedder", __doc__, argv, work)
 
 
 if __name__ == "__main__":

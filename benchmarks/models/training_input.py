@@ -219,7 +219,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench training_input", __doc__, argv, work)
+    return command_line.main(Config, "bench training_input", __doc__, argv, work)
 
 
 if __name__ == "__main__":

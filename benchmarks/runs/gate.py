@@ -191,4 +191,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench gate", __doc__, None, bench))
+    sys.exit(command_line.main(Config, "bench gate", __doc__, None, bench))

@@ -68,4 +68,4 @@ def bench(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench gate_power", __doc__, None, bench))
+    sys.exit(command_line.main(Config, "bench gate_power", __doc__, None, bench))

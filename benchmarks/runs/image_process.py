@@ -60,4 +60,4 @@ def work(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.main(Config, "./run.sh bench image_process", __doc__, None, work))
+    sys.exit(command_line.main(Config, "bench image_process", __doc__, None, work))

@@ -193,7 +193,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench incremental", __doc__, argv, work)
+    return command_line.main(Config, "bench incremental", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ from schemas.runs.snapshots import Snapshot
 class _Paths:
     workdir: str = flag("Work folder of all stages; local or gs://.", role="output")
     date: str = flag("Snapshot to check.", role="runtime")
-    against: str = flag("Snapshot to compare with, instead of the one in use.", default="")
+    against: str = flag(
+        "Snapshot to compare with, instead of the one in use.", default="", essential=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _json(result: Mapping[str, Any]) -> bytes:
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = command_line.parse(Config, "./run.sh gate", __doc__ or "", argv)
+        config = command_line.parse(Config, "gate", __doc__, argv)
         with heartbeat.doing("gate"):
             return Exit.DONE if gate(config) else Exit.REFUSED
     except Exception as error:

@@ -12,14 +12,14 @@ import difflib
 import math
 import re
 import shlex
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from schemas.base import places
 from schemas.base.errors import PhraseLensError
-from schemas.console import log_lines, quiet
+from schemas.console import log_lines, program, quiet
 
 _REQUIRED = object()
 _TITLES = {
@@ -74,6 +74,7 @@ def flag(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    essential: bool | None = None,
 ) -> Any:
     """A field of a config that is also a flag.
 
@@ -86,6 +87,8 @@ def flag(
       choices: the values allowed.
       numbers: int or float where a flag of several words holds numbers.
       minimum, maximum, above, below: the numbers allowed, as of `Bounds`; every number has a least.
+      essential: whether --help shows it, and not only --help-all; without a word it does where the
+        flag is required, an input or an output.
     """
     bounds = Bounds(minimum, maximum, above, below)
     metadata = {
@@ -94,10 +97,18 @@ def flag(
         "choices": choices,
         "numbers": numbers,
         "bounds": bounds,
+        "essential": essential,
     }
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_essential(field: dataclasses.Field) -> bool:
+    """Whether --help shows a flag."""
+    said = field.metadata["essential"]
+    is_needed = field.default is dataclasses.MISSING
+    return said if said is not None else is_needed or field.metadata["role"] in ("input", "output")
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -170,25 +181,85 @@ def _reader(field: dataclasses.Field, kind: type) -> Callable[[str], Any]:
         return lambda text: _number(name, kind, bounds, text)
     if kind is tuple:
         if field.metadata["role"] == "input":
+            from schemas.base import places  # `doctor` runs before what it needs is installed
+
             return places.split
         return lambda text: _list(name, field.metadata["numbers"], bounds, text)
     return str
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says in one line what is wrong, as a PhraseLensError."""
+class _Help(argparse.Action):
+    """Prints the help, with every flag where it is --help-all, and ends."""
 
-    def __init__(self, prog: str, description: str = "", **options: Any):
+    def __call__(self, parser: Any, _: Any, __: Any, option: str | None = None) -> None:
+        print(parser.help_text(everything=option == "--help-all"), end="")
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says in one line what is wrong, as a PhraseLensError.
+
+    Args:
+      command: what people type after the program's name.
+      description: the help text, in which commands are written with `./run.sh`.
+      is_part: whether it reads some of a command's flags, and another parser the rest.
+
+    Attributes:
+      further: names of the flags that --help leaves to --help-all.
+      others: what makes the parser of flags that are taken too, such as Beam's; None without.
+      others_title: how the help calls these.
+    """
+
+    def __init__(self, command: str, description: str | None = "", *, is_part: bool = False):
         super().__init__(
-            prog,
-            description=description,
+            program.command(command),
+            description=program.in_text(description or ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            **options,
+            add_help=False,
         )
-        if options.get("add_help", True):  # of a command, then, and not of a part of one
+        self.further = {"help_all", "verbose", "log_format"}
+        self.others: Callable[[], argparse.ArgumentParser] | None = None
+        self.others_title = ""
+        if not is_part:
+            self.add_argument(
+                "-h", "--help", action=_Help, nargs=0, help="show what is needed first"
+            )
+            self.add_argument("--help-all", action=_Help, nargs=0, help="show all flags")
             quiet.add_flag(self)
             log_lines.add_flag(self)
+
+    def help_text(self, everything: bool) -> str:
+        """What --help prints, or --help-all where it is everything."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self._usage().replace("%", "%%"), (), ())
+        formatter.add_text(self.description)
+        groups = [(group.title, group._group_actions) for group in self._action_groups]
+        if everything and self.others:
+            known = self._option_string_actions
+            actions = [a for a in self.others()._actions if a.option_strings[0] not in known]
+            groups.append((self.others_title, actions))
+        for title, actions in groups:
+            formatter.start_section(title)
+            formatter.add_arguments(a for a in actions if everything or a.dest not in self.further)
+            formatter.end_section()
+        if not everything:
+            left = sum(action.dest in self.further for action in self._actions)
+            others = f", and {self.others_title}" if self.others else ""
+            formatter.add_text(f"{left} more flags{others}: {self.prog} --help-all")
+        return formatter.format_help()
+
+    def _usage(self) -> str:
+        """The command with what it needs."""
+        words = [self.prog]
+        for action in self._actions:
+            # While a command line is read, none of them is: see `read_known`.
+            if action.option_strings and (action.required or action.default is _REQUIRED):
+                words.append(f"{action.option_strings[0]} {action.metavar or 'VALUE'}")
+        words += [_positional(action) for action in self._actions if not action.option_strings]
+        return textwrap.fill(
+            " ".join([*words, "[FLAGS]"]), 92, subsequent_indent="  ", break_on_hyphens=False
+        )
 
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"argument ([^:]+): invalid (\w+) value: '(.*)'$", message, re.DOTALL)
@@ -250,6 +321,11 @@ class Parser(argparse.ArgumentParser):
             )
 
 
+def _positional(action: argparse.Action) -> str:
+    word = str(action.metavar or "|".join(map(str, action.choices or (action.dest,))))
+    return f"{word}…" if action.nargs == "+" else word
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """Adds a flag for every field of the dataclass `config`."""
     titles = dict.fromkeys(_TITLES.values())
@@ -279,9 +355,11 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         groups[_TITLES[field.metadata["role"]]].add_argument(f"--{field.name}", **options)
 
 
-def parser_for(config: type, prog: str, description: str) -> Parser:
-    parser = Parser(prog, description)
+def parser_for(config: type, command: str, description: str | None) -> Parser:
+    """The parser of a command whose flags are the fields of the dataclass `config`."""
+    parser = Parser(command, description)
     add_flags(parser, config)
+    parser.further |= {f.name for f in dataclasses.fields(config) if not is_essential(f)}
     return parser
 
 

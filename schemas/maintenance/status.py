@@ -157,7 +157,7 @@ def _since(moment: str) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh status", __doc__)
+    parser = flags_lib.Parser("status", __doc__)
     parser.add_argument("workdir", metavar="WORKDIR", help="the work folder")
     parser.add_argument("--days", default="", help="the folder of days that mine_log wrote")
     parser.add_argument("--json", action=argparse.BooleanOptionalAction, default=False)

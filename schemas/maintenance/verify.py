@@ -113,7 +113,7 @@ def mend(root: str, run_id: str) -> Repaired | None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh verify", __doc__)
+    parser = flags_lib.Parser("verify", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
     parser.add_argument("--repair", action="store_true", help="take what is damaged out of use")
     damaged = []

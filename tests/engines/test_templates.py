@@ -29,6 +29,7 @@ from tests.support.processes.locks import locked
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 IMAGE = "images.example/phraselens:1"
+OF_EVERY_COMMAND = ("help", "help_all", "verbose", "log_format")
 
 
 def actions(job: str) -> dict[str, argparse.Action]:
@@ -36,7 +37,7 @@ def actions(job: str) -> dict[str, argparse.Action]:
     parser = flags_lib.parser_for(submit.job_module(job).Config, "", "")
     if job in submit.ON_GPU:
         flags_lib.add_flags(parser, Flags)
-    found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose", "log_format")}
+    found = {a.dest: a for a in parser._actions if a.dest not in OF_EVERY_COMMAND}
     return {name: a for name, a in found.items() if name not in ("dry_run", "image")}
 
 

@@ -37,7 +37,7 @@ class Config:
     fusion: str = flag("Classifier (train_fusion).", role="input")
     output: str = flag("Dataset to write.", role="output")
     top_labels: int = flag("Labels returned, most probable first.", default=5, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def _datasets(config: Config) -> Mapping[str, str]:

@@ -55,6 +55,7 @@ class Config:
     layers: tuple[str, ...] = flag(
         "Hidden layers to try: widths joined by '-', or linear.",
         default=("512-256", "linear"),
+        essential=True,
     )
     learning_rates: tuple[str, ...] = flag(
         "Of AdamW, to try.", default=("0.001",), numbers=float, above=0
@@ -94,7 +95,7 @@ class Config:
         "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
-    epochs: int = flag("At most this many epochs.", default=40, minimum=1)
+    epochs: int = flag("At most this many epochs.", default=40, minimum=1, essential=True)
     patience: int = flag("Epochs without a better one before stopping.", default=6, minimum=1)
     min_steps: int = flag(
         "An epoch goes over few examples again until it has about this many batches.",
@@ -108,7 +109,7 @@ class Config:
         "A split that is not larger is kept in memory.", default=2 * 10**9, minimum=0
     )
     device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def __post_init__(self):
         """Raises PhraseLensError where a setting to try is none."""
