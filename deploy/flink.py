@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from beam_jobs.dataflow.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
+from schemas.console.parser import parser_for
 from schemas.runs import command_line
 
 
@@ -101,7 +101,7 @@ COMMANDS = {"up": up, "down": down, "status": status, "options": options}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.parser_for(Config, "flink", __doc__)
+    parser = parser_for(Config, "flink", __doc__)
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.

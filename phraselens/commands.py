@@ -54,6 +54,12 @@ GROUPS: dict[str, list[Command]] = {
             "runs every stage on your own click log, images and labels",
         ),
         Command("doctor", "phraselens.doctor", "checks this machine, and says what to do"),
+        Command(
+            "completion",
+            "phraselens.completion",
+            "prints what makes a shell complete commands and flags",
+            "bash|zsh|fish",
+        ),
     ],
     "Stages, in the order of `all`": [
         _stage(stage) for stage in (stages.SAMPLES, stages.MINE_LOG, *stages.STAGES)

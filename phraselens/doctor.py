@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console import flags, program, quiet
+from schemas.console import program, quiet
+from schemas.console.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
@@ -246,7 +247,7 @@ def _ranges(kind: str) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags.Parser("doctor", __doc__)
+    parser = Parser("doctor", __doc__)
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
     parser.add_argument("--locks", nargs="+", metavar="FILE", help="check nothing but these locks")
     try:

@@ -23,7 +23,7 @@ from beam_jobs.dataflow.flags import (
 )
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, status_of_service
-from schemas.console import flags as flags_lib
+from schemas.console.parser import Parser
 
 GPUS = (
     "nvidia-l4",
@@ -38,7 +38,7 @@ GPUS = (
 )
 
 
-def mistyped(words: Sequence[str], parser: flags_lib.Parser) -> list[str]:
+def mistyped(words: Sequence[str], parser: Parser) -> list[str]:
     """Flags of a command line that only Dataflow has, but that look like a job's own.
 
     Args:

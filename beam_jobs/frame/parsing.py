@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import flags
 from schemas.base.errors import PhraseLensError
-from schemas.console import flags as flags_lib
+from schemas.console.parser import Parser, parser_for
 from schemas.runs import command_line
 
 _OTHERS = "flags of Beam's runners and for Dataflow (docs/dataflow.md)"
@@ -29,7 +29,7 @@ def parse(
       PhraseLensError: a flag that none of them knows (Beam by itself only warns), or that
         Dataflow cannot work with.
     """
-    parser = flags_lib.parser_for(config, name, doc)
+    parser = parser_for(config, name, doc)
     parser.others, parser.others_title = _beam_parser, _OTHERS
     args, rest = parser.read_known(argv)
     beam_parser = _beam_parser()
@@ -48,9 +48,9 @@ def parse(
     return parsed, pipeline_options
 
 
-def _beam_parser() -> flags_lib.Parser:
+def _beam_parser() -> Parser:
     """The parser of what Beam's runners take, and of our own flags for Dataflow."""
-    parser = flags_lib.Parser("", is_part=True)
+    parser = Parser("", is_part=True)
     for options in PipelineOptions.__subclasses__():
         with_flags = getattr(options, "_add_argparse_args", None)
         if with_flags:

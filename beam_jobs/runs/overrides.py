@@ -13,7 +13,8 @@ from beam_jobs.runs.stages import FORGET, SAMPLES, STAGES, Stage
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError
 from schemas.console import quiet
-from schemas.console.flags import flag, parser_for
+from schemas.console.flags import flag
+from schemas.console.parser import parser_for
 from schemas.datasets import manifest
 from schemas.runs import command_line
 

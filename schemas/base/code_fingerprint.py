@@ -43,6 +43,7 @@ FRAME = frozenset(
         "schemas.base.errors",
         "schemas.console.heartbeat",
         "schemas.console.launch",
+        "schemas.console.parser",
         "schemas.console.log_lines",
         "schemas.console.program",
         "schemas.console.quiet",

@@ -16,8 +16,8 @@ from typing import Any
 
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import flags as flags_lib
 from schemas.console.heartbeat import duration
+from schemas.console.parser import Parser
 from schemas.datasets import dataset, manifest
 from schemas.maintenance import pending, summaries
 from schemas.runs import pointer as pointer_lib
@@ -157,7 +157,7 @@ def _since(moment: str) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("status", __doc__)
+    parser = Parser("status", __doc__)
     parser.add_argument("workdir", metavar="WORKDIR", help="the work folder")
     parser.add_argument("--days", default="", help="the folder of days that mine_log wrote")
     parser.add_argument("--json", action=argparse.BooleanOptionalAction, default=False)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import flags as flags_lib
+from schemas.console.parser import Parser
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance.repair import Repaired, remedy, repair
@@ -113,7 +113,7 @@ def mend(root: str, run_id: str) -> Repaired | None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("verify", __doc__)
+    parser = Parser("verify", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
     parser.add_argument("--repair", action="store_true", help="take what is damaged out of use")
     damaged = []

@@ -8,7 +8,7 @@ from typing import Any
 from schemas.base import places
 from schemas.base.errors import PhraseLensError, tell
 from schemas.console import heartbeat
-from schemas.console.flags import parser_for
+from schemas.console.parser import parser_for
 from schemas.runs import inputs
 
 

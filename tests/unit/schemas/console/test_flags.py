@@ -17,6 +17,7 @@ from beam_jobs.models import classify_images
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
 from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
+from schemas.console.parser import Parser, parser_for
 from schemas.runs import command_line
 from tests.support.datasets import work_folder
 
@@ -307,8 +308,8 @@ def test_what_is_a_share_or_a_dropout_is_at_most_1():
 
 
 @functools.cache
-def parser_of(name: str) -> flags_lib.Parser:
-    return flags_lib.parser_for(CONFIGS[name], name, "")
+def parser_of(name: str) -> Parser:
+    return parser_for(CONFIGS[name], name, "")
 
 
 def with_path(name: str, field: dataclasses.Field, path: str):
