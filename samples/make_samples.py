@@ -15,7 +15,6 @@ last shard it had finished.
 import dataclasses
 import functools
 import multiprocessing
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ import pyarrow as pa
 
 from samples import click_log, scenes
 from schemas.base import storage
-from schemas.console import launch
+from schemas.console import launch, program
 from schemas.console.flags import flag
 from schemas.console.progress import Progress
 from schemas.datasets import commit, manifest
@@ -194,11 +193,14 @@ def work(config: Config, run: Run) -> int:
         if not name.endswith(".out"):
             print(f"  {name}: {counts[name]:,}")
     folders = {name: run.absolute(run.folder(name)) for name in TABLES}
-    mined = storage.join(os.path.dirname(run.output.rstrip("/")) or ".", "mined")
-    print(
-        f"next: ./run.sh mine_pairs --log {folders['click_log']} --images {folders['images']} "
-        f"--labels {folders['labels']} --output {mined}"
+    following = program.command(
+        "mine_pairs",
+        log=folders["click_log"],
+        images=folders["images"],
+        labels=folders["labels"],
+        output=program.beside(run.output, "mined"),
     )
+    print(f"next: {following}")
     return 0
 
 

@@ -23,6 +23,7 @@ from beam_jobs.dataflow.flags import (
 )
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, status_of_service
+from schemas.console import program
 from schemas.console.parser import Parser
 
 GPUS = (
@@ -66,7 +67,9 @@ def prepare(options: PipelineOptions, runs_networks: bool) -> None:
         for name in ("image", "gpu", "inference_ram"):
             if getattr(flags, name):
                 raise PhraseLensError(
-                    f"--{name}", "--runner=DataflowRunner beside it", "Use ./run.sh submit."
+                    f"--{name}",
+                    "--runner=DataflowRunner beside it",
+                    f"Use {program.command('submit')}.",
                 )
         return
     _check_places(options)

@@ -38,6 +38,7 @@ from beam_jobs.mining.log import (
 from beam_jobs.mining.log_flags import LogConfig
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets import manifest
 from transforms.files.matching import content_hash
@@ -246,7 +247,13 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh mine_pairs --days {c.output.rpartition('/')[0]} --images …",
+    next_command=lambda c: program.command(
+        "mine_pairs",
+        days=c.output.rpartition("/")[0] or ".",
+        images="IMAGES/**",
+        labels="LABELS.csv",
+        output=program.beside(c.output.rpartition("/")[0], "mined"),
+    ),
 )
 
 

@@ -25,6 +25,7 @@ from beam_jobs.frame.reuse_flags import ReuseConfig
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
 from schemas.tables.predictions import PREDICTIONS
@@ -133,7 +134,7 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh verify {c.output}",
+    next_command=lambda c: program.command("verify", c.output),
     runs_networks=True,
 )
 

@@ -24,6 +24,7 @@ from model_code.phrases import settings as phrase_settings
 from model_code.phrases.settings import PhraseSettings
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
@@ -150,7 +151,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh prepare_examples --features {c.output} --output …",
+    next_command=lambda c: program.command(
+        "prepare_examples", features=c.output, output=program.beside(c.output, "examples")
+    ),
     runs_networks=True,
 )
 

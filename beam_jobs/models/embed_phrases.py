@@ -28,6 +28,7 @@ from model_code.index.choice import KINDS, IndexSettings
 from model_code.phrases.calibration import HEADS
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Table
@@ -290,9 +291,8 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: (
-        f"./run.sh embed_images --mined {c.mined} --generator {c.generator} "
-        f"--pixel_embedder … --phrases {c.output} --output …"
+    next_command=lambda c: program.command(
+        "train pixel_embedder", mined=c.mined, output=program.beside(c.output, "pixel_embedder")
     ),
     runs_networks=True,
 )

@@ -24,6 +24,7 @@ from model_code.models.fusion.family import INPUTS
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
@@ -123,7 +124,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh train fusion --examples {c.output} --output …",
+    next_command=lambda c: program.command(
+        "train fusion", examples=c.output, output=program.beside(c.output, "fusion")
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.runtime.settings import BACKBONES
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
@@ -145,7 +146,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh train text_generator --pairs {c.output} --output …",
+    next_command=lambda c: program.command(
+        "train text_generator", pairs=c.output, output=program.beside(c.output, "text_generator")
+    ),
 )
 
 

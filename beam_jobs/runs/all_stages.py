@@ -33,7 +33,7 @@ from model_code.models.fusion.family import FUSION
 from model_code.report.data import read_evaluation
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import launch
+from schemas.console import launch, program
 from schemas.console.flags import flag
 from schemas.console.progress import duration
 from schemas.datasets import dataset
@@ -64,12 +64,12 @@ def results(config: Config) -> str:
     evaluation = read_evaluation(dataset.Dataset(storage.join(config.workdir, "fusion")))
     report = dataset.Dataset(storage.join(config.workdir, "report")).folder("report")
     if config.samples:
-        following = "now your own data:\n  ./run.sh all --log 'LOG/*.parquet' --images 'IMAGES/**'"
-        following += " --labels LABELS.csv --workdir work/mine"
+        data = {"log": "LOG/*.parquet", "images": "IMAGES/**", "labels": "LABELS.csv"}
+        following = f"now your own data:\n  {program.command('all', **data, workdir='work/mine')}"
     else:
-        model = storage.join(config.workdir, "model")
-        following = f"next:\n  ./run.sh classify_images --model {model} --images 'NEW/**'"
-        following += f" --output {storage.join(config.workdir, 'new_predictions')}"
+        model, output = (storage.join(config.workdir, n) for n in ("model", "new_predictions"))
+        data = {"model": model, "images": "NEW/**", "output": output}
+        following = f"next:\n  {program.command('classify_images', **data)}"
     return (
         f"\nOn {evaluation['rows']['test']:,} test images that no model has seen:\n\n"
         f"{ablation_table(evaluation)}\n\n"
@@ -92,7 +92,9 @@ def check(config: RunConfig) -> None:
         )
     if not config.samples and missing:
         raise PhraseLensError(
-            " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
+            " ".join(missing),
+            "the paths of your data",
+            f"Give them, or use {program.command('quickstart')}.",
         )
     for stage in TODO:
         check_flags(stage, config)

@@ -38,6 +38,7 @@ from schemas.base.errors import (
     say,
     tell,
 )
+from schemas.console import program
 from schemas.console.progress import duration
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
@@ -309,11 +310,12 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
     if status := finish_deletion(config):
         return status
     pointer = pointer_lib.read_pointer(config.workdir)
+    names = {"workdir": config.workdir, "date": config.date}
     if config.date in pointer.holds:
         raise RefusedError(
             f"snapshot {config.date}",
             f"a date that is not held: {pointer.holds[config.date]}",
-            f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
+            f"Lift it: {program.command('hold --lift', **names)}",
         )
     nothing = Exit.NOTHING if config.detailed_exit_code else Exit.DONE
     if not config.forget and pointer.knows(config.date):
@@ -333,7 +335,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
     if config.forget:
         print("all older snapshots are deleted")
     else:
-        print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
+        print(f"next: {program.command('gate', **names)}")
     return nothing if all(row.skipped for row in done) else Exit.DONE
 
 
@@ -343,7 +345,8 @@ def _say_what_is_left(config: Config) -> None:
         names = [stage.output for stage in stages.STAGES]
         print(
             f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
-            "./run.sh reprocess ends this deletion first, and nothing is put in use before",
+            f"{program.command('reprocess')} ends this deletion first, and nothing is put in use "
+            "before",
             file=sys.stderr,
         )
 

@@ -31,7 +31,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit, tell
 from schemas.base.printable import printable
 from schemas.console import flags as flags_lib
-from schemas.console import heartbeat
+from schemas.console import heartbeat, program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line, snapshots
@@ -175,7 +175,8 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
             print(f"labels that are {what}: {shortened(names)}")
     refused_by = [c.name for c in found.checks if c.verdict == "refuse"]
     if old and new.date < old.date and not config.against:
-        print(f"{old.date} is in use and later: only a person goes back, by ./run.sh rollback")
+        back = program.command("rollback", workdir=config.workdir)
+        print(f"{old.date} is in use and later: only a person goes back, by {back}")
         refused_by.append("date")
     if new.date in pointer.holds:
         print(f"{new.date} is held: {pointer.holds[new.date]}")
@@ -183,7 +184,8 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
     if refused_by:
         print(f"refused by {', '.join(refused_by)}; what is in use stays: docs/schedule.md")
     else:
-        print(f"pass\nnext: ./run.sh promote --workdir {config.workdir} --date {new.date}")
+        following = program.command("promote", workdir=config.workdir, date=new.date)
+        print(f"pass\nnext: {following}")
     described = [
         dataclasses.asdict(c) | {"threshold": c.threshold, "verdict": c.verdict}
         for c in found.checks

@@ -16,6 +16,7 @@ from typing import Any
 
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
+from schemas.console import program
 from schemas.console.heartbeat import duration
 from schemas.console.parser import Parser
 from schemas.datasets import dataset, manifest
@@ -121,7 +122,7 @@ def text(found: dict[str, Any]) -> str:
         begun = found["deletion"]
         lines.append(
             f"a deletion has not ended: begun {begun['since']} as {begun['date']}; the next "
-            "./run.sh reprocess ends it first"
+            f"{program.command('reprocess')} ends it first"
         )
     for date, reason in found["holds"].items():
         lines.append(f"held: {date}: {reason}")

@@ -39,6 +39,7 @@ from model_code.models.fusion.family import FUSION
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
@@ -194,7 +195,15 @@ def _work(config: Config, run: Run) -> int:
         config, run, chosen=chosen, description=description, result=result, predictions=predictions
     )
     print("\n".join(report_lines(result)))
-    print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
+    following = program.command(
+        "export_model",
+        generator=program.beside(config.output, "text_generator"),
+        pixel_embedder=program.beside(config.output, "pixel_embedder"),
+        phrases=program.beside(config.output, "phrases"),
+        fusion=config.output,
+        output=program.beside(config.output, "model"),
+    )
+    print(f"next: {following}")
     return 0
 
 
