@@ -58,7 +58,7 @@ GROUPS: dict[str, list[Command]] = {
             "completion",
             "phraselens.completion",
             "prints what makes a shell complete commands and flags",
-            "bash|zsh|fish",
+            "SHELL",
         ),
     ],
     "Stages, in the order of `all`": [

@@ -85,8 +85,11 @@ class RunConfig:
     def settings(self, stage: str) -> dict[str, str]:
         """Flag → value of a stage: the preset's, over them --config's, over them --set's."""
         preset = settings_file.preset(self.preset, NAMES) if self.preset else {}
-        files = [tables[stage].flags() for tables in (preset, self.tables) if stage in tables]
-        return {k: v for flags in (*files, self.set_flags.get(stage, {})) for k, v in flags.items()}
+        found: dict[str, str] = {}
+        for tables in (preset, self.tables):
+            if stage in tables:
+                found |= tables[stage].flags()
+        return found | dict(self.set_flags.get(stage, {}))
 
 
 def parse(

@@ -51,8 +51,9 @@ def calls():
 CALLS = [pytest.param(node, id=f"{path}:{node.lineno}") for path, node in calls()]
 
 
-def test_there_are_hints_all_over():
+def test_there_are_hints_and_examples_all_over():
     assert len(CALLS) > 40
+    assert min(len([*examples()]), len([*examples_of_pages()])) > 30
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -81,22 +82,40 @@ def examples():
     """The command lines of all docstrings, each in one line."""
     for path, tree in SOURCES.items():
         for doc in docstrings(tree):
-            doc = re.sub(r"\\\n\s*", "", doc)
-            for line in re.findall(r"^\s*\./run\.sh (.*)$", doc, re.MULTILINE):
+            for line in re.findall(r"^\s*\./run\.sh (.*)$", joined(doc), re.MULTILINE):
                 yield pytest.param(line, id=f"{path}: {line}")
 
 
-@pytest.mark.parametrize("line", examples())
-def test_an_example_of_a_help_text_is_a_command_with_its_flags(line):
-    # Behind three blanks or more it is said what the line does; quotes hold values.
-    typed = re.sub(r"(['\"]).*?\1", "VALUE", re.split(r"\s{3,}", line)[0])
+def examples_of_pages():
+    """The command lines of README and docs: those to be copied, and those within sentences."""
+    # What happens with inputs of people is written by a test of its own, wrong flags and all.
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        if page.stem == "inputs":
+            continue
+        text = joined(page.read_text(encoding="utf-8"))
+        for block in re.findall(r"```sh\n(.*?)```|`(\./run\.sh [^`]*)`", text, re.DOTALL):
+            for line in re.findall(r"\./run\.sh ([a-z].*)", "".join(block)):
+                yield pytest.param(line, id=f"{page.relative_to(ROOT)}: {line}")
+
+
+def joined(text):
+    """A text whose lines that end in a backslash are one with the next."""
+    return re.sub(r"\\\n\s*", "", text)
+
+
+@pytest.mark.parametrize("line", [*examples(), *examples_of_pages()])
+def test_an_example_of_a_help_text_or_a_page_is_a_command_with_its_flags(line):
+    # Behind blanks it is said what the line does, or another program reads; quotes hold values.
+    typed = re.split(r"\s{3,}|\s#| [|&]", line)[0]
+    typed = re.sub(r"(['\"]).*?\1", "VALUE", typed)
     words = [word for word in typed.split() if word not in ("…", "\\")]
-    if words[0] in program.OF_RUN_SH:
-        return
     if words[:2] == ["flink", "submit"]:
         words = words[2:]  # a job and its flags
+    if not words or words[0] in program.OF_RUN_SH or words in (["submit"], ["train"]):
+        return
     known, _ = known_flags(words[:2])
-    flags = {word.strip("[]").partition("=")[0] for word in words if word.startswith(("-", "[-"))}
+    flags = {re.split("[]=]", word.strip("["))[0] for word in words if re.match(r"\[?-", word)}
     assert flags <= known
 
 

@@ -29,10 +29,10 @@ class Config:
     shards: int = flag("Shards.", default=4, minimum=1)
     share: float = flag("Share, 50% at most.", default=0.5, minimum=0, maximum=0.5)
     weights: str | None = flag("Weights.", default=None)
-    size: str = flag("Size.", default="small", choices=("small", "large"), essential=True)
+    size: str = flag("Size.", default="small", choices=("small", "large"))
     fast: bool = flag("Fast.", default=False, role="runtime")
     rates: tuple[str, ...] = flag("Rates.", default=(), numbers=float, above=0, below=1)
-    forget: str = flag("List.", default="", role="input", essential=False)
+    forget: str = flag("List.", default="", role="input")
     summary: str = flag("File.", default="", role="output")
 
 
@@ -105,50 +105,6 @@ def test_a_number_is_taken_where_it_is_within_its_bounds(number):
     else:
         assert taken == float(text)
         assert 0 <= taken <= 0.5
-
-
-@pytest.mark.parametrize(
-    ("typed", "remedy"), [("--shard", "--shards"), ("--outptu=x", "--output"), ("--qqq", "--help")]
-)
-def test_unknown_flags_name_the_nearest(typed, remedy):
-    with pytest.raises(PhraseLensError, match=f"{typed}.*{remedy}"):
-        parse(*REQUIRED, typed)
-
-
-def test_all_flags_that_are_unknown_or_missing_are_named_at_once():
-    with pytest.raises(PhraseLensError) as refused:
-        parse("--lgo", "a", "--shard=3", "--qqq")
-    message = str(refused.value)
-    for words in ("--lgo", "--shard=3", "--qqq", "--log for --lgo, --shards for --shard"):
-        assert words in message
-    assert message.endswith("Missing too: --output.")
-
-
-def test_files_that_the_shell_made_of_a_pattern_are_no_flags():
-    with pytest.raises(PhraseLensError, match=r"b\.csv c\.csv: expected one value.*Quote"):
-        parse("--log", "a.csv", "b.csv", "c.csv", "--output=out")
-
-
-def printed(capsys, flag):
-    with pytest.raises(SystemExit) as stopped:
-        parse(flag)
-    assert stopped.value.code == 0
-    return capsys.readouterr().out
-
-
-def test_help_is_documentation(capsys):
-    text = printed(capsys, "--help-all")
-    assert "What it does." in text
-    assert "Share, 50% at most. [0.5]" in text
-
-
-def test_help_shows_what_is_required_inputs_outputs_and_what_is_said_to_be_essential(capsys):
-    text = printed(capsys, "--help")
-    assert text.startswith("usage: ./run.sh job --log A,B,… --output TEXT [FLAGS]\n")
-    shown = set(re.findall(r"^  --(\w+)", text, re.MULTILINE))
-    assert shown == {"log", "output", "size", "summary"}
-    # shards, share, weights, fast, rates, forget, help_all, verbose and log_format
-    assert text.endswith("\n9 more flags: ./run.sh job --help-all\n")
 
 
 def test_only_settings_decide_rows():
