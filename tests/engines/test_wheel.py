@@ -59,6 +59,9 @@ def test_presets_and_the_command_line_work_where_nothing_but_the_wheel_is(built,
         return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True)
 
     assert "--backbone=small_resnet" in run("quickstart", "--dry_run")
+    completion = run("completion", "bash")
+    assert '"train fusion")' in completion
+    assert '"template")' not in completion, "it works on the files of a clone"
     project = tomllib.loads((work_folder.ROOT / "pyproject.toml").read_text())["project"]
     assert run("--version") == f"phraselens {project['version']}\n"
     (folder,) = tmp_path.glob("phraselens-*.dist-info")
