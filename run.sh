@@ -230,7 +230,7 @@ check_locks() { # [FOLDER]
 command=${1:---help}
 shift || true
 case $command in
-  -h | --help | help) usage ;;
+  -h | --help | --help-all | help) usage ;;
   setup)
     setup "$@" # not before &&, which would go on after an error inside it
     echo "$venv is ready"

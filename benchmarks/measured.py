@@ -73,7 +73,7 @@ def main(
             path.write_text(page(title, Path(module), words, here, text), encoding="utf-8")
             print(f"\nwrote {path.relative_to(PAGES.parents[1])}")
 
-    return command_line.main(flags, f"./run.sh bench {name}", doc, argv, measure)
+    return command_line.main(flags, f"bench {name}", doc, argv, measure)
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:

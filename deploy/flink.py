@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from beam_jobs.dataflow.submit import JOBS
 from deploy.flink_cluster import Cluster, cache_folder
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console import flags as flags_lib
+from schemas.console import program
 from schemas.console.flags import flag
+from schemas.console.parser import parser_for
 from schemas.runs import command_line
 
 
@@ -36,10 +37,14 @@ class Config:
         maximum=65532,
     )
     task_managers: int = flag(
-        "TaskManagers that `up` starts.", default=2, role="runtime", minimum=1
+        "TaskManagers that `up` starts.", default=2, role="runtime", minimum=1, essential=True
     )
     slots: int = flag(
-        "Tasks that a TaskManager takes at once.", default=4, role="runtime", minimum=1
+        "Tasks that a TaskManager takes at once.",
+        default=4,
+        role="runtime",
+        minimum=1,
+        essential=True,
     )
     parallelism: int = flag("Tasks of a job, unless it says.", default=2, role="runtime", minimum=1)
 
@@ -47,7 +52,7 @@ class Config:
 def up(cluster: Cluster, config: Config) -> int:
     cluster.up(config.task_managers, config.slots, config.parallelism)
     status(cluster, config)
-    print("next: ./run.sh flink submit JOB …")
+    print(f"next: {program.command('flink submit JOB FLAGS')}")
     return 0
 
 
@@ -64,7 +69,7 @@ def status(cluster: Cluster, config: Config) -> int:
         print(f"{process.name}: {state} (process {process.pid})")
     healthy = bool(cluster.processes) and all(p.alive for p in cluster.processes)
     if not healthy:
-        print("not up: ./run.sh flink up")
+        print(f"not up: {program.command('flink up')}")
         return 1
     print(f"web page: http://localhost:{cluster.port}")
     print(f"logs: {cluster.folder / 'logs'}")
@@ -87,7 +92,9 @@ def submit(cluster: Cluster, words: Sequence[str]) -> None:
     if job not in JOBS:
         raise PhraseLensError(f"submit {job}", f"one of {', '.join(JOBS)}", "See --help.")
     if not any(process.alive for process in cluster.processes):
-        raise PhraseLensError(f"port {cluster.port}", "a cluster", "Start it: ./run.sh flink up.")
+        raise PhraseLensError(
+            f"port {cluster.port}", "a cluster", f"Start it: {program.command('flink up')}."
+        )
     command = [sys.executable, "-m", "schemas.console.launch", JOBS[job]]
     command += [*cluster.options, *flags]
     os.execv(sys.executable, command)
@@ -97,7 +104,7 @@ COMMANDS = {"up": up, "down": down, "status": status, "options": options}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.parser_for(Config, "./run.sh flink", __doc__ or "")
+    parser = parser_for(Config, "flink", __doc__)
     parser.add_argument("command", choices=(*COMMANDS, "submit"))
     argv = list(sys.argv[1:] if argv is None else argv)
     # What follows `submit` is the job's; `--port` stands before it.

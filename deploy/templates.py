@@ -21,8 +21,8 @@ from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import flags, submit
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console import flags as flags_lib
 from schemas.console.flags import value_type
+from schemas.console.parser import Parser
 
 # What a value must look like, by its type. Lists are values with commas between them.
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
@@ -121,7 +121,7 @@ def write(job: str, image: str, output: str) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh template", __doc__)
+    parser = Parser("template", __doc__)
     parser.add_argument("job", metavar="JOB", help="a Beam job, or all")
     parser.add_argument("--image", help="image that deploy/Dockerfile made, with its tag")
     parser.add_argument("--output", help="file of the template (for all: folder); local or gs://")

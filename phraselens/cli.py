@@ -8,7 +8,7 @@ from pathlib import Path
 
 from phraselens import commands, version
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import launch
+from schemas.console import launch, program
 
 ROOT = Path(__file__).resolve().parents[1]
 # What text, file names and libraries go by, unless people say otherwise; Python reads the first two
@@ -22,22 +22,16 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "GRPC_VERBOSITY": "ERROR",
 }
-PROGRAM = "PHRASELENS_PROGRAM"  # how people have started it
-_HELP = ("-h", "--help", "help")
-
-
-def program() -> str:
-    return os.environ.get(PROGRAM, "phraselens")
+_HELP = ("-h", "--help", "--help-all", "help")
 
 
 def usage() -> str:
-    meant = "" if PROGRAM in os.environ else "Where ./run.sh is said, phraselens is meant.\n"
     return (
         "PhraseLens classifies images with the help of the words it predicts for them.\n\n"
-        f"usage: {program()} COMMAND [FLAGS]\n\n"
-        f"{program()} COMMAND --help says more of each. --verbose shows all flags and what\n"
-        "libraries say; --log_format=text or json gives each line time and level.\n"
-        f"{meant}\n{commands.help_text()}"
+        f"usage: {program.command('COMMAND [FLAGS]')}\n\n"
+        f"{program.command('COMMAND --help')} says what each needs, --help-all also the rest.\n"
+        "--verbose shows what libraries say; --log_format=text or json gives each line time and\n"
+        f"level.\n\n{commands.help_text()}"
     )
 
 
@@ -52,7 +46,8 @@ def answer(words: Sequence[str]) -> str | None:
     if words[0] == "--version":
         return f"phraselens {version.version()}"
     if len(words) > 1 and words[1] in _HELP and commands.choices_of(words[0]):
-        return f"usage: {program()} {words[0]} NAME [FLAGS]\n\n{commands.help_of(words[0])}"
+        form = program.command(f"{words[0]} NAME [FLAGS]")
+        return f"usage: {form}\n\n{commands.help_of(words[0])}"
     commands.find(words)
     return None
 

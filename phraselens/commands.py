@@ -20,7 +20,6 @@ class Command:
       module: what `python -m` runs.
       does: its line of the help.
       shown: what the help shows of its flags.
-      flags: what it is given before people's own flags.
       choices: what the word after it may be, where it must be one of some; given as --job.
       is_deployed: whether it works on the files of the repository, which no package holds.
     """
@@ -29,7 +28,6 @@ class Command:
     module: str
     does: str
     shown: str = ""
-    flags: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     is_deployed: bool = False
 
@@ -39,8 +37,6 @@ def _stage(stage: stages.Stage) -> Command:
     return Command(name, stage.module, stage.does)
 
 
-_ALL = "beam_jobs.runs.all_stages"
-_QUICKSTART = ("--samples", "--preset=quickstart", "--workdir=work/quickstart")
 _PROMOTE = "schemas.maintenance.promote"
 
 
@@ -49,12 +45,21 @@ GROUPS: dict[str, list[Command]] = {
     "Start here": [
         Command(
             "quickstart",
-            _ALL,
+            "beam_jobs.runs.quickstart",
             "makes sample data and runs every stage on it: about 10 minutes on 2 cores",
-            flags=_QUICKSTART,
         ),
-        Command("all", _ALL, "runs every stage on your own click log, images and labels"),
+        Command(
+            "all",
+            "beam_jobs.runs.all_stages",
+            "runs every stage on your own click log, images and labels",
+        ),
         Command("doctor", "phraselens.doctor", "checks this machine, and says what to do"),
+        Command(
+            "completion",
+            "phraselens.completion",
+            "prints what makes a shell complete commands and flags",
+            "SHELL",
+        ),
     ],
     "Stages, in the order of `all`": [
         _stage(stage) for stage in (stages.SAMPLES, stages.MINE_LOG, *stages.STAGES)
@@ -148,7 +153,7 @@ def find(words: Sequence[str]) -> tuple[Command, list[str]]:
         command = known[first]
         # Several commands in one module are told apart by their names.
         named = [first] if command.module == _PROMOTE else []
-        return command, [*named, *command.flags, *rest]
+        return command, [*named, *rest]
     second, *rest = rest or [""]
     if second not in choices:
         raise PhraseLensError(

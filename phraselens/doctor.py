@@ -10,7 +10,6 @@ environment holds what these lock files name, and nothing else. Exit status 1 wh
 a warning is no failure. Runs before anything is installed, with the standard library alone.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -22,7 +21,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from schemas.console import log_lines, quiet
+from schemas.base.errors import PhraseLensError, tell
+from schemas.console import program, quiet
+from schemas.console.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
@@ -246,17 +247,13 @@ def _ranges(kind: str) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "./run.sh doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("doctor", __doc__)
     parser.add_argument("--workdir", default="work", help="where the datasets will be [work]")
     parser.add_argument("--locks", nargs="+", metavar="FILE", help="check nothing but these locks")
-    quiet.add_flag(parser)
-    log_lines.add_flag(parser)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.read(argv)
+    except PhraseLensError as error:
+        return tell(error)
     if args.locks:
         texts = [Path(name).read_text(encoding="utf-8") for name in args.locks]
         finding = check_locks(texts, installed())
@@ -266,7 +263,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     for finding in found:
         print(finding)
     failed = sum(finding.state == "fail" for finding in found)
-    print(f"\n{failed} to mend first" if failed else "\nready: ./run.sh quickstart")
+    print(f"\n{failed} to mend first" if failed else f"\nready: {program.command('quickstart')}")
     return 1 if failed else 0
 
 

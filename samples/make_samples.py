@@ -15,7 +15,6 @@ last shard it had finished.
 import dataclasses
 import functools
 import multiprocessing
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ import pyarrow as pa
 
 from samples import click_log, scenes
 from schemas.base import storage
-from schemas.console import launch
+from schemas.console import launch, program
 from schemas.console.flags import flag
 from schemas.console.progress import Progress
 from schemas.datasets import commit, manifest
@@ -55,10 +54,18 @@ TABLES = {"images": IMAGES, "click_log": CLICK_LOG, "labels": LABELS}
 class Config:
     output: str = flag("Dataset to write: a folder or gs:// path.", role="output")
     images: int = flag(
-        "How many images, from 500 to 10 million.", default=3000, minimum=500, maximum=10_000_000
+        "How many images, from 500 to 10 million.",
+        default=3000,
+        minimum=500,
+        maximum=10_000_000,
+        essential=True,
     )
     seed: int = flag(
-        "Another seed gives another collection.", default=0, minimum=0, maximum=2**63 - 1
+        "Another seed gives another collection.",
+        default=0,
+        minimum=0,
+        maximum=2**63 - 1,
+        essential=True,
     )
     image_size: int = flag("Side of the images, in pixels.", default=64, minimum=16, maximum=4096)
     events_per_image: float = flag(
@@ -80,7 +87,7 @@ class Config:
         "Images in a shard; memory grows with it.", default=1000, minimum=1, maximum=100_000
     )
     workers: int = flag("Processes that draw.", default=1, role="runtime", minimum=1, maximum=1024)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def num_shards(config: Config) -> int:
@@ -186,11 +193,14 @@ def work(config: Config, run: Run) -> int:
         if not name.endswith(".out"):
             print(f"  {name}: {counts[name]:,}")
     folders = {name: run.absolute(run.folder(name)) for name in TABLES}
-    mined = storage.join(os.path.dirname(run.output.rstrip("/")) or ".", "mined")
-    print(
-        f"next: ./run.sh mine_pairs --log {folders['click_log']} --images {folders['images']} "
-        f"--labels {folders['labels']} --output {mined}"
+    following = program.command(
+        "mine_pairs",
+        log=folders["click_log"],
+        images=folders["images"],
+        labels=folders["labels"],
+        output=program.beside(run.output, "mined"),
     )
+    print(f"next: {following}")
     return 0
 
 

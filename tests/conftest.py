@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from schemas.console import program
 from tests.support.datasets import work_folder
 from tests.support.datasets.fake_stages import fake_stages, fake_work  # noqa: F401
 from tests.support.processes.cloud import bucket, credentials, dataflow  # noqa: F401
@@ -14,6 +15,9 @@ from tests.support.processes.once import once
 # A busy machine is slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+# What is printed names one program, whatever has started the tests.
+os.environ[program.VARIABLE] = "./run.sh"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run in as many processes as there are cores: threads of one would wait for the other.

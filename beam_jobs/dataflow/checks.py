@@ -23,7 +23,8 @@ from beam_jobs.dataflow.flags import (
 )
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, status_of_service
-from schemas.console import flags as flags_lib
+from schemas.console import program
+from schemas.console.parser import Parser
 
 GPUS = (
     "nvidia-l4",
@@ -38,7 +39,7 @@ GPUS = (
 )
 
 
-def mistyped(words: Sequence[str], parser: flags_lib.Parser) -> list[str]:
+def mistyped(words: Sequence[str], parser: Parser) -> list[str]:
     """Flags of a command line that only Dataflow has, but that look like a job's own.
 
     Args:
@@ -66,7 +67,9 @@ def prepare(options: PipelineOptions, runs_networks: bool) -> None:
         for name in ("image", "gpu", "inference_ram"):
             if getattr(flags, name):
                 raise PhraseLensError(
-                    f"--{name}", "--runner=DataflowRunner beside it", "Use ./run.sh submit."
+                    f"--{name}",
+                    "--runner=DataflowRunner beside it",
+                    f"Use {program.command('submit')}.",
                 )
         return
     _check_places(options)

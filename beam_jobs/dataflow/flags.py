@@ -5,8 +5,8 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
+from schemas.console.parser import add_flags
 
 # One process a worker: several would each take the whole GPU for themselves.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
@@ -46,7 +46,7 @@ class DataflowOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
-        flags_lib.add_flags(parser, Flags)
+        add_flags(parser, Flags)
 
 
 def runner_of(options: PipelineOptions) -> str:

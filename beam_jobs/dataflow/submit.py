@@ -18,7 +18,7 @@ from types import ModuleType
 
 from beam_jobs.runs import stages
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console.flags import unknown_flags
+from schemas.console.parser import unknown_flags
 
 # Each Beam job and its module.
 JOBS = {name: stage.module for name, stage in stages.beam_jobs().items()}

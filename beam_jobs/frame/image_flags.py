@@ -17,7 +17,9 @@ class ImageConfig:
         "the folder that they are in.",
         default=(),
     )
-    fetch_http: bool = flag("Fetch images that tables name by http(s) URL.", default=False)
+    fetch_http: bool = flag(
+        "Fetch images that tables name by http(s) URL.", default=False, essential=True
+    )
     fetch_seconds: float = flag("Seconds that one fetch may take.", default=20.0, above=0)
     fetch_private_hosts: tuple[str, ...] = flag(
         "Hosts that may be fetched from at private addresses and any port.", default=()

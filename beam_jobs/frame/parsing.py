@@ -10,8 +10,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from beam_jobs.dataflow import checks as dataflow
 from beam_jobs.dataflow import flags
 from schemas.base.errors import PhraseLensError
-from schemas.console import flags as flags_lib
+from schemas.console.parser import Parser, parser_for
 from schemas.runs import command_line
+
+_OTHERS = "flags of Beam's runners and for Dataflow (docs/operate/dataflow.md)"
 
 
 def parse(
@@ -27,18 +29,10 @@ def parse(
       PhraseLensError: a flag that none of them knows (Beam by itself only warns), or that
         Dataflow cannot work with.
     """
-    parser = flags_lib.parser_for(config, f"./run.sh {name}", doc)
-    parser.epilog = (
-        "All flags of Beam's runners are accepted too, such as --runner; with Dataflow's also "
-        + ", ".join(f"--{name}" for name in flags.FLAG_NAMES)
-        + " (docs/operate/dataflow.md)."
-    )
+    parser = parser_for(config, name, doc)
+    parser.others, parser.others_title = _beam_parser, _OTHERS
     args, rest = parser.read_known(argv)
-    beam_parser = flags_lib.Parser("Beam", add_help=False)
-    for options in PipelineOptions.__subclasses__():
-        with_flags = getattr(options, "_add_argparse_args", None)
-        if with_flags:
-            with_flags(_Lenient(beam_parser))
+    beam_parser = _beam_parser()
     beam_args, unknown = beam_parser.parse_known_args(rest)
     if "dataflow" not in (beam_args.runner or "").lower():
         unknown = dataflow.mistyped(rest, parser) + unknown
@@ -52,6 +46,16 @@ def parse(
     if flags.is_dataflow(pipeline_options) and not parsed.dry_run:
         dataflow.check_paths(parsed, pipeline_options)
     return parsed, pipeline_options
+
+
+def _beam_parser() -> Parser:
+    """The parser of what Beam's runners take, and of our own flags for Dataflow."""
+    parser = Parser("", is_part=True)
+    for options in PipelineOptions.__subclasses__():
+        with_flags = getattr(options, "_add_argparse_args", None)
+        if with_flags:
+            with_flags(_Lenient(parser))
+    return parser
 
 
 def _check_runner(options: PipelineOptions) -> None:

@@ -12,6 +12,7 @@ class ReuseConfig:
         "is taken from it.",
         default="",
         role="input",
+        essential=False,
     )
     retry_dead: bool = flag(
         "Try again what died in the last run of the same work, such as images that could not be "

@@ -38,6 +38,7 @@ class Config(LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
         "What the log calls an image file: its name without suffix, its name, or its path.",
         default="stem",
         choices=("stem", "name", "path"),
+        essential=True,
     )
     near_duplicates: bool = flag("Take near duplicates for one image.", default=True)
     validation_share: float = flag(
@@ -47,10 +48,15 @@ class Config(LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
         "Share of images held out for the final figures.", default=0.2, minimum=0, below=1
     )
     min_users: int = flag(
-        "People who must have typed a query, where people are known.", default=5, minimum=1
+        "People who must have typed a query, where people are known.",
+        default=5,
+        minimum=1,
+        essential=True,
     )
     min_pair_clicks: float = flag("Fewest clicks that make a pair.", default=1.0, minimum=0)
-    one_person_pairs: bool = flag("Let the clicks of one person make a pair.", default=False)
+    one_person_pairs: bool = flag(
+        "Let the clicks of one person make a pair.", default=False, essential=True
+    )
     max_images_per_query: int = flag(
         "Best images of a query that are kept.", default=10_000, minimum=1
     )
@@ -102,7 +108,7 @@ class Config(LogConfig, ImageConfig, ReuseConfig, CeilingConfig):
         "output's last run, or that of --reuse, has fitted is kept.",
         default=False,
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def ceilings(self) -> Ceilings:
         """How many rows of each kind may die."""

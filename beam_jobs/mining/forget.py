@@ -26,7 +26,7 @@ from beam_jobs.mining import log as log_lib
 from beam_jobs.mining.days import find_days, query_parts_of, read_deletions_of
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError, tell
-from schemas.console import heartbeat
+from schemas.console import heartbeat, program
 from schemas.console.flags import flag
 from schemas.datasets import commit, manifest, shards
 from schemas.datasets.dataset import Dataset
@@ -44,7 +44,9 @@ class Config:
     list: str = flag("Deletion list: a table with image, user and query.", role="input")
     days: str = flag("Folder of days that mine_log wrote.", role="input")
     person_key: str = flag("The key file that mine_log was given.", default="", role="input")
-    dry_run: bool = flag("Say which days there are, and stop.", default=False, role="runtime")
+    dry_run: bool = flag(
+        "Say which days there are, and stop.", default=False, role="runtime", essential=True
+    )
 
 
 def _tables(day: Dataset, name: str) -> Iterator[tuple[manifest.Shard, pa.Table]]:
@@ -140,6 +142,12 @@ def build(pipeline: beam.Pipeline, config: Config) -> None:
     )
 
 
+def _next(config: Config) -> str:
+    """What deletes the same from the datasets of a work folder."""
+    data = {"images": "IMAGES/**", "labels": "LABELS.csv", "workdir": "WORKDIR"}
+    return program.command("all", days=config.days, forget=config.list, **data)
+
+
 def run(argv: list[str] | None = None) -> int:
     """It has no dataset of its own, so it runs without the frame of beam_jobs/frame/job.py."""
     try:
@@ -157,9 +165,7 @@ def run(argv: list[str] | None = None) -> int:
             lambda pipeline: build(pipeline, execution.for_workers(config, options, folder)),
             config,
             options,
-            finish=lambda: print(
-                f"next: ./run.sh all --days {config.days} --forget {config.list} …"
-            ),
+            finish=lambda: print(f"next: {_next(config)}"),
         )
     finally:
         if temp:

@@ -13,15 +13,25 @@ class LogConfig:
 
     log: tuple[str, ...] = flag("Click log: files, globs or folders.", default=(), role="input")
     columns: tuple[str, ...] = flag(
-        "Columns of the log as field=column; fields are " + ", ".join(LOG_FIELDS) + ".", default=()
+        "Columns of the log as field=column; fields are " + ", ".join(LOG_FIELDS) + ".",
+        default=(),
+        essential=True,
     )
     format: str = flag("What the log is; auto looks at the files.", default="auto", choices=FORMATS)
     forget: str = flag(
-        "Deletion list: a table with the columns image, user and query.", default="", role="input"
+        "Deletion list: a table with the columns image, user and query.",
+        default="",
+        role="input",
+        essential=False,
     )
-    blocklist: str = flag("Words and queries to leave out, one a line.", default="", role="input")
+    blocklist: str = flag(
+        "Words and queries to leave out, one a line.", default="", role="input", essential=False
+    )
     person_key: str = flag(
-        "File with the secret key of the hashes of users and sessions.", default="", role="input"
+        "File with the secret key of the hashes of users and sessions.",
+        default="",
+        role="input",
+        essential=False,
     )
     max_query_chars: int = flag("Longer queries die.", default=1000, minimum=1)
     query_parts: int = flag(

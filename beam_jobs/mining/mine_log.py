@@ -38,6 +38,7 @@ from beam_jobs.mining.log import (
 from beam_jobs.mining.log_flags import LogConfig
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets import manifest
 from schemas.runs.run import Run
@@ -52,7 +53,9 @@ from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(LogConfig, CeilingConfig):
     output: str = flag("Dataset to write.", role="output")
-    partition: str = flag("The day, as 2026-11-20; rows of other days are left out.", default="")
+    partition: str = flag(
+        "The day, as 2026-11-20; rows of other days are left out.", default="", essential=True
+    )
     num_shards: int = flag(
         "Shards of every table; 0 goes by the size of the log.", default=0, minimum=0
     )
@@ -72,7 +75,7 @@ class Config(LogConfig, CeilingConfig):
     fail_small_day: bool = flag(
         "Refuse a small day instead of a warning.", default=False, role="runtime"
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 TABLES = {name: commit.parquet(schema) for name, schema in SCHEMAS.items()}
@@ -246,7 +249,13 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh mine_pairs --days {c.output.rpartition('/')[0]} --images …",
+    next_command=lambda c: program.command(
+        "mine_pairs",
+        days=c.output.rpartition("/")[0] or ".",
+        images="IMAGES/**",
+        labels="LABELS.csv",
+        output=program.beside(c.output.rpartition("/")[0], "mined"),
+    ),
 )
 
 

@@ -41,6 +41,7 @@ from beam_jobs.mining.images import LabelFile, MineImages
 from beam_jobs.mining.merged import MineLog, ReadDays
 from beam_jobs.mining.queries import MinePairs, MineQueries, MineQueryPairs
 from schemas.base.errors import CorruptError, PhraseLensError
+from schemas.console import program
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import run as run_lib
@@ -229,7 +230,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh prepare_pairs --mined {c.output} --output …",
+    next_command=lambda c: program.command(
+        "prepare_pairs", mined=c.output, output=program.beside(c.output, "training_pairs")
+    ),
 )
 
 

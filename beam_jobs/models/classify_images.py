@@ -25,6 +25,7 @@ from beam_jobs.frame.reuse_flags import ReuseConfig
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.manifest import Manifest
 from schemas.runs.run import Run
@@ -58,9 +59,10 @@ class Config(InferenceSettings, ImageConfig, ReuseConfig, CeilingConfig):
         "What names an image file: its name without suffix, its name, or its path.",
         default="path",
         choices=("stem", "name", "path"),
+        essential=True,
     )
     images_per_shard: int = flag("Image files of a shard.", default=1024, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -137,7 +139,7 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh verify {c.output}",
+    next_command=lambda c: program.command("verify", c.output),
     runs_networks=True,
 )
 

@@ -25,6 +25,7 @@ from model_code.phrases import settings as phrase_settings
 from model_code.phrases.settings import PhraseSettings
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest
@@ -44,11 +45,14 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     pixel_embedder: str = flag("Pixel embedder.", role="input")
     phrases: str = flag("Dataset of embed_phrases.", role="input")
     output: str = flag("Dataset to write.", role="output")
-    num_phrases: int = flag("Phrases predicted for an image, N.", default=3, minimum=1)
+    num_phrases: int = flag(
+        "Phrases predicted for an image, N.", default=3, minimum=1, essential=True
+    )
     diversity: str = flag(
         "The N nearest phrases; near-identical ones once (merge); or maximal marginal relevance.",
         default="none",
         choices=phrase_settings.DIVERSITIES,
+        essential=True,
     )
     phrase_pool: int = flag(
         "Nearest phrases that merge and mmr choose from.", default=50, minimum=1
@@ -67,7 +71,7 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
         default="equal",
         choices=phrase_settings.WEIGHTS,
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def __post_init__(self):
         """Raises PhraseLensError for a value that makes no sense."""
@@ -161,7 +165,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh prepare_examples --features {c.output} --output …",
+    next_command=lambda c: program.command(
+        "prepare_examples", features=c.output, output=program.beside(c.output, "examples")
+    ),
     runs_networks=True,
 )
 

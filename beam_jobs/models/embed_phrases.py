@@ -29,6 +29,7 @@ from model_code.index.choice import KINDS, IndexSettings
 from model_code.phrases.calibration import HEADS
 from model_code.runtime import settings as inference_settings
 from model_code.runtime.settings import EmbeddingSettings
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Manifest, Shard, Table
@@ -76,14 +77,19 @@ class Config(EmbeddingSettings, ReuseConfig, CeilingConfig):
     max_dead_fraction: float = flag(
         "Share of dead rows that fails the job.", default=0.05, minimum=0, maximum=1
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
-    index_kind: str = flag("Kind of the phrase index.", default="auto", choices=("auto", *KINDS))
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
+    index_kind: str = flag(
+        "Kind of the phrase index.", default="auto", choices=("auto", *KINDS), essential=True
+    )
     index_recall: float = flag(
         "Share of the 3 nearest phrases that search finds.", default=0.99, above=0, maximum=1
     )
     index_memory: int = flag("Bytes of memory for the index; 0 for any.", default=0, minimum=0)
     earlier_phrases: str = flag(
-        "Dataset of embed_phrases whose index is updated.", default="", role="input"
+        "Dataset of embed_phrases whose index is updated.",
+        default="",
+        role="input",
+        essential=False,
     )
     max_index_drift: float = flag(
         "Share of phrases added, removed or moved that makes it anew.",
@@ -305,9 +311,8 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: (
-        f"./run.sh embed_images --mined {c.mined} --generator {c.generator} "
-        f"--pixel_embedder … --phrases {c.output} --output …"
+    next_command=lambda c: program.command(
+        "train pixel_embedder", mined=c.mined, output=program.beside(c.output, "pixel_embedder")
     ),
     runs_networks=True,
 )

@@ -24,6 +24,7 @@ from model_code.models.fusion.family import INPUTS
 from model_code.phrases.settings import PhraseSettings
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
@@ -51,6 +52,7 @@ class Config(CeilingConfig):
         "number where more than 1 in 100 labelled images has several.",
         default="auto",
         choices=("auto", "single", "multi"),
+        essential=True,
     )
     min_label_images: int = flag(
         "Fewest training images that make a label; 1 keeps labels that only held-out images have, "
@@ -59,7 +61,7 @@ class Config(CeilingConfig):
         minimum=1,
     )
     num_shards: int = flag("Shards of a split.", default=4, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def preflight(config: Config) -> job.Inputs:
@@ -124,7 +126,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh train fusion --examples {c.output} --output …",
+    next_command=lambda c: program.command(
+        "train fusion", examples=c.output, output=program.beside(c.output, "fusion")
+    ),
 )
 
 

@@ -22,6 +22,7 @@ from beam_jobs.frame import job
 from beam_jobs.frame.ceiling_flags import CeilingConfig
 from model_code.runtime.settings import BACKBONES
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.manifest import Table
@@ -39,12 +40,13 @@ class Config(CeilingConfig):
     mined: str = flag("Dataset of mine_pairs.", role="input")
     output: str = flag("Dataset to write.", role="output")
     backbone: str = flag(
-        "Network to train.",
-        default="resnet101",
-        choices=BACKBONES,
+        "Network to train.", default="resnet101", choices=BACKBONES, essential=True
     )
     image_size: int = flag(
-        "Side of the images in pixels; 0 for the network's own.", default=0, minimum=0
+        "Side of the images in pixels; 0 for the network's own.",
+        default=0,
+        minimum=0,
+        essential=True,
     )
     image_encoding: str = flag(
         "How examples hold images. raw: 3 bytes a pixel (150 KB at 224 px), read without decoding; "
@@ -60,7 +62,7 @@ class Config(CeilingConfig):
     validation_images: int = flag(
         "Held-out images for the retrieval metrics.", default=10_000, minimum=0
     )
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def image_size(config: Config) -> int:
@@ -149,7 +151,9 @@ JOB = job.Job(
     config=Config,
     build=build,
     preflight=preflight,
-    next_command=lambda c: f"./run.sh train text_generator --pairs {c.output} --output …",
+    next_command=lambda c: program.command(
+        "train text_generator", pairs=c.output, output=program.beside(c.output, "text_generator")
+    ),
 )
 
 

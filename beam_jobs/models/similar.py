@@ -25,9 +25,9 @@ from model_code.phrases.settings import PhraseSettings
 from schemas.base import places, storage
 from schemas.base.errors import PhraseLensError, tell
 from schemas.base.printable import printable
-from schemas.console import flags as flags_lib
 from schemas.console import heartbeat
 from schemas.console.flags import flag
+from schemas.console.parser import parser_for
 from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line
@@ -54,8 +54,8 @@ class Config:
         default="",
         role="input",
     )
-    count: int = flag("Images to find.", default=10, minimum=1)
-    json: bool = flag("Print JSON.", default=False, role="runtime")
+    count: int = flag("Images to find.", default=10, minimum=1, essential=True)
+    json: bool = flag("Print JSON.", default=False, role="runtime", essential=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +263,7 @@ def lines(found: Sequence[dict]) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.parser_for(Config, "./run.sh similar", __doc__ or "")
+    parser = parser_for(Config, "similar", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or an image_id")
     try:
         args = parser.read(argv)

@@ -11,38 +11,41 @@ snapshots are deleted too.
   ./run.sh all --days days/ --images 'images/**' --labels labels.csv --workdir work/mine \\
       --forget deletions.csv
   ./run.sh all … --dry_run
+  ./run.sh all --config run.toml                               (docs/use/settings.md)
   ./run.sh all … --set train_fusion.epochs=50,embed_images.num_phrases=5
   ./run.sh all … --beam "--runner=DataflowRunner --project=PROJECT --region=REGION \\
       --temp_location=gs://BUCKET/tmp --image=REPOSITORY/phraselens:1"
 """
 
 import dataclasses
+import importlib
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 from beam_jobs.mining import check as mined_check
-from beam_jobs.runs import stage_flags
-from beam_jobs.runs.overrides import RunConfig, command_of, flags_of, parse_overrides
+from beam_jobs.runs import overrides, stage_flags
+from beam_jobs.runs.overrides import TODO, RunConfig, command_of, flags_of
 from beam_jobs.runs.stages import FORGET, SAMPLES, STAGES, Stage
 from model_code.metrics.evaluation import decimals, unmeasured
 from model_code.models.fusion.family import FUSION
 from model_code.report.data import read_evaluation
 from schemas.base import storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import launch
+from schemas.console import launch, program
 from schemas.console.flags import flag
 from schemas.console.progress import duration
 from schemas.datasets import dataset
 from schemas.maintenance import forgetting
-from schemas.runs import command_line
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
     until: str = flag("Stop after this stage.", default="", role="runtime")
-    dry_run: bool = flag("Print the commands and run nothing.", default=False, role="runtime")
+    dry_run: bool = flag(
+        "Print the commands and run nothing.", default=False, role="runtime", essential=True
+    )
 
 
 def ablation_table(evaluation: Mapping) -> str:
@@ -61,12 +64,12 @@ def results(config: Config) -> str:
     evaluation = read_evaluation(dataset.Dataset(storage.join(config.workdir, "fusion")))
     report = dataset.Dataset(storage.join(config.workdir, "report")).folder("report")
     if config.samples:
-        following = "now your own data:\n  ./run.sh all --log 'LOG/*.parquet' --images 'IMAGES/**'"
-        following += " --labels LABELS.csv --workdir work/mine"
+        data = {"log": "LOG/*.parquet", "images": "IMAGES/**", "labels": "LABELS.csv"}
+        following = f"now your own data:\n  {program.command('all', **data, workdir='work/mine')}"
     else:
-        model = storage.join(config.workdir, "model")
-        following = f"next:\n  ./run.sh classify_images --model {model} --images 'NEW/**'"
-        following += f" --output {storage.join(config.workdir, 'new_predictions')}"
+        model, output = (storage.join(config.workdir, n) for n in ("model", "new_predictions"))
+        data = {"model": model, "images": "NEW/**", "output": output}
+        following = f"next:\n  {program.command('classify_images', **data)}"
     return (
         f"\nOn {evaluation['rows']['test']:,} test images that no model has seen:\n\n"
         f"{ablation_table(evaluation)}\n\n"
@@ -79,7 +82,7 @@ def check(config: RunConfig) -> None:
 
     Raises:
       PhraseLensError: inputs are missing or doubled, `--set` cannot be read, or a stage would not
-        take the flags that `--set` and `--beam` give it.
+        take the flags that `--config`, `--set` and `--beam` give it.
     """
     needed = ("days" if config.days else "log", "images", "labels")
     missing = [f"--{name}" for name in needed if not getattr(config, name)]
@@ -89,14 +92,26 @@ def check(config: RunConfig) -> None:
         )
     if not config.samples and missing:
         raise PhraseLensError(
-            " ".join(missing), "the paths of your data", "Give them, or use ./run.sh quickstart."
+            " ".join(missing),
+            "the paths of your data",
+            f"Give them, or use {program.command('quickstart')}.",
         )
-    todo = (SAMPLES, FORGET, *STAGES)
-    overrides = parse_overrides(config.set, [stage.name for stage in todo])
-    for stage in todo:
-        is_on_beam = config.beam and stage.is_beam_job and stage is not FORGET
-        if stage.name in overrides or is_on_beam:
-            stage_flags.check(stage.name, stage.module, command_of(stage, config)[3:])
+    for stage in TODO:
+        check_flags(stage, config)
+
+
+def check_flags(stage: Stage, config: RunConfig) -> None:
+    """Refuses what a stage would not take of `--config`, `--set` and `--beam`."""
+    table, given = config.tables.get(stage.name), config.set_flags.get(stage.name, {})
+    is_on_beam = config.beam and stage.is_beam_job and stage is not FORGET
+    if table:
+        table.check(importlib.import_module(stage.module).Config)
+    if not (table or given or is_on_beam):
+        return
+    try:
+        stage_flags.check(stage.name, stage.module, command_of(stage, config)[3:])
+    except PhraseLensError as error:
+        raise (table.own(error, given) if table else error) from error
 
 
 def stages_of(config: Config) -> tuple[Stage, ...]:
@@ -168,9 +183,25 @@ def delete_the_rest(work: str, date: str = "", done: Sequence[Stage] = STAGES) -
         print(f"deleted {folder}: it was made of what must be forgotten; make it again if needed")
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def run(
+    argv: Sequence[str] | None = None,
+    of: type[Config] = Config,
+    name: str = "all",
+    doc: str | None = __doc__,
+) -> int:
+    """Runs the command.
+
+    Args:
+      argv: its flags.
+      of: the dataclass of them.
+      name: of the command, for its help.
+      doc: the help.
+
+    Returns:
+      The exit status.
+    """
     try:
-        config = command_line.parse(Config, "./run.sh all", __doc__ or "", argv)
+        config = overrides.parse(of, name, doc, argv)
         check(config)
         todo = stages_of(config)
         if config.dry_run:

@@ -21,18 +21,23 @@ MODELS = stages.models()
 class Config(overrides.RunConfig):
     date: str = flag("The snapshot's name, such as 2026-01-31.", role="runtime")
     retrain: tuple[str, ...] = flag(
-        f"Models to train again, of {', '.join(MODELS)}; or none.", default=("none",)
+        f"Models to train again, of {', '.join(MODELS)}; or none.",
+        default=("none",),
+        essential=True,
     )
     summary: str = flag(
         "Another file for what each stage did, with times, as JSON, beside the one in "
         "<workdir>/summaries.",
         default="",
         role="output",
+        essential=False,
     )
     detailed_exit_code: bool = flag(
         "End with status 10 where there was nothing to do.", default=False, role="runtime"
     )
-    dry_run: bool = flag("Print the plan and run nothing.", default=False, role="runtime")
+    dry_run: bool = flag(
+        "Print the plan and run nothing.", default=False, role="runtime", essential=True
+    )
 
 
 def retrained(config: Config) -> tuple[str, ...]:

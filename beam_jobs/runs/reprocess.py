@@ -38,11 +38,12 @@ from schemas.base.errors import (
     say,
     tell,
 )
+from schemas.console import program
 from schemas.console.progress import duration
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance import metrics, pending, summaries
-from schemas.runs import changes, command_line, snapshots
+from schemas.runs import changes, snapshots
 from schemas.runs import folders as run_folders
 from schemas.runs import pointer as pointer_lib
 
@@ -265,7 +266,7 @@ def finish_deletion(config: Config) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        config = command_line.parse(Config, "./run.sh reprocess", __doc__, argv)
+        config = overrides.parse(Config, "reprocess", __doc__, argv)
     except PhraseLensError as error:
         return tell(error)
     done: list[Done] = []
@@ -309,11 +310,12 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
     if status := finish_deletion(config):
         return status
     pointer = pointer_lib.read_pointer(config.workdir)
+    names = {"workdir": config.workdir, "date": config.date}
     if config.date in pointer.holds:
         raise RefusedError(
             f"snapshot {config.date}",
             f"a date that is not held: {pointer.holds[config.date]}",
-            f"Lift it: ./run.sh hold --workdir {config.workdir} --date {config.date} --lift.",
+            f"Lift it: {program.command('hold --lift', **names)}",
         )
     nothing = Exit.NOTHING if config.detailed_exit_code else Exit.DONE
     if not config.forget and pointer.knows(config.date):
@@ -333,7 +335,7 @@ def _run(config: Config, argv: Sequence[str], done: list[Done], miner: Beside | 
     if config.forget:
         print("all older snapshots are deleted")
     else:
-        print(f"next: ./run.sh gate --workdir {config.workdir} --date {config.date}")
+        print(f"next: {program.command('gate', **names)}")
     return nothing if all(row.skipped for row in done) else Exit.DONE
 
 
@@ -343,7 +345,8 @@ def _say_what_is_left(config: Config) -> None:
         names = [stage.output for stage in stages.STAGES]
         print(
             f"not forgotten yet: {pending.left(config.workdir, names, begun.date)}; the next "
-            "./run.sh reprocess ends this deletion first, and nothing is put in use before",
+            f"{program.command('reprocess')} ends this deletion first, and nothing is put in use "
+            "before",
             file=sys.stderr,
         )
 

@@ -201,7 +201,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh bench mining_peers", __doc__, argv, work)
+    return command_line.main(Config, "bench mining_peers", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ class Settings:
                 "reprocess.forget: expected no deletion list; give it to ./run.sh reprocess once, "
                 "by hand, and to keep rows out to stages.mine_pairs.forget"
             )
-        if self.variant == "composer" and {"set", "preset"} & set(self.reprocess):
+        if self.variant == "composer" and {"set", "preset", "config"} & set(self.reprocess):
             raise ValueError(
-                "reprocess.set, reprocess.preset: expected settings of stages in `stages`, from "
+                "reprocess.set, preset, config: expected settings of stages in `stages`, from "
                 "which the Flex Templates get them too"
             )
 

@@ -31,7 +31,7 @@ from schemas.base import storage
 from schemas.base.errors import Exit, tell
 from schemas.base.printable import printable
 from schemas.console import flags as flags_lib
-from schemas.console import heartbeat
+from schemas.console import heartbeat, program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command_line, snapshots
@@ -43,7 +43,9 @@ from schemas.runs.snapshots import Snapshot
 class _Paths:
     workdir: str = flag("Work folder of all stages; local or gs://.", role="output")
     date: str = flag("Snapshot to check.", role="runtime")
-    against: str = flag("Snapshot to compare with, instead of the one in use.", default="")
+    against: str = flag(
+        "Snapshot to compare with, instead of the one in use.", default="", essential=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,8 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
             print(f"labels that are {what}: {shortened(names)}")
     refused_by = [c.name for c in found.checks if c.verdict == "refuse"]
     if old and new.date < old.date and not config.against:
-        print(f"{old.date} is in use and later: only a person goes back, by ./run.sh rollback")
+        back = program.command("rollback", workdir=config.workdir)
+        print(f"{old.date} is in use and later: only a person goes back, by {back}")
         refused_by.append("date")
     if new.date in pointer.holds:
         print(f"{new.date} is held: {pointer.holds[new.date]}")
@@ -181,7 +184,8 @@ def _judge(config: Config, new: Snapshot) -> dict[str, Any]:
     if refused_by:
         print(f"refused by {', '.join(refused_by)}; what is in use stays: docs/operate/gate.md")
     else:
-        print(f"pass\nnext: ./run.sh promote --workdir {config.workdir} --date {new.date}")
+        following = program.command("promote", workdir=config.workdir, date=new.date)
+        print(f"pass\nnext: {following}")
     described = [
         dataclasses.asdict(c) | {"threshold": c.threshold, "verdict": c.verdict}
         for c in found.checks
@@ -205,7 +209,7 @@ def _json(result: Mapping[str, Any]) -> bytes:
 
 def run(argv: Sequence[str] | None = None) -> int:
     try:
-        config = command_line.parse(Config, "./run.sh gate", __doc__ or "", argv)
+        config = command_line.parse(Config, "gate", __doc__, argv)
         with heartbeat.doing("gate"):
             return Exit.DONE if gate(config) else Exit.REFUSED
     except Exception as error:

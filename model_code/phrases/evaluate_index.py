@@ -53,7 +53,7 @@ class Config:
         default="",
         role="input",
     )
-    kinds: tuple[str, ...] = flag("Kinds to measure.", default=KINDS)
+    kinds: tuple[str, ...] = flag("Kinds to measure.", default=KINDS, essential=True)
     num_phrases: int = flag("Phrases of an image, N.", default=3, minimum=1)
     images: int = flag("Images that tune and ask.", default=2048, minimum=1)
     index_recall: float = flag("Recall@3 to tune for.", default=0.99, above=0, maximum=1)
@@ -306,7 +306,7 @@ def work(config: Config) -> None:
 
 
 def run(argv: list[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh evaluate_index", __doc__, argv, work)
+    return command_line.main(Config, "evaluate_index", __doc__, argv, work)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Config:
         role="input",
     )
     gallery: int = flag("Images to show for each kind of outcome.", default=8, minimum=0)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def folders(config: Config) -> dict[str, str]:

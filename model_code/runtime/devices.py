@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from schemas.base.errors import PhraseLensError
-from schemas.console import quiet
+from schemas.console import program, quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _opened(kind: str, threads: int) -> Device:
             "--device=gpu",
             "a GPU that TensorFlow finds",
             "Run ./run.sh setup --gpu on a machine with one, or give --device=cpu; "
-            "./run.sh doctor says what is there.",
+            f"{program.command('doctor')} says what is there.",
         )
     if kind == "cpu" or not gpus:
         _hide(gpus)

@@ -20,6 +20,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, saved_obje
 from tensorflow.python.framework import op_def_registry
 
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 
 # Operations without state whose only link to the world are numbers need no name here: a file, an
 # address or a function is given as text, as a handle or as a function (`is_allowed`). Of those that
@@ -129,7 +130,7 @@ def check(folder: str) -> None:
             model = saved_model_pb2.SavedModel.FromString(file.read())
     except Exception as error:  # of protobuf, which has one of its own
         raise PhraseLensError(
-            path, f"a SavedModel ({error})", "Run ./run.sh export_model."
+            path, f"a SavedModel ({error})", f"Run {program.command('export_model')}."
         ) from error
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
         raise PhraseLensError(
@@ -142,7 +143,8 @@ def check(folder: str) -> None:
         raise PhraseLensError(
             path,
             f"a graph that only computes, found {', '.join(found)}",
-            "Take these operations out of the model, or load one that ./run.sh export_model wrote.",
+            "Take these operations out of the model, or load one that "
+            f"{program.command('export_model')} wrote.",
         )
     inside = os.path.realpath(folder)
     for asset in graph.asset_file_def:

@@ -19,6 +19,7 @@ def training_device() -> Any:
         default="auto",
         role="runtime",
         choices=TRAINING_DEVICES,
+        essential=True,
     )
 
 
@@ -38,6 +39,7 @@ class InferenceSettings:
         default="auto",
         role="runtime",
         choices=DEVICES,
+        essential=True,
     )
     tf_threads: int = flag(
         "TensorFlow's threads in a worker process; 0 for the machine's cores shared out among "

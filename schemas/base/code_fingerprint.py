@@ -43,7 +43,9 @@ FRAME = frozenset(
         "schemas.base.errors",
         "schemas.console.heartbeat",
         "schemas.console.launch",
+        "schemas.console.parser",
         "schemas.console.log_lines",
+        "schemas.console.program",
         "schemas.console.quiet",
         "schemas.runs.command_line",
         "schemas.runs.inputs",
@@ -130,13 +132,14 @@ def _parents(name: str) -> list[str]:
 
 
 def _without_prose(tree: ast.Module) -> ast.Module:
-    """A module without docstrings, help texts of flags, and what only a type checker imports."""
+    """A module without docstrings, what is said of flags, and what only a type checker imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             is_prose = node.body and ast.get_docstring(node, clean=False) is not None
             node.body = node.body[1:] if is_prose else node.body
         elif isinstance(node, ast.Call) and _last_name(node.func) == "flag":
             node.args = node.args[1:]
+            node.keywords = [word for word in node.keywords if word.arg != "essential"]
         elif isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
             node.body = []
     return tree

@@ -6,28 +6,18 @@ class Config:
     num_shards: int = flag("Shards of every table.", default=4)
 """
 
-import argparse
 import dataclasses
-import difflib
 import math
-import re
 import shlex
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from schemas.base import places
 from schemas.base.errors import PhraseLensError
-from schemas.console import log_lines, quiet
+from schemas.console import quiet
 
 _REQUIRED = object()
-_TITLES = {
-    "input": "inputs",
-    "setting": "settings",
-    "output": "output and runtime",
-    "runtime": "output and runtime",
-}
 _LARGEST = 2**63 - 1  # what tables, NumPy and TensorFlow hold
 
 
@@ -74,6 +64,7 @@ def flag(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    essential: bool | None = None,
 ) -> Any:
     """A field of a config that is also a flag.
 
@@ -86,6 +77,8 @@ def flag(
       choices: the values allowed.
       numbers: int or float where a flag of several words holds numbers.
       minimum, maximum, above, below: the numbers allowed, as of `Bounds`; every number has a least.
+      essential: whether --help shows it, and not only --help-all; without a word it does where the
+        flag is required, an input or an output.
     """
     bounds = Bounds(minimum, maximum, above, below)
     metadata = {
@@ -94,10 +87,18 @@ def flag(
         "choices": choices,
         "numbers": numbers,
         "bounds": bounds,
+        "essential": essential,
     }
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_essential(field: dataclasses.Field) -> bool:
+    """Whether --help shows a flag."""
+    said = field.metadata["essential"]
+    is_needed = field.default is dataclasses.MISSING
+    return said if said is not None else is_needed or field.metadata["role"] in ("input", "output")
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -161,8 +162,8 @@ def value_type(hint: Any) -> type:
     return typing.get_origin(hint) or hint
 
 
-def _reader(field: dataclasses.Field, kind: type) -> Callable[[str], Any]:
-    """text → value of a flag. Raises PhraseLensError."""
+def reader(field: dataclasses.Field, kind: type) -> Callable[[str], Any]:
+    """Text on a command line → value of a flag. Raises PhraseLensError."""
     name, bounds = field.name, field.metadata["bounds"]
     if kind is bool:
         return lambda text: _boolean(name, text)
@@ -170,148 +171,8 @@ def _reader(field: dataclasses.Field, kind: type) -> Callable[[str], Any]:
         return lambda text: _number(name, kind, bounds, text)
     if kind is tuple:
         if field.metadata["role"] == "input":
+            from schemas.base import places  # `doctor` runs before what it needs is installed
+
             return places.split
         return lambda text: _list(name, field.metadata["numbers"], bounds, text)
     return str
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says in one line what is wrong, as a PhraseLensError."""
-
-    def __init__(self, prog: str, description: str = "", **options: Any):
-        super().__init__(
-            prog,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **options,
-        )
-        if options.get("add_help", True):  # of a command, then, and not of a part of one
-            quiet.add_flag(self)
-            log_lines.add_flag(self)
-
-    def error(self, message: str) -> NoReturn:
-        wrong = re.match(r"argument ([^:]+): invalid (\w+) value: '(.*)'$", message, re.DOTALL)
-        if wrong:  # of a flag of Beam's, which argparse reads by itself
-            kind = {"int": "a whole number", "float": "a number"}.get(wrong[2], wrong[2])
-            raise PhraseLensError(f"{wrong[1]}={wrong[3]}", kind, "Give another value.")
-        found = re.match(r"argument ([^:]+): (?:expected )?(.*)", message, re.DOTALL)
-        missing = re.match(r"the following arguments are required: (.*)", message, re.DOTALL)
-        if missing:
-            raise PhraseLensError(missing[1], "a value", "Give it; see --help.")
-        item, expected = (found[1], found[2]) if found else (self.prog, message)
-        raise PhraseLensError(item, expected, "See --help.")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
-            item = f"{action.option_strings[0]}=" if action.option_strings else ""
-            near = difflib.get_close_matches(str(value), names, 1)
-            remedy = f"Did you mean {near[0]}?" if near else "See --help."
-            raise PhraseLensError(f"{item}{value}", f"one of {', '.join(names)}", remedy)
-
-    def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The values of a command line.
-
-        Raises:
-          PhraseLensError: flags are unknown or missing, all of which it names, or a value is none.
-        """
-        args, leftover = self.read_known(argv)
-        self.refuse(args, leftover)
-        return args
-
-    def read_known(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-        """As `parse_known_args`; a flag that is missing is so in the values too: see `refuse`."""
-        needed = [a for a in self._actions if a.required and a.option_strings]
-        defaults = [action.default for action in needed]
-        for action in needed:
-            action.required, action.default = False, _REQUIRED
-        try:
-            return self.parse_known_args(argv)
-        finally:
-            for action, default in zip(needed, defaults, strict=True):
-                action.required, action.default = True, default
-
-    def refuse(
-        self, args: argparse.Namespace, unknown: Sequence[str], others: Sequence[str] = ()
-    ) -> None:
-        """Raises PhraseLensError where flags are unknown or missing.
-
-        Args:
-          args, unknown: what `read_known` returned.
-          others: flags that are known elsewhere.
-        """
-        missing = [f"--{name}" for name, value in vars(args).items() if value is _REQUIRED]
-        if unknown:
-            raise unknown_flags(unknown, [*self._option_string_actions, *others], missing)
-        if missing:
-            raise PhraseLensError(
-                " ".join(missing), "a value" if len(missing) == 1 else "values", "See --help."
-            )
-
-
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """Adds a flag for every field of the dataclass `config`."""
-    titles = dict.fromkeys(_TITLES.values())
-    groups = {title: parser.add_argument_group(title) for title in titles}
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        kind = value_type(hints[field.name])
-        options: dict[str, Any] = {"help": field.metadata["help"].replace("%", "%%")}
-        if field.default is dataclasses.MISSING:
-            options["required"] = True
-        else:
-            # Else an empty path that somebody gives could not be told from none.
-            is_output = field.metadata["role"] == "output"
-            options["default"] = argparse.SUPPRESS if is_output else field.default
-            shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-            if shown not in ("", None):
-                options["help"] += f" [{shown}]"
-        options["type"] = _reader(field, kind)
-        if kind is bool:
-            options |= {"nargs": "?", "const": True, "metavar": "BOOL"}
-        elif kind is tuple:
-            options["metavar"] = "A,B,…"
-        elif field.metadata["choices"]:
-            options["choices"] = field.metadata["choices"]
-        else:
-            options["metavar"] = {str: "TEXT", int: "INT", float: "NUM"}[kind]
-        groups[_TITLES[field.metadata["role"]]].add_argument(f"--{field.name}", **options)
-
-
-def parser_for(config: type, prog: str, description: str) -> Parser:
-    parser = Parser(prog, description)
-    add_flags(parser, config)
-    return parser
-
-
-def unknown_flags(
-    leftover: Sequence[str], known: Sequence[str], missing: Sequence[str] = ()
-) -> PhraseLensError:
-    """The error for words that nobody knows, with the nearest flags that somebody does.
-
-    Args:
-      leftover: what no parser took: flags, each perhaps with its value behind it, and words.
-      known: the flags that there are.
-      missing: flags that are needed and were not given.
-    """
-    names = [word.split("=")[0] for word in leftover if word.startswith("-")]
-    if not names and any(flag.startswith("--") for flag in known):
-        return PhraseLensError(
-            " ".join(leftover),
-            "one value for each flag",
-            "Quote patterns, so that the shell leaves them as they are: --images 'images/*.jpg'",
-        )
-    meant, known = {}, [flag for flag in known if flag not in names]
-    for name in names or leftover:
-        if near := difflib.get_close_matches(name, known, 1):
-            meant[name] = near[0]
-    remedy = "See --help."
-    if len(names) <= 1 and meant:
-        remedy = f"Did you mean {next(iter(meant.values()))}?"
-    elif meant:
-        said = ", ".join(f"{near} for {name}" for name, near in meant.items())
-        remedy = f"Did you mean {said}? See --help."
-    if left := [name for name in missing if name not in meant.values()]:
-        remedy += f" Missing too: {' '.join(left)}."
-    return PhraseLensError(" ".join(leftover), "only known flags", remedy)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from schemas.console import log_lines
+from schemas.console import log_lines, program
 
 _PART = "--part"
 # What was started has so many seconds to let go of threads, locks and processes of its own.
@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _refused(error: ValueError) -> int:
-    print(f"error: {error} See ./run.sh --help.", file=sys.stderr)
+    print(f"error: {error} See {program.command('--help')}.", file=sys.stderr)
     return 2
 
 

@@ -65,7 +65,7 @@ def add_flag(parser: Any) -> None:
         action=_Verbose,
         nargs=0,
         default=argparse.SUPPRESS,
-        help="show every flag, and what libraries write while they load",
+        help="print the value of every flag, and what libraries write while they load",
     )
 
 

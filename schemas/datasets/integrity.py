@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from schemas.base import storage
 from schemas.base.errors import CorruptError
+from schemas.console import program
 from schemas.datasets.dataset import Dataset
 
 # Files of numbers and texts, gigabytes that processes map, are safe to open whatever they hold.
@@ -38,7 +39,7 @@ def check(folder: str, sums: Mapping[str, str]) -> None:
             raise CorruptError(
                 path,
                 "the file that the manifest names, found another or none",
-                "Run ./run.sh verify on its dataset: it says how to make it again.",
+                f"Run {program.command('verify')} on its dataset: it says how to make it again.",
             )
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from schemas.base import storage
 from schemas.base.errors import CorruptError
+from schemas.console import program
 
 
 @contextlib.contextmanager
@@ -92,5 +93,5 @@ def _damaged(path: str, what: str) -> CorruptError:
     return CorruptError(
         path,
         f"the shard that was committed, found {what}",
-        f"Mend it: ./run.sh verify --repair {path.rpartition('/runs/')[0]}",
+        f"Mend it: {program.command('verify --repair', path.rpartition('/runs/')[0])}",
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.console import heartbeat
+from schemas.console import heartbeat, program
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import folders as run_folders
@@ -44,7 +44,8 @@ def check_deletable(work: str, date: str, pointer: Pointer | None = None) -> Non
         raise PhraseLensError(
             f"snapshot {date} of {work}",
             f"one that nobody needs; it is {what}",
-            "Put another one in use first: ./run.sh promote or ./run.sh rollback.",
+            f"Put another one in use first: {program.command('promote')} or "
+            f"{program.command('rollback')}.",
         )
 
 

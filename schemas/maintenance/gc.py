@@ -38,8 +38,11 @@ class Config:
         "Snapshots to delete beside the old ones; neither the one in use nor the one before it.",
         default=(),
         role="runtime",
+        essential=True,
     )
-    dry_run: bool = flag("Say what would be deleted, and delete nothing.", default=False)
+    dry_run: bool = flag(
+        "Say what would be deleted, and delete nothing.", default=False, essential=True
+    )
 
 
 def _collect(config: Config) -> None:
@@ -77,7 +80,7 @@ def _collect(config: Config) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(Config, "./run.sh gc", __doc__, argv, _collect)
+    return command_line.main(Config, "gc", __doc__, argv, _collect)
 
 
 if __name__ == "__main__":

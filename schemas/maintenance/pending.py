@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from schemas.base import storage
 from schemas.base.errors import RefusedError
-from schemas.console import log_lines
+from schemas.console import log_lines, program
 from schemas.datasets import manifest
 from schemas.maintenance import forgetting
 from schemas.runs import folders as run_folders
@@ -75,7 +75,7 @@ def check(work: str) -> None:
         raise RefusedError(
             f"{work}, from which something is being deleted since {found.since}",
             "a deletion that has ended",
-            f"End it: ./run.sh reprocess {' '.join(found.argv)}",
+            f"End it: {program.command('reprocess', *found.argv)}",
         )
 
 

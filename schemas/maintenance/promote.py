@@ -89,7 +89,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
 def run(argv: Sequence[str]) -> int:
     """`promote FLAGS`, `rollback FLAGS` or `hold FLAGS`."""
     config, work = COMMANDS[argv[0]]
-    return command_line.main(config, f"./run.sh {argv[0]}", __doc__, argv[1:], work)
+    return command_line.main(config, argv[0], __doc__, argv[1:], work)
 
 
 if __name__ == "__main__":

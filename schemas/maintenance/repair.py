@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from schemas.base import storage
 from schemas.base.errors import BusyError
+from schemas.console import program
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs import changes, snapshots
@@ -95,13 +96,14 @@ def remedy(repaired: Sequence[Repaired], work: str) -> list[str]:
     """What to do now, a line each."""
     lines = []
     for date in sorted({date for found in repaired for date in found.dates}):
-        lines.append(
-            f"make snapshot {date} again: ./run.sh reprocess --workdir {work} --date {date} … "
-            "with the flags that it had"
-        )
+        again = program.command("reprocess", workdir=work, date=date)
+        lines.append(f"make snapshot {date} again: {again} with the flags that it had")
     for stage in sorted({found.stage for found in repaired if found.stage.startswith("train_")}):
         name = stage.removeprefix("train_")
-        lines.append(f"train it again: ./run.sh train {name} …, or reprocess … --retrain {name}")
+        lines.append(
+            f"train it again: {program.command(f'train {name}')} with the flags that it had, or "
+            f"{program.command('reprocess')} with --retrain {name}"
+        )
     for found in repaired:
         if not found.dates and found.stage and not found.stage.startswith("train_"):
             lines.append(f"give the command of {found.stage} again that wrote {found.run}")

@@ -16,8 +16,9 @@ from typing import Any
 
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import flags as flags_lib
+from schemas.console import program
 from schemas.console.heartbeat import duration
+from schemas.console.parser import Parser
 from schemas.datasets import dataset, manifest
 from schemas.maintenance import pending, summaries
 from schemas.runs import pointer as pointer_lib
@@ -121,7 +122,7 @@ def text(found: dict[str, Any]) -> str:
         begun = found["deletion"]
         lines.append(
             f"a deletion has not ended: begun {begun['since']} as {begun['date']}; the next "
-            "./run.sh reprocess ends it first"
+            f"{program.command('reprocess')} ends it first"
         )
     for date, reason in found["holds"].items():
         lines.append(f"held: {date}: {reason}")
@@ -157,7 +158,7 @@ def _since(moment: str) -> str:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh status", __doc__)
+    parser = Parser("status", __doc__)
     parser.add_argument("workdir", metavar="WORKDIR", help="the work folder")
     parser.add_argument("--days", default="", help="the folder of days that mine_log wrote")
     parser.add_argument("--json", action=argparse.BooleanOptionalAction, default=False)

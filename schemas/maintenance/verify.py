@@ -24,7 +24,8 @@ from collections.abc import Sequence
 
 from schemas.base import places, storage
 from schemas.base.errors import Exit, PhraseLensError, tell
-from schemas.console import flags as flags_lib
+from schemas.console import program
+from schemas.console.parser import Parser
 from schemas.datasets import checks, manifest
 from schemas.datasets.dataset import Dataset
 from schemas.maintenance.repair import Repaired, remedy, repair
@@ -41,7 +42,9 @@ def runs_at(path: str) -> list[tuple[str, str]]:
         snapshot = pointer.current(found[1])
         if snapshot is None:
             raise PhraseLensError(
-                path, "a snapshot in use", "Put one in use: ./run.sh promote; or name a dataset."
+                path,
+                "a snapshot in use",
+                f"Put one in use: {program.command('promote')}; or name a dataset.",
             )
         return _runs_of(snapshot)
     if found := re.fullmatch(rf"(.+)/{snapshots.FOLDER}/([^/]+)/?", path):
@@ -113,7 +116,7 @@ def mend(root: str, run_id: str) -> Repaired | None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = flags_lib.Parser("./run.sh verify", __doc__)
+    parser = Parser("verify", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a dataset or a folder of them")
     parser.add_argument("--repair", action="store_true", help="take what is damaged out of use")
     damaged = []
@@ -127,7 +130,8 @@ def run(argv: Sequence[str] | None = None) -> int:
                 damaged.append((root, run_id))
         if not args.repair:
             if damaged:
-                print(f"{len(damaged)} damaged; to mend: ./run.sh verify --repair {args.paths[0]}")
+                mend_it = program.command("verify --repair", args.paths[0])
+                print(f"{len(damaged)} damaged; to mend: {mend_it}")
             return Exit.CORRUPT if damaged else Exit.DONE
         repaired = [done for of in damaged if (done := mend(*of))]
     except Exception as error:

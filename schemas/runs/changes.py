@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from schemas.base import atomic, storage
 from schemas.base.errors import PhraseLensError, RefusedError, RivalCommitError
+from schemas.console import program
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 from schemas.runs.pointer import Pointer, change_pointer, read_pointer
@@ -130,7 +131,7 @@ def hold(work: str, date: str, reason: str) -> Pointer:
             raise PhraseLensError(
                 f"snapshot {date} of {work}",
                 "one that is not in use",
-                f'Go back first: ./run.sh rollback --workdir {work} --hold "the reason".',
+                f"Go back first: {program.command('rollback', workdir=work, hold='the reason')}",
             )
         return dataclasses.replace(old, holds={**old.holds, date: reason})
 
@@ -193,10 +194,11 @@ def rollback(work: str, reason: str = "") -> Pointer:
 
     def change(old: Pointer) -> Pointer:
         if not old.history:
+            wanted = program.command("promote", workdir=work, date="DATE")
             raise PhraseLensError(
                 f"snapshot in use of {work}",
                 "one that another was in use before",
-                "Promote the one you want: ./run.sh promote --date …",
+                f"Promote the one you want: {wanted}",
             )
         date = read(work, old.history[-1]).date
         holds = {**old.holds, old.date: reason} if reason else old.holds

@@ -46,7 +46,7 @@ def main(
     """
     inputs: Mapping[str, str] = {}
     try:
-        config = command_line.parse(config_class, f"python -m {modules[0]}", doc or "", argv)
+        config = command_line.parse(config_class, name.replace("train_", "train ", 1), doc, argv)
         raw = raw_inputs(config) if raw_inputs else {}
         inputs = datasets(config)
         planned = run_lib.plan(name, config, modules, inputs, raw)

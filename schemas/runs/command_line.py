@@ -8,7 +8,7 @@ from typing import Any
 from schemas.base import places
 from schemas.base.errors import PhraseLensError, tell
 from schemas.console import heartbeat
-from schemas.console.flags import parser_for
+from schemas.console.parser import parser_for
 from schemas.runs import inputs
 
 
@@ -38,30 +38,37 @@ def from_args(config: type, args: argparse.Namespace) -> Any:
     return config(**values)
 
 
-def parse(config: type, prog: str, description: str, argv: Sequence[str] | None) -> Any:
+def parse(config: type, command: str, description: str | None, argv: Sequence[str] | None) -> Any:
     """Parses a command line that has no flags but the config's.
 
     Raises:
       PhraseLensError: a flag is unknown, missing, or has a value that it cannot have.
     """
-    return from_args(config, parser_for(config, prog, description).read(argv))
+    return from_args(config, parser_for(config, command, description).read(argv))
 
 
 def main(
     config: type,
-    prog: str,
+    command: str,
     doc: str | None,
     argv: Sequence[str] | None,
     work: Callable[[Any], None],
 ) -> int:
     """A command that has no dataset of its own: parses its flags and works.
 
+    Args:
+      config: the dataclass of its flags.
+      command: what people type after the program's name.
+      doc: the module's docstring, shown by `--help`.
+      argv: flags, or None for those of the process.
+      work: does the work.
+
     Returns:
       The exit status; see `schemas.base.errors.Exit`.
     """
     try:
-        parsed = parse(config, prog, doc or "", argv)
-        with heartbeat.doing(prog.removeprefix("./run.sh ")):
+        parsed = parse(config, command, doc, argv)
+        with heartbeat.doing(command):
             work(parsed)
     except Exception as error:
         return tell(error)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.datasets import manifest
 from schemas.datasets.dataset import Dataset
 
@@ -118,7 +119,7 @@ def read(work: str, date: str) -> Snapshot:
         raise PhraseLensError(
             f"snapshot {date} of {work}",
             f"one of {', '.join(dates(work)) or 'none'}",
-            f"Make it: ./run.sh reprocess --workdir {work} --date {date} …",
+            f"Make it of your data: {program.command('reprocess', workdir=work, date=date)}",
         ) from None
     return Snapshot(work, fields["date"], fields["datasets"])
 

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 
 
 def load_array(path: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
@@ -32,5 +33,5 @@ def _no_array(path: str, what: str) -> PhraseLensError:
     return PhraseLensError(
         path,
         f"one array of numbers (.npy): {what}",
-        "Run ./run.sh verify on its dataset: it says how to make it again.",
+        f"Run {program.command('verify')} on its dataset: it says how to make it again.",
     )

@@ -51,7 +51,8 @@ def test_it_is_four_files():
 
 def test_the_command_line_knows_it(tree):
     assert "train toy             learns which dimensions" in phraselens(tree, "--help")
-    assert "--power" in phraselens(tree, "train", "toy", "--help")
+    assert "--power" in phraselens(tree, "train", "toy", "--help-all")
+    assert '"train toy") switches=' in phraselens(tree, "completion", "bash")
 
 
 def test_a_whole_run_trains_it_before_the_report(tree, tmp_path):

@@ -177,7 +177,7 @@ def test_what_only_the_launcher_reads_may_be_local():
 
 def test_help_names_dataflow_s_flags(capsys):
     with pytest.raises(SystemExit):
-        embed_images.run(["--help"])
+        embed_images.run(["--help-all"])
     printed = capsys.readouterr().out
     assert all(f"--{name}" in printed for name in flags_lib.FLAG_NAMES)
 

@@ -22,21 +22,22 @@ from beam_jobs.dataflow.flags import Flags
 from deploy import templates
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
-from schemas.console import flags as flags_lib
+from schemas.console.parser import add_flags, parser_for
 from tests.support.processes import wheel
 from tests.support.processes.locks import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 IMAGE = "images.example/phraselens:1"
+OF_EVERY_COMMAND = ("help", "help_all", "verbose", "log_format")
 
 
 def actions(job: str) -> dict[str, argparse.Action]:
     """The flags of a job's command line by name, as argparse has them."""
-    parser = flags_lib.parser_for(submit.job_module(job).Config, "", "")
+    parser = parser_for(submit.job_module(job).Config, "", "")
     if job in submit.ON_GPU:
-        flags_lib.add_flags(parser, Flags)
-    found = {a.dest: a for a in parser._actions if a.dest not in ("help", "verbose", "log_format")}
+        add_flags(parser, Flags)
+    found = {a.dest: a for a in parser._actions if a.dest not in OF_EVERY_COMMAND}
     return {name: a for name, a in found.items() if name not in ("dry_run", "image")}
 
 

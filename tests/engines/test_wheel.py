@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -17,10 +18,10 @@ def built(tmp_path_factory):
     return wheel.build(tmp_path_factory.mktemp("wheel"))
 
 
-def test_it_holds_every_module_and_template(built):
+def test_it_holds_every_module_template_and_preset(built):
     expected = {
         str(path.relative_to(work_folder.ROOT))
-        for package in (*code_fingerprint.PACKAGES, "phraselens")
+        for package in (*code_fingerprint.PACKAGES, "phraselens", "configs")
         for path in (work_folder.ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -46,6 +47,25 @@ def test_it_names_the_same_work_as_the_checkout(built, tmp_path):
         text=True,
     )
     assert done.stdout.strip() == str([code_fingerprint.of_code([m]) for m in modules]), done.stderr
+
+
+def test_presets_and_the_command_line_work_where_nothing_but_the_wheel_is(built, tmp_path):
+    with zipfile.ZipFile(built) as opened:
+        opened.extractall(tmp_path)
+    environment = work_folder.environment() | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-m", "phraselens", *words]
+        return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True)
+
+    assert "--backbone=small_resnet" in run("quickstart", "--dry_run")
+    completion = run("completion", "bash")
+    assert '"train fusion")' in completion
+    assert '"template")' not in completion, "it works on the files of a clone"
+    project = tomllib.loads((work_folder.ROOT / "pyproject.toml").read_text())["project"]
+    assert run("--version") == f"phraselens {project['version']}\n"
+    (folder,) = tmp_path.glob("phraselens-*.dist-info")
+    assert f"\nVersion: {project['version']}\n" in (folder / "METADATA").read_text()
 
 
 @pytest.mark.slow

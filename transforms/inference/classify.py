@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.progress import Progress
 from schemas.runs.run import Run
 from schemas.tables import embedded
@@ -52,7 +53,9 @@ class Networks:
         config = model.config()
         if "vectors" not in config:
             raise PhraseLensError(
-                model.path, "a model of this version", "Run ./run.sh export_model again."
+                model.path,
+                "a model of this version",
+                f"Run {program.command('export_model')} again.",
             )
         inputs = config["inputs"]
         vectors = {name: tuple(shape) for name, shape in config["vectors"].items()}

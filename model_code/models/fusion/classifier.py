@@ -14,6 +14,7 @@ from model_code.runtime import devices, saved_models
 from model_code.runtime.batches import BatchLimit, run_in_batches
 from model_code.runtime.settings import InferenceSettings
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.tables.vectors import joined
 
 
@@ -79,7 +80,9 @@ class Classifier:
         known = set(self._classify.structured_outputs if self._classify else ())
         if self._embed is None or not known >= set(OUTPUTS):
             raise PhraseLensError(
-                folder, f"a model with {', '.join(OUTPUTS)}", "Run ./run.sh export_model again."
+                folder,
+                f"a model with {', '.join(OUTPUTS)}",
+                f"Run {program.command('export_model')} again.",
             )
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)

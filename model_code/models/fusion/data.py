@@ -13,6 +13,7 @@ from model_code.runtime.few_labels import keep_first
 from model_code.runtime.training import epoch_order
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.datasets.dataset import Dataset
 from schemas.tables.vectors import Vectors, joined
 
@@ -51,7 +52,9 @@ class ExampleReader:
         self.multi: bool = config["task"] == "multi"
         if "vectors" not in config:
             raise PhraseLensError(
-                dataset.root, "examples of this version", "Run ./run.sh prepare_examples again."
+                dataset.root,
+                "examples of this version",
+                f"Run {program.command('prepare_examples')} again.",
             )
         self.vectors: Vectors = {name: tuple(shape) for name, shape in config["vectors"].items()}
         text = storage.read_bytes(storage.join(metadata, "labels.txt")).decode()

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from schemas.base import fingerprint
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets import integrity
 from schemas.datasets.dataset import Dataset
@@ -37,7 +38,7 @@ class Config:
     fusion: str = flag("Classifier (train_fusion).", role="input")
     output: str = flag("Dataset to write.", role="output")
     top_labels: int = flag("Labels returned, most probable first.", default=5, minimum=1)
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
 
 def _datasets(config: Config) -> Mapping[str, str]:
@@ -77,10 +78,13 @@ def _work(config: Config, run: Run) -> int:
         f"export_model: {sizes['labels']:,} labels, {sizes['phrases']:,} phrases, "
         f"{size / 1e6:,.0f} MB"
     )
-    print(
-        f"next: ./run.sh classify_images --model {config.output} "
-        "--images … --output …  (see its --help)"
+    following = program.command(
+        "classify_images",
+        model=config.output,
+        images="IMAGES/**",
+        output=program.beside(config.output, "predictions"),
     )
+    print(f"next: {following}")
     return 0
 
 

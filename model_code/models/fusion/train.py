@@ -39,6 +39,7 @@ from model_code.models.fusion.family import FUSION
 from model_code.runtime.settings import training_device
 from schemas.base import fingerprint, storage
 from schemas.base.errors import PhraseLensError
+from schemas.console import program
 from schemas.console.flags import flag
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
@@ -55,6 +56,7 @@ class Config:
     layers: tuple[str, ...] = flag(
         "Hidden layers to try: widths joined by '-', or linear.",
         default=("512-256", "linear"),
+        essential=True,
     )
     learning_rates: tuple[str, ...] = flag(
         "Of AdamW, to try.", default=("0.001",), numbers=float, above=0
@@ -94,7 +96,7 @@ class Config:
         "Let fused hear pixel-only and text-only, weighed on the validation split.", default=True
     )
     class_weights: bool = flag("Let rare labels count as much as frequent ones.", default=False)
-    epochs: int = flag("At most this many epochs.", default=40, minimum=1)
+    epochs: int = flag("At most this many epochs.", default=40, minimum=1, essential=True)
     patience: int = flag("Epochs without a better one before stopping.", default=6, minimum=1)
     min_steps: int = flag(
         "An epoch goes over few examples again until it has about this many batches.",
@@ -108,7 +110,7 @@ class Config:
         "A split that is not larger is kept in memory.", default=2 * 10**9, minimum=0
     )
     device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def __post_init__(self):
         """Raises PhraseLensError where a setting to try is none."""
@@ -193,7 +195,15 @@ def _work(config: Config, run: Run) -> int:
         config, run, chosen=chosen, description=description, result=result, predictions=predictions
     )
     print("\n".join(report_lines(result)))
-    print(f"next: ./run.sh export_model --fusion {config.output} …  (see its --help)")
+    following = program.command(
+        "export_model",
+        generator=program.beside(config.output, "text_generator"),
+        pixel_embedder=program.beside(config.output, "pixel_embedder"),
+        phrases=program.beside(config.output, "phrases"),
+        fusion=config.output,
+        output=program.beside(config.output, "model"),
+    )
+    print(f"next: {following}")
     return 0
 
 

@@ -10,11 +10,7 @@ from schemas.console.flags import flag
 class Config:
     mined: str = flag("Mined dataset.", role="input")
     output: str = flag("Dataset to write.", role="output")
-    backbone: str = flag(
-        "Network.",
-        default="mobilenet",
-        choices=BACKBONES,
-    )
+    backbone: str = flag("Network.", default="mobilenet", choices=BACKBONES, essential=True)
     weights: str = flag(
         "Its weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to download "
         "them; none to train on the labelled images.",
@@ -33,7 +29,7 @@ class Config:
     labels_per_class: int = flag(
         "Train on the first n labelled images of each class; 0 for all.", default=0, minimum=0
     )
-    epochs: int = flag("Epochs, at most.", default=30, minimum=1)
+    epochs: int = flag("Epochs, at most.", default=30, minimum=1, essential=True)
     batch_size: int = flag("Images a step.", default=64, minimum=1)
     learning_rate: float = flag("First learning rate (AdamW).", default=1e-3, above=0)
     weight_decay: float = flag("Weight decay.", default=1e-2, minimum=0)
@@ -47,4 +43,4 @@ class Config:
         minimum=0,
     )
     device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)

@@ -22,6 +22,7 @@ import numpy as np
 from model_code.models.pixel_embedder.data import load_labels
 from model_code.models.pixel_embedder.settings import Config
 from schemas.base import fingerprint
+from schemas.console import program
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.run import Run
@@ -120,10 +121,15 @@ def work(config: Config, run: Run) -> int:
     model = fingerprint.of_arrays(description, embedder.get_weights())
     run.commit_files("model", local, {}, model)
     print(f"{NAME}: {name} at {size} px, {description['width']} dimensions")
-    print(
-        f"next: ./run.sh embed_images --mined={config.mined} "
-        f"--pixel_embedder={config.output} …  (see its --help)"
+    following = program.command(
+        "embed_images",
+        mined=config.mined,
+        generator=program.beside(config.output, "text_generator"),
+        pixel_embedder=config.output,
+        phrases=program.beside(config.output, "phrases"),
+        output=program.beside(config.output, "features"),
     )
+    print(f"next: {following}")
     return 0
 
 

@@ -10,7 +10,7 @@ from schemas.console.flags import flag
 class Config:
     mined: str = flag("Mined dataset (beam_jobs.mining.mine_pairs).", role="input")
     output: str = flag("Dataset to write.", role="output")
-    width: int = flag("Width of the embedding.", default=200, minimum=1)
+    width: int = flag("Width of the embedding.", default=200, minimum=1, essential=True)
     buckets: int = flag(
         "Hash values of n-grams; a collision makes two n-grams one.", default=2**18, minimum=1
     )
@@ -30,7 +30,7 @@ class Config:
         default=1.0,
         above=0,
     )
-    epochs: int = flag("At most this many epochs.", default=20, minimum=1)
+    epochs: int = flag("At most this many epochs.", default=20, minimum=1, essential=True)
     patience: int = flag("Epochs without a better one before stopping.", default=3, minimum=1)
     min_steps_per_epoch: int = flag(
         "An epoch has at least this many batches.", default=1, minimum=1
@@ -87,4 +87,4 @@ class Config:
     )
     seed: int = flag("Of weights, batches and dropout.", default=0, minimum=0, maximum=2**32 - 1)
     device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)

@@ -30,6 +30,7 @@ from model_code.models.text_embedder.batches import Batches, BatchRules, split_w
 from model_code.models.text_embedder.data import Associations, HeldOut, hold_out, load_associations
 from model_code.models.text_embedder.settings import Config
 from schemas.base import fingerprint
+from schemas.console import program
 from schemas.datasets.dataset import Dataset
 from schemas.runs import command
 from schemas.runs.run import Run
@@ -86,10 +87,14 @@ def _work(config: Config, run: Run) -> int:
         print(text_evaluation.table(title, found["methods"]))
     trained = counters["associations.out"]
     print(f"train_text_embedder: {len(everything.texts):,} queries, {trained:,} associations")
-    print(
-        f"next: ./run.sh embed_phrases --mined {config.mined} "
-        f"--text_embedder {config.output} …  (see its --help)"
+    following = program.command(
+        "embed_phrases",
+        mined=config.mined,
+        generator=program.beside(config.output, "text_generator"),
+        text_embedder=config.output,
+        output=program.beside(config.output, "phrases"),
     )
+    print(f"next: {following}")
     return 0
 
 

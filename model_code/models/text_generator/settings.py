@@ -15,6 +15,7 @@ class Config:
         "Network; none for the one that the pairs were prepared for.",
         default="",
         choices=("", *BACKBONES),
+        essential=True,
     )
     weights: str = flag(
         "Its first weights: a .weights.h5, .h5 or .keras file, local or gs://; 'imagenet' to "
@@ -74,7 +75,7 @@ class Config:
         "TF_CONFIG names several workers, all of theirs.",
         default="1",
     )
-    epochs: int = flag("Epochs, at most.", default=20, minimum=1)
+    epochs: int = flag("Epochs, at most.", default=20, minimum=1, essential=True)
     batch_size: int = flag("Images a step.", default=256, minimum=1)
     learning_rate: float = flag(
         "First learning rate of the network (AdamW).", default=1e-3, above=0
@@ -96,7 +97,7 @@ class Config:
         minimum=0,
     )
     device: str = training_device()
-    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime")
+    dry_run: bool = flag("Print the plan and stop.", default=False, role="runtime", essential=True)
 
     def __post_init__(self):
         """Raises PhraseLensError where layers or devices are no numbers."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from model_code.models.text_generator.settings import Config
 from schemas.base import fingerprint
+from schemas.console import program
 from schemas.runs import command
 from schemas.runs.run import Run
 from schemas.tables.arrays import load_array
@@ -100,7 +101,12 @@ def train_generator(config: Config, run: Run, pairs: "Pairs") -> int:
     best = history.epochs[history.best_epoch - 1]
     shown = ", ".join(f"{k} {v:.3f}" for k, v in best.items() if k != "epoch")
     print(f"{NAME}: epoch {history.best_epoch} of {len(history.epochs)} is best: {shown}")
-    print(f"next: ./run.sh embed_phrases --generator={config.output} --mined=… (see its --help)")
+    following = program.command(
+        "train text_embedder",
+        mined=program.beside(config.pairs, "mined"),
+        output=program.beside(config.output, "text_embedder"),
+    )
+    print(f"next: {following}")
     return 0
 
 

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from tests.support.datasets.work_folder import ROOT
 
-TREE = ("beam_jobs", "transforms", "model_code", "schemas", "samples", "phraselens", "deploy")
+TREE = (
+    "beam_jobs",
+    "transforms",
+    "model_code",
+    "schemas",
+    "samples",
+    "configs",
+    "phraselens",
+    "deploy",
+)
 FILES = ("run.sh", "setup.py", "pyproject.toml", "requirements.txt", "README.md")
 
 # What its author writes, and where.

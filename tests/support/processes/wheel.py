@@ -14,6 +14,7 @@ SOURCES = (
     "requirements.txt",
     "README.md",
     "phraselens",
+    "configs",
     *sorted(PACKAGES),
 )
 

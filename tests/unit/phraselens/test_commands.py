@@ -1,5 +1,6 @@
 """Every command that people can type is one that there is, and no stage is without one."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from beam_jobs.runs import stages
 from phraselens import cli, commands
 from schemas.base.errors import PhraseLensError
+from schemas.console import flags as flags_lib
+from schemas.console import program
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = commands.commands()
@@ -21,16 +24,51 @@ COMMANDS = commands.commands()
 WORD = {"promote": ["promote"], "rollback": ["rollback"], "hold": ["hold"]}
 
 
+def module_of(name):
+    return importlib.import_module(COMMANDS[name].module)
+
+
+@pytest.fixture
+def said(capsys):
+    """A function that returns what a command prints of itself."""
+
+    def run(name, flag):
+        choice = [f"--job={COMMANDS[name].choices[0]}"] if COMMANDS[name].choices else []
+        with pytest.raises(SystemExit) as stopped:
+            module_of(name).run([*WORD.get(name, []), *choice, flag])
+        assert stopped.value.code == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out
+
+    return run
+
+
+def flags_in(text):
+    """The flags that have a line of their own in a help text."""
+    return set(re.findall(r"^  (?:-h, )?--(\w[\w-]*)", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    module = importlib.import_module(COMMANDS[name].module)
-    choice = [f"--job={COMMANDS[name].choices[0]}"] if COMMANDS[name].choices else []
-    with pytest.raises(SystemExit) as stopped:
-        module.run([*WORD.get(name, []), *choice, "--help"])
-    assert stopped.value.code == 0
-    printed = capsys.readouterr()
-    assert printed.out.startswith("usage: ")
-    assert printed.err == ""
+def test_help_shows_what_is_needed_first_and_help_all_the_rest(name, said):
+    short, whole = said(name, "--help"), said(name, "--help-all")
+    # `submit` shows the help of the job.
+    typed = COMMANDS[name].choices[0] if COMMANDS[name].choices else name
+    assert short.startswith(f"usage: ./run.sh {typed}")
+    count, last = re.search(r"\n(\d+) more flags.*: ./run.sh (.*) --help-all\n$", short).groups()
+    assert last == typed
+    assert flags_in(short) < flags_in(whole)
+    left = {flag for flag in flags_in(whole) if flag not in flags_in(short)}
+    is_job = " runners " in short
+    assert ("temp_location" in flags_in(whole)) == is_job
+    assert len(left) > 100 if is_job else len(left) == int(count)
+    assert "--help-all" in whole
+    config = getattr(module_of(name), "Config", None)
+    for field in dataclasses.fields(config) if config else ():
+        assert field.name in flags_in(whole)
+        assert (field.name in flags_in(short)) == flags_lib.is_essential(field)
+        if field.default is dataclasses.MISSING:
+            assert f"--{field.name} " in short.partition("[FLAGS]")[0]
 
 
 def test_every_stage_is_a_command_and_every_beam_job_can_be_submitted():
@@ -86,7 +124,7 @@ def test_help_needs_nothing_but_python(words):
     """-S: no package that is installed can be imported, and -s none of the user's."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from phraselens import cli"
     code += f"; print(cli.answer({words!r}))"
-    given = {name: value for name, value in os.environ.items() if name != cli.PROGRAM}
+    given = {name: value for name, value in os.environ.items() if name != program.VARIABLE}
     done = subprocess.run(
         [sys.executable, "-ISs", "-c", code], capture_output=True, text=True, env=given
     )
@@ -95,5 +133,5 @@ def test_help_needs_nothing_but_python(words):
 
 
 def test_help_names_the_program_that_was_started(monkeypatch):
-    monkeypatch.setenv(cli.PROGRAM, "./run.sh")
+    monkeypatch.setenv(program.VARIABLE, "./run.sh")
     assert "usage: ./run.sh COMMAND" in cli.usage()

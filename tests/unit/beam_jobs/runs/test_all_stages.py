@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.runs import all_stages, overrides, reprocess, stage_flags
+from beam_jobs.runs import all_stages, overrides, reprocess, settings_file, stage_flags
 from beam_jobs.runs import stages as stages_lib
 from model_code.models.fusion.family import FUSION
 from schemas.base import code_fingerprint
@@ -166,7 +166,7 @@ def test_reprocess_refuses_the_same_settings(capsys):
     assert "Did you mean --num_workers?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", overrides.PRESETS)
+@pytest.mark.parametrize("preset", settings_file.presets())
 def test_every_stage_takes_the_settings_of_every_preset(preset):
     config = all_stages.Config(workdir="w", preset=preset, samples=True)
     for step in STAGES.values():

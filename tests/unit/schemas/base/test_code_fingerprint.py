@@ -142,6 +142,7 @@ def test_help_decides_nothing_and_defaults_do(edited):
     flags = "from schemas.console.flags import flag\nx: int = flag({!r}, default={})\n"
     assert edited(flags.format("One.", 1)) == edited(flags.format("Another.", 1))
     assert edited(flags.format("One.", 1)) != edited(flags.format("One.", 2))
+    assert edited(flags.format("One.", 1)) == edited(flags.format("One.", "1, essential=True"))
 
 
 # A module → the stages that its edit makes anew.

@@ -17,6 +17,7 @@ from beam_jobs.models import classify_images
 from schemas.base.errors import AccountingError, DeadShareError, Exit, PhraseLensError, known
 from schemas.console import flags as flags_lib
 from schemas.console.flags import flag
+from schemas.console.parser import Parser, parser_for
 from schemas.runs import command_line
 from tests.support.datasets import work_folder
 
@@ -104,37 +105,6 @@ def test_a_number_is_taken_where_it_is_within_its_bounds(number):
     else:
         assert taken == float(text)
         assert 0 <= taken <= 0.5
-
-
-@pytest.mark.parametrize(
-    ("typed", "remedy"), [("--shard", "--shards"), ("--outptu=x", "--output"), ("--qqq", "--help")]
-)
-def test_unknown_flags_name_the_nearest(typed, remedy):
-    with pytest.raises(PhraseLensError, match=f"{typed}.*{remedy}"):
-        parse(*REQUIRED, typed)
-
-
-def test_all_flags_that_are_unknown_or_missing_are_named_at_once():
-    with pytest.raises(PhraseLensError) as refused:
-        parse("--lgo", "a", "--shard=3", "--qqq")
-    message = str(refused.value)
-    for words in ("--lgo", "--shard=3", "--qqq", "--log for --lgo, --shards for --shard"):
-        assert words in message
-    assert message.endswith("Missing too: --output.")
-
-
-def test_files_that_the_shell_made_of_a_pattern_are_no_flags():
-    with pytest.raises(PhraseLensError, match=r"b\.csv c\.csv: expected one value.*Quote"):
-        parse("--log", "a.csv", "b.csv", "c.csv", "--output=out")
-
-
-def test_help_is_documentation(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        parse("--help")
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert "What it does." in text
-    assert "Share, 50% at most. [0.5]" in text
 
 
 def test_only_settings_decide_rows():
@@ -294,8 +264,8 @@ def test_what_is_a_share_or_a_dropout_is_at_most_1():
 
 
 @functools.cache
-def parser_of(name: str) -> flags_lib.Parser:
-    return flags_lib.parser_for(CONFIGS[name], name, "")
+def parser_of(name: str) -> Parser:
+    return parser_for(CONFIGS[name], name, "")
 
 
 def with_path(name: str, field: dataclasses.Field, path: str):

@@ -14,7 +14,7 @@ from beam_jobs.models import (
     prepare_pairs,
 )
 from schemas.base.errors import AccountingError, DeadShareError
-from schemas.console import flags as flags_lib
+from schemas.console.parser import parser_for
 from schemas.runs import command_line
 from transforms.shards.ceilings import Ceilings, check_counters
 
@@ -128,7 +128,7 @@ JOBS = (
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.JOB.name)
 def test_every_job_that_drops_rows_has_the_same_flags(job):
-    parser = flags_lib.parser_for(job.JOB.config, job.JOB.name, "")
+    parser = parser_for(job.JOB.config, job.JOB.name, "")
     required = [action.dest for action in parser._actions if action.required]
     argv = [*(f"--{name}=x" for name in required), "--max_dead_fraction=0.2", "--max_dead_rows=3"]
     config = command_line.from_args(job.JOB.config, parser.parse_args(argv))
