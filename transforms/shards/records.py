@@ -17,8 +17,8 @@ from schemas.base import storage
 PLACE = (("file", pa.string()), ("start", pa.int64()), ("size", pa.int64()))
 Place = tuple[str, int, int]
 
-_GAP_BYTES = 64 << 10  # between two records that are read at once: less than a request costs
-_READ_BYTES = 32 << 20  # that are read at once
+GAP_BYTES = 64 << 10  # between two records that are read at once: less than a request costs
+READ_BYTES = 32 << 20  # that are read at once
 _READERS = 8  # at work for one shard: each waits for a bucket to answer
 
 
@@ -70,7 +70,7 @@ def _together(places: Sequence[Place]) -> Iterable[list[Place]]:
         _, start, size = place
         if group:
             stop = group[-1][1] + group[-1][2]
-            if start > stop + _GAP_BYTES or start + size - group[0][1] > _READ_BYTES:
+            if start > stop + GAP_BYTES or start + size - group[0][1] > READ_BYTES:
                 yield group
                 group = []
         group.append(place)
