@@ -26,6 +26,7 @@ from transforms.rows.checked import ReadRows
 from transforms.rows.columns import column_mapping
 from transforms.rows.tabular import read_table
 from transforms.shards.blocks import GroupShards
+from transforms.shards.image_bytes import SpillImages
 from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output
 from transforms.shards.tasks import ListTasks, ReadTasks
 
@@ -82,7 +83,7 @@ class MineImages(beam.PTransform):
             | WaitForCheck(earlier)
         )
         read = self._read(pipeline, known if earlier.dataset else None)
-        copies = self._find_copies(pipeline, read["clean"])
+        copies = self._find_copies(read["clean"])
         labels = self._read_labels(pipeline)
         earlier_keys = known | mined_images.ReadEarlierKeys(self._deletions)
         labelled = (
@@ -122,14 +123,14 @@ class MineImages(beam.PTransform):
         units = pipeline | "ImageUnits" >> ReadTasks(self._run, "images", ImageUnit.of_json)
         return units | read
 
-    def _find_copies(self, pipeline, clean):
-        duplicates = (
-            clean | FindDuplicates(self._num_shards, self._run.spill)
-            if self._config.near_duplicates
-            else pipeline | "NoDuplicates" >> beam.Create([])
-        )
+    def _find_copies(self, clean):
+        """Rows of images without bytes: these wait in files until it is known which are kept."""
+        placed = clean | SpillImages(self._num_shards, self._run.spill)
+        if not self._config.near_duplicates:
+            return placed | mined_images.NameOnlyCopies()
+        duplicates = clean | FindDuplicates(self._num_shards, self._run.spill)
         return (
-            {"clean": clean, "duplicates": duplicates}
+            {"clean": placed, "duplicates": duplicates}
             | "ByCopy" >> self._group(clean="image_id", duplicates="image_id")
             | mined_images.FindCopies()
         )

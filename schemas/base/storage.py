@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ GCS_PREFIX = "gs://"
 # In the name of a file that is being written; a process that was killed leaves one behind.
 PARTIAL = ".partial-"
 LIST_ATTEMPTS = 100
+BATCH_DELETES = 100  # as many as the service takes in one request
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -237,13 +239,20 @@ def remove(path: str) -> None:
 
 def remove_tree(path: str) -> None:
     """Deletes a folder, or what lies below a prefix in Cloud Storage, if it is there."""
-    fs, inner = filesystem(path)
-    if isinstance(fs, pafs.LocalFileSystem):
-        shutil.rmtree(inner, ignore_errors=True)
+    if not path.startswith(GCS_PREFIX):
+        shutil.rmtree(os.path.abspath(path), ignore_errors=True)
         return
-    for name in list_files(path):
+    start, client = join(path, ""), google_client()
+    found = list_objects(start)
+    while names := [name for name, *_ in itertools.islice(found, BATCH_DELETES)]:
+        # What is refused here is among those that are left.
+        with client.batch(raise_exception=False):
+            for name in names:
+                google_blob(name).delete()
+    fs, _ = filesystem(path)
+    for name, *_ in list_objects(start):
         with contextlib.suppress(FileNotFoundError):
-            fs.delete_file(f"{inner}/{name}")
+            fs.delete_file(name[len(GCS_PREFIX) :])
 
 
 def upload_dir(local: str, path: str) -> list[str]:

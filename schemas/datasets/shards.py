@@ -1,13 +1,18 @@
 """Files of tables, written and described for the manifest."""
 
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.base import fingerprint, storage
 from schemas.datasets.manifest import Shard
+
+GROUP_ROWS = 1024
+GROUP_BYTES = 128 << 20
 
 
 def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: str = "") -> Shard:
@@ -20,23 +25,74 @@ def write_parquet(dataset: str, path: str, index: int, table: pa.Table, group: s
       table: its rows, already sorted.
       group: see `Shard`.
     """
-    buffer = pa.BufferOutputStream()
-    columns = _parquet_columns(table.schema)
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=1024,
-        # JPEG and PNG are compressed already.
-        write_page_checksum=True,  # so that whoever reads a page knows that it is what was written
-        compression={name: "none" if name == "image" else "zstd" for name, _ in columns},
-        # Numbers of vectors hardly repeat, nor do images: a dictionary is larger and slower.
-        use_dictionary=[
-            name
-            for name, kind in columns
-            if name != "image" and not (".list." in name and kind in ("FLOAT", "DOUBLE"))
-        ],
-    )
-    return write_shard(dataset, path, index, table.num_rows, buffer.getvalue(), group=group)
+    return write_parts(dataset, path, index, table.schema, [table], group=group)
+
+
+def write_parts(
+    dataset: str,
+    path: str,
+    index: int,
+    schema: pa.Schema,
+    parts: Iterable[pa.Table],
+    *,
+    group: str = "",
+) -> Shard:
+    """As `write_parquet`, of a table that comes in parts and is never whole in memory.
+
+    Row groups have at most GROUP_ROWS rows and, but for a single row, GROUP_BYTES bytes, so that a
+    shard of any size can be written and read.
+    """
+    columns = _parquet_columns(schema)
+    rows = 0
+    with storage.open_output(storage.join(dataset, path)) as file:
+        hashed = _Hashed(file)
+        with pq.ParquetWriter(
+            pa.PythonFile(hashed, "w"),
+            schema,
+            # JPEG and PNG are compressed already.
+            write_page_checksum=True,  # so that whoever reads a page knows it is what was written
+            compression={name: "none" if name == "image" else "zstd" for name, _ in columns},
+            # Numbers of vectors hardly repeat, nor do images: a dictionary is larger and slower.
+            use_dictionary=[
+                name
+                for name, kind in columns
+                if name != "image" and not (".list." in name and kind in ("FLOAT", "DOUBLE"))
+            ],
+        ) as writer:
+            for part in parts:
+                for start, stop in row_groups(part):
+                    writer.write_table(part.slice(start, stop - start))
+                rows += part.num_rows
+            if not rows:
+                writer.write_table(schema.empty_table())
+    return Shard(path, index, rows, hashed.bytes, hashed.digest.hexdigest(), group)
+
+
+def row_groups(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Where the row groups of a table begin and end: see `write_parts`."""
+    start = 0
+    while start < table.num_rows:
+        rows = min(GROUP_ROWS, table.num_rows - start)
+        while rows > 1 and table.slice(start, rows).nbytes > GROUP_BYTES:
+            rows //= 2
+        yield start, start + rows
+        start += rows
+
+
+class _Hashed(io.RawIOBase):
+    """Hashes and counts what goes into a file."""
+
+    def __init__(self, file: pa.NativeFile):
+        self._file, self.digest, self.bytes = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self._file.write(data)
+        self.bytes += len(data)
+        return len(data)
 
 
 def _parquet_columns(schema: pa.Schema) -> list[tuple[str, str]]:

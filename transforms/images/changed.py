@@ -5,18 +5,19 @@ very bytes, it lies in its table `images`, or, when it is a copy that another on
 `sources` itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.base import storage
 from schemas.console import progress
 from schemas.datasets.dataset import Dataset
 from schemas.datasets.shard_files import open_parquet, read_parquet
 from schemas.runs.run import Run
 from schemas.tables.mined import SOURCES
+from transforms.duplicates.signature import SIGNATURE_BYTES
 from transforms.files.secret_files import FromFiles
 from transforms.images.clean import CleanImage, ImageLimits
 from transforms.images.read import clean_images, source_of
@@ -24,11 +25,23 @@ from transforms.images.readers import read_unit
 from transforms.images.units import BATCH_IMAGES, RAW_IMAGES
 from transforms.mining.deletions import Deletions
 from transforms.rows.checked import checked_file
-from transforms.shards.blocks import GroupShards, from_blocks
+from transforms.shards.blocks import (
+    Block,
+    GroupShards,
+    Together,
+    from_blocks,
+    serialise,
+    spill_blocks,
+)
 from transforms.shards.outputs import COUNTS, DEAD, Output, par_do
+from transforms.shards.records import PLACE, write_file
 from transforms.shards.reuse import first_of_each
 
 NAMED_IMAGES = pa.schema([*RAW_IMAGES, ("source", pa.string())])
+# In which files images of a source wait, and there with what is known of it.
+WAITING = pa.schema([("source", pa.string()), ("file", pa.string())])
+FILE_BYTES = 64 << 20
+_KNOWN_BYTES = 32 << 20  # of known images that go to a file in one table
 
 
 def name_sources(images: pa.Table) -> Output:
@@ -42,22 +55,17 @@ def sources_of(copies: pa.Table, images: pa.Table) -> pa.Table:
 
     Args:
       copies: rows of COPIES (transforms/mining/images.py) of some pictures.
-      images: image_id and source of those that are written to `images`.
+      images: rows of COPIES that are written to `images`.
 
     Returns:
-      Rows of SOURCES, one for each source.
+      Rows of SOURCES, one for each source, with places instead of bytes, by image_id and source.
     """
-    data = copies["image"]
-    # Most images lie elsewhere: their bytes are not moved.
-    copies = copies.drop_columns(["image"]).append_column("row", pa.array(np.arange(len(data))))
-    copies = copies.sort_by([("source", "ascending"), ("key", "ascending")])
-    copies = first_of_each(copies, "source")
-    written = pc.is_in(copies["source"], value_set=images["source"].combine_chunks())
-    elsewhere = pc.or_(copies["original"], written)
-    rows = pc.if_else(elsewhere, pa.scalar(None, pa.int64()), copies["row"])
-    columns = {name: copies[name] for name in SOURCES.names if name not in ("written", "image")}
-    columns |= {"written": written, "image": data.take(rows)}
-    return pa.table({name: columns[name] for name in SOURCES.names}, SOURCES)
+    by = [(name, "ascending") for name in ("image_id", "source", "key", "file", "start")]
+    found = first_of_each(copies.sort_by(by), "source")
+    written = pc.is_in(found["source"], value_set=images["source"].combine_chunks())
+    found = found.append_column("written", written)
+    places = [name for name, _ in PLACE]
+    return found.select([n for n in SOURCES.names if n not in ("signature", "image")] + places)
 
 
 def shards_of_earlier(folder: str) -> list[tuple[str, str]]:
@@ -123,12 +131,48 @@ def clean_changed_images(
     return clean_images(raw, run, limits, forgotten, found)
 
 
+def spill_raw(raw: pa.Table, folder: str) -> pa.Table:
+    """Writes NAMED_IMAGES into one file below `folder`; returns WAITING, a row for each source."""
+    batches = raw.to_batches(max_chunksize=BATCH_IMAGES)
+    name = write_file(folder, [serialise(pa.Table.from_batches(batches, NAMED_IMAGES))])
+    sources = pc.unique(raw["source"])
+    return pa.table([sources, pa.array([name] * len(sources), pa.string())], WAITING)
+
+
+def known_by_file(waiting: pa.Table, known: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """For each file, what is known of its sources: tables of SOURCES of bounded size.
+
+    Args:
+      waiting: rows of WAITING of one shard of sources.
+      known: rows of `earlier_sources` of the same shard.
+
+    Yields:
+      File, table; an empty one for a file of which nothing is known.
+    """
+    waiting = waiting.sort_by([(name, "ascending") for name in ("file", "source")])
+    place = pc.index_in(waiting["source"], value_set=known["source"].combine_chunks())
+    sizes = pc.fill_null(pc.binary_length(known["image"]), 0).to_numpy() + SIGNATURE_BYTES
+    places, files = place.to_pylist(), waiting["file"].to_pylist()
+    rows: list[int] = []
+    size = 0
+    for row, file in enumerate(files):
+        if places[row] is not None:
+            rows.append(places[row])
+            size += int(sizes[places[row]])
+        is_last = row + 1 == len(files) or files[row + 1] != file
+        if is_last or size >= _KNOWN_BYTES:
+            yield file, known.take(pa.array(rows, pa.int64()))
+            rows, size = [], 0
+
+
 class ReadChangedImages(beam.PTransform):
     """As ReadImages, with what an earlier run knows.
 
+    Images as they came wait in files while the names of their sources meet what is known of them.
+
     Args:
       known: PCollection[shard of `shards_of_earlier`] of an earlier run with the same limits.
-      num_shards, spill: of the shuffle that brings images and what is known together.
+      num_shards, spill: of the shuffle that brings sources and what is known together.
       run, limits, total, deletions: see ReadImages.
     """
 
@@ -148,23 +192,35 @@ class ReadChangedImages(beam.PTransform):
         self._run, self._total, self._deletions = run, total, deletions
         self._limits = limits
 
-    def _clean(self, shard):
+    def _spill_raw(self, raw: pa.Table) -> Iterator[pa.Table]:
+        yield spill_raw(raw, self._spill)
+
+    def _join(self, shard) -> Iterator[tuple[str, Block]]:
         _, blocks = shard
-        raw = from_blocks(blocks["raw"], NAMED_IMAGES)
         known = from_blocks(blocks["known"], SOURCES)
+        waiting = from_blocks(blocks["waiting"], WAITING)
+        yield from spill_blocks(known_by_file(waiting, known), self._spill)
+
+    def _clean(self, waiting: tuple[str, Iterable[Block]]):
+        name, blocks = waiting
+        known = from_blocks(blocks, SOURCES)
         rules = self._run, self._limits, self._deletions().key_set
-        for start in range(0, raw.num_rows, BATCH_IMAGES):
-            part = raw.slice(start, BATCH_IMAGES)
-            yield from clean_changed_images(part, known, *rules).tagged()
+        with storage.open_input(storage.join(self._spill, name)) as file:
+            for batch in pa.ipc.open_stream(file):
+                part = pa.Table.from_batches([batch])
+                yield from clean_changed_images(part, known, *rules).tagged()
 
     def expand(self, units):
         read_known = beam.FlatMap(earlier_sources).with_output_types(pa.Table)
         known = self._known | "ReadKnown" >> read_known
         fn = _ReadRawFn(self._run, self._total, self._deletions)
         read = units | beam.Reshuffle() | "ReadRaw" >> par_do(fn, tags=(DEAD, COUNTS, "raw"))
+        spill = beam.ParDo(Together(self._spill_raw, FILE_BYTES)).with_output_types(pa.Table)
         cleaned = (
-            {"raw": read.raw, "known": known}
-            | GroupShards({"raw": "source", "known": "source"}, self._num_shards, self._spill)
+            {"waiting": read.raw | "SpillRaw" >> spill, "known": known}
+            | GroupShards({"waiting": "source", "known": "source"}, self._num_shards, self._spill)
+            | "JoinKnown" >> beam.FlatMap(self._join)
+            | "ByFile" >> beam.GroupByKey()
             | "CleanChanged" >> par_do(self._clean, tags=(DEAD, COUNTS, "clean"))
         )
         joined = {

@@ -18,7 +18,7 @@ from schemas.base.errors import PhraseLensError
 from transforms.files.secret_files import FromFiles
 from transforms.mining.deletions import Deletions
 from transforms.mining.events import CLICK_UNIT, DAY_MS, EVENTS, QUERY_TEXTS
-from transforms.shards.blocks import from_blocks, split_by_hash
+from transforms.shards.blocks import SplitTables, from_blocks
 from transforms.shards.ceilings import EXAMPLES
 from transforms.shards.outputs import COUNTS, NOTES, Notes, Output, par_do
 
@@ -283,11 +283,9 @@ class GroupPeople(beam.PTransform):
         super().__init__()
         self._num_shards, self._spill = num_shards, spill
 
-    def _split(self, events):
-        return split_by_hash(events, routes(events), self._num_shards, self._spill)
-
     def expand(self, events):
-        return {"events": events | beam.FlatMap(self._split)} | beam.CoGroupByKey()
+        split = events | SplitTables(routes, self._num_shards, self._spill)
+        return {"events": split} | beam.CoGroupByKey()
 
 
 class MineDays(beam.PTransform):

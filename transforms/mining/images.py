@@ -6,18 +6,21 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.datasets import shards as shards_lib
 from schemas.datasets.shard_files import read_parquet
 from schemas.runs.run import Run
 from schemas.tables import mined as tables
 from transforms.duplicates.tables import DUPLICATES
 from transforms.files.secret_files import FromFiles
 from transforms.images.changed import sources_of
-from transforms.images.read import CLEAN_IMAGES
 from transforms.mining import key_match
 from transforms.mining.deletions import Deletions
 from transforms.mining.labels import LABELS
 from transforms.shards.blocks import from_blocks
-from transforms.shards.outputs import COUNTS, NOTES, SHARDS, Output, par_do, write_sorted
+from transforms.shards.image_bytes import PLACED_IMAGES, ImageBytes
+from transforms.shards.outputs import COUNTS, NOTES, SHARDS, Output, par_do
+from transforms.shards.records import PLACE
+from transforms.shards.reuse import first_of_each
 
 IMAGE_KEYS = pa.schema([("key", pa.string()), ("image_id", pa.string())])
 EARLIER_KEYS = pa.schema([("key", pa.string())])
@@ -25,7 +28,14 @@ ATTRIBUTES = pa.schema(
     [("image_id", pa.string()), *[field for field in LABELS if field.name != "key"]]
 )
 # An image, and the one among its near duplicates that stands for all of them.
-COPIES = pa.schema([*CLEAN_IMAGES, ("representative", pa.string())])
+COPIES = pa.schema([*PLACED_IMAGES, ("representative", pa.string())])
+_WHERE = ("source", *(name for name, _ in PLACE))
+IMAGES_PLACED = pa.schema(
+    [
+        *(field for field in tables.IMAGES if field.name != "image"),
+        *(PLACED_IMAGES.field(name) for name in _WHERE),
+    ]
+)
 SPLIT_OF_IMAGES = pa.schema([("image_id", pa.string()), ("split", pa.string())])
 
 
@@ -49,8 +59,8 @@ def find_copies(clean: pa.Table, duplicates: pa.Table) -> Output:
     """Names the representative of each image.
 
     Args:
-      clean: rows of CLEAN_IMAGES of one shard of images.
-      duplicates: rows of DUPLICATES of the same shard.
+      clean: rows of PLACED_IMAGES of one shard of images.
+      duplicates: rows of DUPLICATES of the same images.
 
     Returns:
       Tables `copies` (COPIES) and `keys` (IMAGE_KEYS, of representatives).
@@ -88,7 +98,9 @@ def join_labels(labels: pa.Table, keys: pa.Table, earlier: pa.Table) -> Output:
         labels["key"], keys["key"], "known_labels", found="labelled", earlier=earlier["key"]
     )
     attributes = labels.filter(known.is_known).join(keys, "key", join_type="inner")
-    attributes = attributes.select(ATTRIBUTES.names).cast(ATTRIBUTES)
+    # All labels of a popular picture meet at one worker: each once.
+    attributes = attributes.group_by(ATTRIBUTES.names, use_threads=False).aggregate([])
+    attributes = attributes.cast(ATTRIBUTES)
     return Output({"attributes": attributes}, (), known.counts, notes=known.notes)
 
 
@@ -104,47 +116,64 @@ def build_images(copies: pa.Table, attributes: pa.Table, shares: SplitShares) ->
       shares: of images that are held out, where no file says it.
 
     Returns:
-      Tables `images` (tables.IMAGES), `sources` (tables.SOURCES) and `splits`
-      (SPLIT_OF_IMAGES), counts of `unique_images`.
+      Tables `images` (tables.IMAGES) and `sources` (tables.SOURCES), both with places instead of
+      bytes, in the order that they are written in; `splits` (SPLIT_OF_IMAGES); counts of
+      `unique_images`.
     """
-    rows: dict[str, dict] = {}
     # Equal content may arrive as different files; the first in this order is kept.
-    by = [(name, "ascending") for name in ("image_id", "key", "image")]
-    order = pc.sort_indices(copies, sort_keys=by)
-    near = pc.sum(pc.not_equal(copies["image_id"], copies["representative"])).as_py() or 0
-    keys: dict[str, set] = {}
-    # Bytes of images stay where they are until it is known which are kept.
-    listed = copies.drop_columns(["signature", "image"]).take(order)
-    for place, row in zip(order.to_pylist(), listed.to_pylist(), strict=True):
-        keys.setdefault(row["representative"], set()).add(row["key"])
-        if row["image_id"] == row["representative"]:
-            new = {"place": place, "labels": set(), "splits": set()}
-            rows.setdefault(row["image_id"], row | new)
+    by = [(name, "ascending") for name in ("image_id", "key", "source", "file", "start")]
+    own = copies.filter(pc.equal(copies["image_id"], copies["representative"])).sort_by(by)
+    kept = first_of_each(own, "image_id")
+    ids = kept["image_id"].to_pylist()
+    labels: dict[str, set[str]] = {image_id: set() for image_id in ids}
+    given: dict[str, set[str]] = {image_id: set() for image_id in ids}
     for row in attributes.to_pylist():
-        found = rows[row["image_id"]]
         if row["label"]:
-            found["labels"].add(row["label"])
+            labels[row["image_id"]].add(row["label"])
         if row["split"]:
-            found["splits"].add(row["split"])
-    for row in rows.values():
-        given = [split for split in reversed(tables.SPLITS) if split in row["splits"]]
-        row["split"] = given[0] if given else split_of(row["image_id"], shares)
-        row["keys"], row["labels"] = sorted(keys[row["image_id"]]), sorted(row["labels"])
-    images = pa.Table.from_pylist(list(rows.values()), tables.IMAGES)
-    data = copies["image"].take(pa.array([row["place"] for row in rows.values()], pa.int64()))
-    images = images.set_column(
-        images.schema.get_field_index("image"), tables.IMAGES.field("image"), data
-    )
+            given[row["image_id"]].add(row["split"])
+    splits = [
+        next((s for s in reversed(tables.SPLITS) if s in given[i]), None) or split_of(i, shares)
+        for i in ids
+    ]
+    columns = {name: kept[name] for name in ("image_id", "width", "height", *_WHERE)}
+    columns["keys"] = _keys_of(copies, kept["image_id"])
+    columns["split"] = pa.array(splits, pa.string())
+    columns["labels"] = pa.array([sorted(labels[i]) for i in ids], pa.list_(pa.string()))
+    images = pa.table({name: columns[name] for name in IMAGES_PLACED.names}, IMAGES_PLACED)
+    near = copies.num_rows - own.num_rows
     counts = {
         "unique_images.in": copies.num_rows,
         "unique_images.out": images.num_rows,
         "unique_images.dropped_near_duplicate": near,
-        "unique_images.dropped_duplicate": copies.num_rows - images.num_rows - near,
+        "unique_images.dropped_duplicate": own.num_rows - images.num_rows,
     }
-    written = pa.table({"source": pa.array([r["source"] for r in rows.values()], pa.string())})
-    sources = sources_of(copies, written)
-    splits = images.select(SPLIT_OF_IMAGES.names)
-    return Output({"images": images, "sources": sources, "splits": splits}, (), counts)
+    found = {
+        "images": images,
+        "sources": sources_of(copies, kept),
+        "splits": images.select(SPLIT_OF_IMAGES.names),
+    }
+    return Output(found, (), counts)
+
+
+def _keys_of(copies: pa.Table, representatives: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The keys of each picture, sorted: lists of text."""
+    by = ["representative", "key"]
+    keys = copies.group_by(by, use_threads=False).aggregate([])
+    keys = keys.sort_by([(name, "ascending") for name in by])
+    lists = keys.group_by("representative", use_threads=False).aggregate([("key", "list")])
+    place = pc.index_in(representatives, value_set=lists["representative"].combine_chunks())
+    return lists["key_list"].take(place)
+
+
+class NameOnlyCopies(beam.PTransform):
+    """Tables of PLACED_IMAGES → tagged `copies`, `keys`; each image stands for itself."""
+
+    def _find(self, clean):
+        yield from find_copies(clean, DUPLICATES.empty_table()).tagged()
+
+    def expand(self, clean):
+        return clean | par_do(self._find, tags=("copies", "keys"))
 
 
 class FindCopies(beam.PTransform):
@@ -152,7 +181,7 @@ class FindCopies(beam.PTransform):
 
     def _find(self, shard):
         _, blocks = shard
-        clean = from_blocks(blocks["clean"], CLEAN_IMAGES)
+        clean = from_blocks(blocks["clean"], PLACED_IMAGES)
         yield from find_copies(clean, from_blocks(blocks["duplicates"], DUPLICATES)).tagged()
 
     def expand(self, shards):
@@ -198,11 +227,15 @@ class BuildImages(beam.PTransform):
         copies = from_blocks(blocks["copies"], COPIES)
         attributes = from_blocks(blocks["attributes"], ATTRIBUTES)
         built = build_images(copies, attributes, self._shares)
-        for name, keys in (("images", ["image_id"]), ("sources", ["image_id", "source"])):
-            shard = write_sorted(
-                self._run, built.tables[name], name, index, num_shards=self._num_shards, keys=keys
-            )
-            yield beam.pvalue.TaggedOutput(SHARDS, shard)
+        data = ImageBytes(self._run.spill)
+        parts = {
+            "images": (tables.IMAGES, data.images(built.tables["images"])),
+            "sources": (tables.SOURCES, data.sources(built.tables["sources"])),
+        }
+        for name, (schema, rows) in parts.items():
+            path = self._run.shard_path(name, index, self._num_shards, "parquet")
+            shard = shards_lib.write_parts(self._run.output, path, index, schema, rows)
+            yield beam.pvalue.TaggedOutput(SHARDS, (name, shard))
         yield from Output({"splits": built.tables["splits"]}, (), built.counts).tagged()
 
     def expand(self, shards):

@@ -5,19 +5,24 @@ per shard of its ids, so that Beam moves blocks and never single rows.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
 
 from schemas.base import storage
 from schemas.base.fingerprint import hash64_array
+from transforms.shards.records import write_file
 
 # A table below this crosses a shuffle as it is, a larger one through a file: thousands of
 # tables that are just small enough must not fill the memory of a runner that keeps them there.
 SPILL_BYTES = 1 << 16
+# Of the tables that a bundle has, so many bytes go into one file.
+FILE_BYTES = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Spilled:
 
 Block = bytes | Spilled
 NamedBlock = tuple[str, Block]  # of a table
+Key = TypeVar("Key")
 
 
 def serialise(table: pa.Table) -> pa.Buffer:
@@ -99,50 +105,119 @@ def split_by_hash(
     bounds = np.searchsorted(shards[order], np.arange(num_shards + 1)).tolist()
     table = in_order(table, order)
     parts = [(shard, *bounds[shard : shard + 2]) for shard in range(num_shards)]
-    blocks = [
-        (shard, serialise(table.slice(start, stop - start)))
-        for shard, start, stop in parts
-        if stop > start
-    ]
-    if spill is None or sum(block.size for _, block in blocks) < SPILL_BYTES:
-        yield from ((shard, block.to_pybytes()) for shard, block in blocks)
-        return
-    digest = hashlib.sha256()
-    for _, block in blocks:
-        digest.update(block)
-    path = storage.join(spill, f"{digest.hexdigest()[:32]}.arrow")
-    with storage.open_output(path) as file:
-        for _, block in blocks:
-            file.write(block)
+    cut = (
+        (shard, table.slice(start, stop - start)) for shard, start, stop in parts if stop > start
+    )
+    yield from spill_blocks(cut, spill)
+
+
+def spill_blocks(
+    tables: Iterable[tuple[Key, pa.Table]], spill: str | None
+) -> Iterator[tuple[Key, Block]]:
+    """Tables with their keys as blocks: large ones together in files below `spill`.
+
+    Few files are written, and no more than one of them is in memory.
+    """
+    blocks: list[tuple[Key, pa.Buffer]] = []
+    size = 0
+    for key, table in tables:
+        blocks.append((key, serialise(table)))
+        size += blocks[-1][1].size
+        if spill is not None and size >= FILE_BYTES:
+            yield from _in_file(blocks, spill)
+            blocks, size = [], 0
+    if spill is not None and size >= SPILL_BYTES:
+        yield from _in_file(blocks, spill)
+    else:
+        yield from ((key, block.to_pybytes()) for key, block in blocks)
+
+
+def _in_file(blocks: Sequence[tuple[Key, pa.Buffer]], spill: str) -> Iterator[tuple[Key, Spilled]]:
+    path = storage.join(spill, write_file(spill, [block for _, block in blocks]))
     start = 0
-    for shard, block in blocks:
-        yield shard, Spilled(path, start, block.size)
+    for key, block in blocks:
+        yield key, Spilled(path, start, block.size)
         start += block.size
 
 
-def in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
-    """`table.take(order)`, without a copy where the rows lie in that order already."""
-    return table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))
+def in_order(table: pa.Table, order: np.ndarray, start: int = 0) -> pa.Table:
+    """`table.take(order)`, without a copy where these are the rows from `start` on as they lie."""
+    if np.array_equal(order, np.arange(start, start + len(order))):
+        return table.slice(start, len(order))
+    return table.take(pa.array(order))
+
+
+class Together(beam.DoFn):
+    """Has a function of the tables of a bundle together: few large blocks and files, not many.
+
+    Args:
+      fn: a table → elements.
+      limit: bytes of tables that are not kept waiting for more; another table may come on top.
+    """
+
+    def __init__(self, fn: Callable[[pa.Table], Iterable[Any]], limit: int = FILE_BYTES):
+        self._fn, self._limit = fn, limit
+
+    def start_bundle(self):
+        self._waiting: list[pa.Table] = []
+        self._bytes = 0
+
+    def process(self, table):
+        self._waiting.append(table)
+        self._bytes += table.nbytes
+        if self._bytes >= self._limit:
+            yield from self._flush()
+
+    def finish_bundle(self):
+        for element in self._flush():
+            yield GlobalWindows.windowed_value(element)
+
+    def _flush(self) -> Iterator[Any]:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self.start_bundle()
+            yield from self._fn(table)
+
+
+def hashes_of(table: pa.Table, ids: str) -> np.ndarray:
+    """[n] int64 of a column of ids: themselves, or the hashes of texts."""
+    column = table[ids]
+    return column.to_numpy() if pa.types.is_integer(column.type) else hash64_array(column)
 
 
 def split_by_shard(
     table: pa.Table, ids: str, num_shards: int, spill: str | None = None
 ) -> Iterator[tuple[int, Block]]:
     """Cuts a table by the column `ids` (see `split_by_hash`)."""
-    column = table[ids]
-    hashes = column.to_numpy() if pa.types.is_integer(column.type) else hash64_array(column)
-    yield from split_by_hash(table, hashes, num_shards, spill)
+    yield from split_by_hash(table, hashes_of(table, ids), num_shards, spill)
 
 
-class SplitByShard(beam.PTransform):
-    """PCollection[pa.Table] → PCollection[(shard, block)]."""
+class SplitTables(beam.PTransform):
+    """PCollection[pa.Table] → PCollection[(shard, block)], tables of a bundle together.
 
-    def __init__(self, ids: str, num_shards: int, spill: str | None = None):
+    Args:
+      hashes: a table → [n] int64, of what must come together.
+      num_shards, spill: see `split_by_hash`.
+    """
+
+    def __init__(
+        self, hashes: Callable[[pa.Table], np.ndarray], num_shards: int, spill: str | None = None
+    ):
         super().__init__()
-        self._args = ids, num_shards, spill
+        self._hashes, self._num_shards, self._spill = hashes, num_shards, spill
+
+    def _split(self, table: pa.Table) -> Iterator[tuple[int, Block]]:
+        yield from split_by_hash(table, self._hashes(table), self._num_shards, self._spill)
 
     def expand(self, tables):
-        return tables | beam.FlatMap(split_by_shard, *self._args)
+        return tables | beam.ParDo(Together(self._split)).with_output_types(tuple[int, Block])
+
+
+class SplitByShard(SplitTables):
+    """As SplitTables, by a column of ids."""
+
+    def __init__(self, ids: str, num_shards: int, spill: str | None = None):
+        super().__init__(functools.partial(hashes_of, ids=ids), num_shards, spill)
 
 
 class GroupShards(beam.PTransform):
@@ -161,10 +236,6 @@ class GroupShards(beam.PTransform):
         super().__init__()
         self._ids, self._num_shards, self._spill = dict(ids), num_shards, spill
 
-    def _split(self, table: pa.Table, name: str, ids: str) -> Iterator[tuple[int, NamedBlock]]:
-        for shard, block in split_by_shard(table, ids, self._num_shards, self._spill):
-            yield shard, (name, block)
-
     def _gather(self, shard: int, named: Iterable[NamedBlock]) -> tuple[int, dict]:
         blocks: dict[str, list[Block]] = {name: [] for name in self._ids}
         for name, block in named:
@@ -174,7 +245,14 @@ class GroupShards(beam.PTransform):
     def expand(self, tables):
         # CoGroupByKey does the same with one more step for each table.
         split = [
-            tables[name] | f"Split {name}" >> beam.FlatMap(self._split, name, ids)
+            tables[name]
+            | f"Split {name}" >> SplitByShard(ids, self._num_shards, self._spill)
+            | f"Name {name}" >> beam.Map(_named, name).with_output_types(tuple[int, NamedBlock])
             for name, ids in self._ids.items()
         ]
         return split | beam.Flatten() | beam.GroupByKey() | beam.MapTuple(self._gather)
+
+
+def _named(block: tuple[int, Block], name: str) -> tuple[int, NamedBlock]:
+    shard, found = block
+    return shard, (name, found)

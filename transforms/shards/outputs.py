@@ -65,11 +65,28 @@ def write_sorted(
     run: Run, table: pa.Table, name: str, index: int, *, num_shards: int, keys: list[str]
 ) -> tuple[str, manifest.Shard]:
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
-    # Where chunks begin must not show in the file.
-    table = in_order(table, order.to_numpy()).combine_chunks()
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]).to_numpy()
     path = run.shard_path(name, index, num_shards, "parquet")
-    return name, shards_lib.write_parquet(run.output, path, index, table)
+    # Where chunks begin must not show in the file; all rows in one would be too many bytes.
+    step, rows = shards_lib.GROUP_ROWS, _with_large_columns(table)
+    parts = (
+        in_order(rows, order[start : start + step], start).cast(table.schema).combine_chunks()
+        for start in range(0, table.num_rows, step)
+    )
+    return name, shards_lib.write_parts(run.output, path, index, table.schema, parts)
+
+
+def _with_large_columns(table: pa.Table) -> pa.Table:
+    """Texts and bytes in several chunks as types with 64-bit offsets.
+
+    Arrow takes rows of one piece, and a piece of the others has less than 2 GiB.
+    """
+    large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+    fields = [
+        field.with_type(large.get(field.type, field.type) if column.num_chunks > 1 else field.type)
+        for field, column in zip(table.schema, table.columns, strict=True)
+    ]
+    return table.cast(pa.schema(fields)).combine_chunks()
 
 
 class WriteTable(beam.PTransform):

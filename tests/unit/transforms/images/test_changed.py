@@ -1,6 +1,7 @@
 """Images taken from an earlier run are what decoding them again would give."""
 
 import io
+import tempfile
 import types
 
 import numpy as np
@@ -18,6 +19,7 @@ from transforms.images import read as images
 from transforms.images.clean import ImageLimits, clean_image
 from transforms.images.units import RAW_IMAGES
 from transforms.mining import images as mined_images
+from transforms.shards import image_bytes
 
 STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 LIMITS = ImageLimits(10**6, 24)
@@ -51,6 +53,15 @@ def raw_of(collection):
 
 def mine(clean):
     """One shard of images and sources, as mine_pairs writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = build(image_bytes.spill_images(clean, 4, folder))
+        data = image_bytes.ImageBytes(folder)
+        images = pa.concat_tables([tables.IMAGES.empty_table(), *data.images(built["images"])])
+        sources = pa.concat_tables([tables.SOURCES.empty_table(), *data.sources(built["sources"])])
+    return {"images": images.combine_chunks(), "sources": sources.combine_chunks()}
+
+
+def build(clean):
     ids = sorted({clean_image(f, LIMITS).image_id for f in FILES[9:12]})
     present = [i for i in ids if i in clean["image_id"].to_pylist()]
     rows = [{"image_id": i, "representative": present[0]} for i in present[1:]]

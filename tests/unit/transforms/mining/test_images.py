@@ -5,10 +5,10 @@ import pytest
 
 from schemas.base.fingerprint import hash64
 from transforms.duplicates.tables import DUPLICATES
-from transforms.images.read import CLEAN_IMAGES
 from transforms.mining import images as mined_images
 from transforms.mining.images import SplitShares
 from transforms.mining.labels import LABELS
+from transforms.shards.image_bytes import PLACED_IMAGES
 
 SHARES = SplitShares(0.1, 0.2)
 ID = "0" * 32
@@ -29,8 +29,8 @@ def test_splits_have_their_shares():
 
 def test_find_copies():
     clean = pa.Table.from_pylist(
-        [{"image_id": i, "key": k, "image": b""} for i, k in [("x", "a"), ("y", "b"), ("x", "c")]],
-        CLEAN_IMAGES,
+        [{"image_id": i, "key": k} for i, k in [("x", "a"), ("y", "b"), ("x", "c")]],
+        PLACED_IMAGES,
     )
     found = mined_images.find_copies(clean, table(DUPLICATES, [("y", "x")]))
     assert found.tables["copies"]["representative"].to_pylist() == ["x", "x", "x"]
@@ -63,7 +63,7 @@ def build(copies, attributes=()):
     return mined_images.build_images(
         table(
             mined_images.COPIES,
-            [(i, k, 1, 1, data, b" " * 1536, f"{data}", True, r) for i, k, data, r in copies],
+            [(i, k, 1, 1, source, True, "file", 0, 9, r) for i, k, source, r in copies],
         ),
         table(mined_images.ATTRIBUTES, attributes),
         SHARES,
@@ -83,7 +83,7 @@ def build(copies, attributes=()):
 )
 @pytest.mark.parametrize("step", [1, -1])
 def test_copies_of_an_image_are_one_row_in_the_most_held_out_split(given_splits, expected, step):
-    copies = [(ID, f"k{i}", b"same", ID) for i in range(len(given_splits))]
+    copies = [(ID, f"k{i}", "same", ID) for i in range(len(given_splits))]
     output = build(copies[::step], [(ID, "shoe", split) for split in given_splits])
     (row,) = output.tables["images"].to_pylist()
     assert row["split"] == expected
@@ -94,11 +94,11 @@ def test_copies_of_an_image_are_one_row_in_the_most_held_out_split(given_splits,
 
 
 def test_near_duplicates_are_one_row_with_the_keys_of_all():
-    copies = [("1" * 32, "small", b"s", ID), (ID, "large", b"l", ID), (ID, "again", b"l", ID)]
+    copies = [("1" * 32, "small", "s", ID), (ID, "large", "l", ID), (ID, "again", "l", ID)]
     for order in itertools.permutations(copies):
         output = build(order)
         (row,) = output.tables["images"].to_pylist()
-        assert (row["image_id"], row["image"]) == (ID, b"l")
+        assert (row["image_id"], row["source"]) == (ID, "l")
         assert row["keys"] == ["again", "large", "small"]
         assert output.counts == {
             "unique_images.in": 3,
@@ -109,9 +109,9 @@ def test_near_duplicates_are_one_row_with_the_keys_of_all():
 
 
 def test_which_copy_is_kept_does_not_depend_on_order():
-    copies = [(ID, "b", b"1", ID), (ID, "a", b"3", ID), (ID, "a", b"2", ID)]
+    copies = [(ID, "b", "1", ID), (ID, "a", "3", ID), (ID, "a", "2", ID)]
     kept = {
-        build(order).tables["images"]["image"][0].as_py()
+        build(order).tables["images"]["source"][0].as_py()
         for order in itertools.permutations(copies)
     }
-    assert kept == {b"2"}
+    assert kept == {"2"}

@@ -1,13 +1,17 @@
 import io
+import os
 from collections import Counter
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base import fingerprint
-from transforms.shards.blocks import from_blocks, split_by_shard, to_block
+from transforms.shards import blocks
+from transforms.shards.blocks import GroupShards, Together, from_blocks, split_by_shard, to_block
 from transforms.shards.outputs import COUNTS, DEAD, Output
 
 SCHEMA = pa.schema([("id", pa.string()), ("place", pa.int64())])
@@ -19,10 +23,10 @@ def table(ids):
 
 @given(st.lists(st.text(max_size=3), max_size=30), st.integers(1, 7))
 def test_a_split_loses_no_row_and_keeps_their_order(ids, num_shards):
-    blocks = list(split_by_shard(table(ids), "id", num_shards))
-    assert len({shard for shard, _ in blocks}) == len(blocks)
+    found = list(split_by_shard(table(ids), "id", num_shards))
+    assert len({shard for shard, _ in found}) == len(found)
     rows = []
-    for shard, block in blocks:
+    for shard, block in found:
         part = from_blocks([block], SCHEMA)
         assert part.num_rows
         assert part["place"].to_pylist() == sorted(part["place"].to_pylist())
@@ -40,10 +44,10 @@ def test_the_shard_of_a_row_follows_from_its_id_alone(ids, num_shards):
 
 
 def test_blocks_carry_tables():
-    blocks = [to_block(table(["a", "b"])), to_block(table([])), to_block(table(["c"]))]
-    assert from_blocks(blocks, SCHEMA)["id"].to_pylist() == ["a", "b", "c"]
+    found = [to_block(table(["a", "b"])), to_block(table([])), to_block(table(["c"]))]
+    assert from_blocks(found, SCHEMA)["id"].to_pylist() == ["a", "b", "c"]
     assert from_blocks([], SCHEMA).equals(SCHEMA.empty_table())
-    assert pa.ipc.open_stream(io.BytesIO(blocks[0])).schema == SCHEMA
+    assert pa.ipc.open_stream(io.BytesIO(found[0])).schema == SCHEMA
 
 
 def test_output_is_tagged_and_empty_tables_stay_behind():
@@ -52,3 +56,44 @@ def test_output_is_tagged_and_empty_tables_stay_behind():
     )
     tags = Counter(item.tag for item in output.tagged())
     assert tags == {"rows": 1, DEAD: 1, COUNTS: 1}
+
+
+def test_tables_of_a_bundle_wait_in_few_files(tmp_path, monkeypatch):
+    """An object for each table and shuffle was 30 KB on average, and deleted one by one."""
+    monkeypatch.setattr(blocks, "SPILL_BYTES", 1 << 10)
+    size = 200 * table(["0"] * 100).nbytes
+    monkeypatch.setattr(Together.__init__, "__defaults__", (size // 4,))
+    spill = str(tmp_path / "spill")
+
+    def rows(shard):
+        index, found = shard
+        part = from_blocks(found["rows"], SCHEMA)
+        assert set(fingerprint.shard_of(part["id"], 8)) == {index}
+        return [place.as_py() for place in part["place"]]
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        numbers = (
+            {
+                "rows": pipeline
+                | beam.Create(range(200))
+                | beam.Map(lambda n: table([f"{n}-{i}" for i in range(100)]))
+                | beam.Map(lambda rows: rows).with_output_types(pa.Table)
+            }
+            | GroupShards({"rows": "id"}, 8, spill)
+            | beam.FlatMap(rows)
+            | beam.combiners.Count.PerElement()
+        )
+        expected = [(n, 200) for n in range(100)]
+        assert_that(numbers, equal_to(expected))
+    assert 1 < len(os.listdir(spill)) < 10
+
+
+def test_files_of_blocks_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "FILE_BYTES", 10_000)
+    rows = table([str(n) for n in range(5000)])
+    found = dict(split_by_shard(rows, "id", 50, str(tmp_path)))
+    assert len(found) == 50
+    assert all(os.path.getsize(path) < 20_000 for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) > 3
+    places = from_blocks(found.values(), SCHEMA)["place"].to_pylist()
+    assert sorted(places) == list(range(5000))
