@@ -24,6 +24,18 @@ class ImageConfig:
     fetch_private_hosts: tuple[str, ...] = flag(
         "Hosts that may be fetched from at private addresses and any port.", default=()
     )
+    max_requests_per_second: float = flag(
+        "Requests to one host, of all processes together; 0 for any number.",
+        default=0.0,
+        minimum=0,
+        role="runtime",
+    )
+    fetch_processes: int = flag(
+        "Processes of all workers, among which --max_requests_per_second is divided.",
+        default=1,
+        minimum=1,
+        role="runtime",
+    )
     max_image_pixels: int = flag("Larger images die.", default=100_000_000, minimum=1)
     max_image_side: int = flag(
         "Larger images are shrunk to this many pixels.", default=512, minimum=1

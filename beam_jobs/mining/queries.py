@@ -7,7 +7,7 @@ from schemas.runs.run import Run
 from transforms.mining import associations, pairs, queries, spelling
 from transforms.mining.images import SplitShares
 from transforms.shards.blocks import GroupShards
-from transforms.shards.outputs import COUNTS, NOTES, SHARDS
+from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS
 
 
 def rules_of(config: Config) -> pairs.PairRules:
@@ -27,7 +27,7 @@ class MinePairs(beam.PTransform):
 
     Input: what merged.py and images.py give out; {} where there are no images. Output: a dict with
     the shards; for what follows `known` (queries that may be shown), `variants` and `spellings`,
-    `stats` and `edges` of queries; counts and, where there are images, notes.
+    `stats` and `edges` of queries; dead letters, counts and, where there are images, notes.
 
     Args:
       config: the flags.
@@ -63,7 +63,7 @@ class MinePairs(beam.PTransform):
             {"candidates": weighed.candidates, "users": log["users"], "texts": log["texts"]}
             | "ByCandidate"
             >> self._group(candidates="query_id", users="query_id", texts="query_id")
-            | pairs.Choose(of_log, rules)
+            | pairs.Choose(of_log, rules, self._run)
         )
         by_image = {"chosen": chosen.chosen}
         if images:
@@ -90,6 +90,7 @@ class MinePairs(beam.PTransform):
             "spellings": spelled.spellings,
             "stats": built.stats,
             "edges": built.edges,
+            DEAD: chosen[DEAD],
             COUNTS: counts | "Counts" >> beam.Flatten(),
         }
 

@@ -30,9 +30,9 @@ from schemas.runs.run import Run
 from transforms.shards import commit
 from transforms.shards.map_shards import MapShards
 from transforms.shards.outputs import COUNTS, SHARDS
-from transforms.shards.tasks import ListTasks, numbered_paths
-from transforms.training_data import pairs as training_pairs
-from transforms.training_data.pairs import Limits, PreparePairs
+from transforms.shards.tasks import ListTasks, numbered_paths, paths_of
+from transforms.training_data.known_queries import KNOWN, VOCABULARY, LearnQueries, Limits
+from transforms.training_data.pairs import PreparePairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,40 +95,38 @@ def build(pipeline: beam.Pipeline, config: Config, run: Run, _: job.Inputs) -> N
     mined, size = Dataset(config.mined), image_size(config)
     num_shards = mined.manifest.num_shards
     limits = Limits(config.head_queries, config.min_query_images, config.validation_images)
-    worker = PreparePairs(
-        run,
-        config.mined,
-        limits,
-        size,
-        config.image_encoding,
-        num_shards,
-        mined.manifest.tables["images"].rows,
-    )
-    prepared = (
-        pipeline
-        | "ImageShards" >> ListTasks(image_tasks, mined.run_folder)
-        | "PreparePairs" >> MapShards(run, worker, {}, num_shards)
-    )
     described = {
         "backbone": config.backbone,
         "image_size": size,
         "image_encoding": config.image_encoding,
     }
-    vocabulary = (
+    learnt = (
         pipeline
-        | "Once" >> beam.Create([None])
-        | "WriteVocabulary"
-        >> beam.FlatMap(training_pairs.write_vocabulary, config.mined, limits, run, described)
+        | "QueryShards" >> ListTasks(paths_of, mined.run_folder, "queries")
+        | "LearnQueries" >> LearnQueries(config.mined, limits, run, described)
+    )
+    worker = PreparePairs(
+        run, size, config.image_encoding, num_shards, mined.manifest.tables["images"].rows
+    )
+    prepared = (
+        pipeline
+        | "ImageShards" >> ListTasks(image_tasks, mined.run_folder)
+        | "WithKnown"
+        >> beam.Map(
+            lambda task, known: (task[0], (task[1], known)),
+            beam.pvalue.AsSingleton(learnt[KNOWN]),
+        )
+        | "PreparePairs" >> MapShards(run, worker, {}, num_shards)
     )
     {
-        SHARDS: (prepared[SHARDS], vocabulary) | "Shards" >> beam.Flatten(),
+        SHARDS: (prepared[SHARDS], learnt[SHARDS]) | "Shards" >> beam.Flatten(),
         COUNTS: prepared[COUNTS],
     } | commit.CommitManifest(
         run,
         {
             "train": Table("tfrecord", "", ()),
             "validation": Table("tfrecord", "", ()),
-            "vocabulary": commit.parquet(training_pairs.VOCABULARY),
+            "vocabulary": commit.parquet(VOCABULARY),
             "metadata": Table("files", "", ()),
         },
         num_shards,

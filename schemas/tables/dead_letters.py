@@ -16,6 +16,7 @@ REASONS = {
     "bad_encoding": "The text is no valid Unicode (invalid UTF-8 or a lone surrogate).",
     "empty_query": "Nothing is left of the query after normalisation.",
     "query_too_long": "The query is longer than --max_query_chars.",
+    "id_collision": "The query has the 64-bit id of another; its text is left out, clicks are not.",
     "bad_clicks": "The clicks are no number.",
     "negative_clicks": "The clicks are below zero.",
     "bad_impressions": "The impressions are no number, or below zero.",

@@ -20,9 +20,8 @@ from tests.inputs.case import Case
 from tests.support.datasets.mined_dataset import jpeg, write_colours, write_mined
 from tests.support.inputs.poisoned import NEW_QUERY, poison
 from transforms.phrases import prototypes
-from transforms.training_data import pairs as training_pairs
-from transforms.training_data import select
-from transforms.training_data.pairs import Limits
+from transforms.training_data import known_queries, select
+from transforms.training_data.known_queries import Limits
 
 LEARNING, SAMPLED, CLAIMS = (
     "learning from the test split",
@@ -42,7 +41,8 @@ def worlds(folder: Path) -> tuple[Dataset, Dataset]:
 
 def vocabulary(folder: Path) -> str:
     first, second = (
-        training_pairs.vocabulary(mined, Limits(5, 1, 9)).to_pylist() for mined in worlds(folder)
+        known_queries.vocabulary(mined.table("queries"), Limits(5, 1, 9)).to_pylist()
+        for mined in worlds(folder)
     )
     return "the head queries stay, in the same order" if first == second else "others"
 

@@ -64,7 +64,7 @@ def compression_of(head: bytes, path: str = "") -> str | None:
       head: its first bytes, 16 or more.
       path: its name, which decides only for what has no mark of its own at the beginning.
     """
-    if _begins_record(head):
+    if begins_record(head):
         return None  # whose length may look like any mark
     if head[:3] == b"BZh" and head[4:10] in _BZIP2_BLOCKS:
         return "bz2"
@@ -75,7 +75,7 @@ def compression_of(head: bytes, path: str = "") -> str | None:
     return named if named in _NAMED_ONLY and head else None
 
 
-def _begins_record(head: bytes) -> bool:
+def begins_record(head: bytes) -> bool:
     """Whether a file begins as TFRecord does: with a length, and the length's checksum."""
     if len(head) < 12:
         return False

@@ -4,12 +4,17 @@ A table is written by strangers, and a worker stands inside of a network that tr
 must not reach what only the worker can. The name is resolved once, all of its addresses are
 checked, and the connection goes to the address that was checked, so that a name which is
 resolved anew (DNS rebinding) leads nowhere else. Each redirect goes through the same checks.
+
+A host that asks for patience (429, 502, 503, 504) gets it, and is asked a few times at most.
 """
 
 import contextlib
 import dataclasses
+import email.utils
 import http.client
 import ipaddress
+import random
+import re
 import socket
 import ssl
 import threading
@@ -29,8 +34,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _METADATA = tuple(map(ipaddress.ip_address, ("fd20:ce::254", "fd00:ec2::254")))
 _SAFE = "/%:=&?~#+!$,;'@()*[]"
 _CONNECTIONS = 2  # of a process to one host at once
-# Hosts share them by their hash: a table may name millions of hosts.
-_SLOTS = [threading.Semaphore(_CONNECTIONS) for _ in range(256)]
+_LATER = (429, 502, 503, 504)  # statuses of a host that may answer another time
+_TRIES = 4
+_FIRST_WAIT_SECONDS = 0.5  # before the second try; twice as long before each further one
+_MAX_WAIT_SECONDS = 60  # who asks for more is not asked again
+_MAX_REFUSALS = 8  # images in a row after which a host is asked once for each further one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +50,64 @@ class FetchLimits:
       max_seconds: on the clock for all of it, redirects too, but not for waiting until other
         fetches from the host have ended. A worker's resolver has limits of its own.
       private_hosts: whose private addresses, and other ports than 80 and 443, are allowed.
+      requests_per_second: of this process to one host, on average; 0 for any number.
     """
 
     max_bytes: int = 64 << 20
     max_seconds: float = 20
     private_hosts: tuple[str, ...] = ()
+    requests_per_second: float = 0
+
+
+class _Gate:
+    """Through which requests to a host go: so many at once, and none before its time."""
+
+    def __init__(self) -> None:
+        self._connections = threading.Semaphore(_CONNECTIONS)
+        self._lock, self._next = threading.Lock(), 0.0
+        self._refusals = 0  # images in a row
+
+    @contextlib.contextmanager
+    def open(self, per_second: float) -> Iterator[None]:
+        """Waits for its turn, at most `per_second` a second."""
+        with self._connections:
+            with self._lock:
+                now = time.monotonic()
+                start = max(self._next, now)
+                self._next = start + (1 / per_second if per_second else 0)
+            time.sleep(start - now)
+            yield
+
+    def close_for(self, seconds: float) -> None:
+        """Lets nobody through for a while."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+    def note(self, is_refused: bool) -> None:
+        """Remembers how the last try for an image ended."""
+        with self._lock:
+            self._refusals = self._refusals + 1 if is_refused else 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether waiting has been of no use for many images."""
+        return self._refusals >= _MAX_REFUSALS
+
+
+# Hosts share them by their hash: a table may name millions of hosts.
+_GATES = [_Gate() for _ in range(256)]
+
+
+def _gate(host: str) -> _Gate:
+    return _GATES[zlib.crc32(host.encode()) % len(_GATES)]
+
+
+class _LaterError(OSError):
+    """A host that asks for patience: `seconds`, or 0 where it does not say for how long."""
+
+    def __init__(self, what: str, host: str, seconds: float):
+        super().__init__(what)
+        self.host, self.seconds = host, seconds
 
 
 def fetch(url: str, limits: FetchLimits) -> bytes:
@@ -56,14 +117,31 @@ def fetch(url: str, limits: FetchLimits) -> bytes:
       ImageError: the URL, or one that it redirects to, is forbidden; or the body too large.
       OSError: it could not be had.
     """
+    for number in range(_TRIES):
+        try:
+            return _fetch(url, limits)
+        except _LaterError as error:
+            gate = _gate(error.host)
+            is_last = number == _TRIES - 1 or error.seconds > _MAX_WAIT_SECONDS
+            if is_last or gate.is_hopeless:
+                gate.note(is_refused=True)
+                raise
+            # Those who were refused together must not come back together.
+            wait = _FIRST_WAIT_SECONDS * 2**number * random.uniform(1, 2)
+            gate.close_for(max(error.seconds, wait))
+    raise AssertionError("the last try returns or raises")
+
+
+def _fetch(url: str, limits: FetchLimits) -> bytes:
     seconds = limits.max_seconds
     for _ in range(_MAX_REDIRECTS + 1):
         parts, host, port = _parsed(url, limits)
-        with _SLOTS[zlib.crc32(host.encode()) % len(_SLOTS)]:
+        with _gate(host).open(limits.requests_per_second):
             start = time.monotonic()  # To wait for others is no fault of this host.
             found = _ask(parts, host, port, limits, start + seconds)
             seconds -= time.monotonic() - start
         if isinstance(found, bytes):
+            _gate(host).note(is_refused=False)
             return found
         url = urllib.parse.urljoin(url, found)
     raise OSError(f"more than {_MAX_REDIRECTS} redirects")
@@ -198,11 +276,24 @@ def _answer(
         location = response.headers.get("Location")
         if response.status in _REDIRECTS and location:
             return location
+        if response.status in _LATER:
+            wait = _retry_after(response.headers.get("Retry-After", ""))
+            raise _LaterError(f"HTTP status {response.status}", host, wait)
         return _body(response, limits)
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"no HTTP: {type(error).__name__}") from error
     finally:
         client.close()
+
+
+def _retry_after(text: str) -> float:
+    """Seconds that the header asks to wait, which names a number of them or a moment; or 0."""
+    if re.fullmatch(r"\d{1,9}", text.strip()):
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _body(response: http.client.HTTPResponse, limits: FetchLimits) -> bytes:

@@ -29,7 +29,10 @@ class Places:
     def of(cls, config: Any) -> "Places":
         """Those of a job's flags."""
         limits = FetchLimits(
-            config.max_image_bytes, config.fetch_seconds, tuple(config.fetch_private_hosts)
+            config.max_image_bytes,
+            config.fetch_seconds,
+            tuple(config.fetch_private_hosts),
+            config.max_requests_per_second / config.fetch_processes,
         )
         return cls(
             tuple(config.image_roots),

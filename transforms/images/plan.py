@@ -1,6 +1,7 @@
 """Finds the images behind a flag, and cuts them into units that workers read."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from apache_beam.io.filesystem import FileMetadata
 
 from schemas.base.errors import PhraseLensError
-from transforms.files.file_heads import Head, read_head
+from transforms.files.file_heads import Head, read_head, table_kind
 from transforms.files.image_choice import choose
 from transforms.files.matching import base_of, match
 from transforms.images.places import Places
@@ -16,9 +17,15 @@ from transforms.images.readers import check_features
 from transforms.images.units import BATCH_IMAGES, IMAGE_FIELDS, NOWHERE_ELSE, ImageUnit, key_of_path
 from transforms.rows.column_types import field_at, is_text, stored
 from transforms.rows.columns import check_columns, column_mapping, columns_of
-from transforms.rows.tabular import BadRows, read_table
+from transforms.rows.tabular import byte_ranges, part_ranges, ranges_of_groups, row_groups
 
-UNIT_ROWS = 8192  # of a table that only names images: each has to be opened or fetched
+UNIT_BYTES = 64 << 20  # of a table or TFRecord that holds images
+# Of a table that only names images, each of which has to be opened or fetched: about so many.
+NAMING_BYTES = 1 << 20
+NAMING_ROWS = 8192
+# What cannot be cut is read by so many at most, each of which opens its share: a file's bytes are
+# read so many times, whatever its size.
+MAX_STRIPES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +102,15 @@ def plan_images(
     units = _batches(paths, keys, ImageUnit("files", (), mapping, (), places, bases))
     tables = sum(kind == "table" for kind in formats.values())
     are_few = 2 * tables <= len(formats)
-    empty = {file.path for file in files if not file.size_in_bytes}
+    sizes = {file.path: file.size_in_bytes for file in files}
     for path, kind in choice.formats.items():
         unit = ImageUnit(kind, (path,), mapping, (), places)
-        if kind in ("table", "tfrecord") and path in empty:
+        if kind in ("table", "tfrecord") and not sizes[path]:
             passed_over["empty"] += 1  # as some programs leave parts without rows
             del formats[path]
         elif kind == "table":
             try:
-                units += _parts_of_table(unit)
+                units += _parts_of_table(unit, sizes[path])
             except PhraseLensError:
                 if not are_few or path in patterns:
                     raise
@@ -111,8 +118,8 @@ def plan_images(
                 passed_over["without the columns of images"] += 1
                 del formats[path]
         elif kind == "tfrecord":
-            check_features(path, mapping)
-            units.append(unit)
+            is_plain = check_features(path, mapping)
+            units += _cut(unit, byte_ranges(sizes[path] if is_plain else 0, UNIT_BYTES))
         elif kind == "webdataset":
             units.append(unit)
     if not units:
@@ -137,8 +144,8 @@ def _batches(paths: Sequence[str], keys: Sequence[str], unit: ImageUnit) -> list
     ]
 
 
-def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
-    """A table that holds images; or rows of one that names them, so that many workers open them.
+def _parts_of_table(unit: ImageUnit, size: int) -> list[ImageUnit]:
+    """The parts of a table of so many bytes, of which nothing but its beginning and end is read.
 
     Raises:
       PhraseLensError: it has not the columns.
@@ -147,18 +154,28 @@ def _parts_of_table(unit: ImageUnit) -> list[ImageUnit]:
     head = read_head(path)
     names = columns_of(path, head)
     mapping = _downloaded_columns(names, unit.mapping)
-    unit = dataclasses.replace(unit, mapping=_named_images(head, names, mapping))
+    text = table_kind(head) or "csv"
+    unit = dataclasses.replace(unit, mapping=_named_images(head, names, mapping), text=text)
     check_columns(path, "image_columns", unit.mapping, ("key",), ("image", "path"), head=head)
     if unit.mapping["image"] in names:
-        return [unit]
-    named = read_table(path, {"path": unit.mapping["path"]})
-    rows = sum(batch.num_rows for batch in named if not isinstance(batch, BadRows))
-    starts = range(0, max(rows, 1), UNIT_ROWS)
-    stops = [*starts[1:], None]
+        return _cut(unit, part_ranges(head, text, size, UNIT_BYTES))
+    if text == "parquet":
+        rows = [group.num_rows for group in row_groups(path)]
+        ranges = ranges_of_groups(rows, NAMING_ROWS)
+        shares = [sum(rows[start:stop]) / NAMING_ROWS for start, stop in ranges]
+    else:
+        ranges = part_ranges(head, text, size, NAMING_BYTES)
+        shares = [size / NAMING_BYTES / len(ranges)] * len(ranges)
     return [
-        dataclasses.replace(unit, first=first, stop=stop)
-        for first, stop in zip(starts, stops, strict=True)
+        dataclasses.replace(part, stripe=stripe, stripes=stripes)
+        for part, share in zip(_cut(unit, ranges), shares, strict=True)
+        for stripes in (min(max(math.ceil(share), 1), MAX_STRIPES),)
+        for stripe in range(stripes)
     ]
+
+
+def _cut(unit: ImageUnit, ranges: Sequence[tuple[int, int | None]]) -> list[ImageUnit]:
+    return [dataclasses.replace(unit, start=start, stop=stop) for start, stop in ranges]
 
 
 def _downloaded_columns(columns: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:

@@ -1,32 +1,30 @@
 """Reads the images of a unit: files, rows of a table, records, or files of a tar file."""
 
-import io
-import itertools
 import os
 import unicodedata
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base.errors import PhraseLensError
 from transforms.files import webdataset
-from transforms.files.compression import open_stream
+from transforms.files.records import first_record, read_records
 from transforms.images.clean import ImageError
-from transforms.images.units import BATCH_IMAGES, IMAGE_FIELDS, RAW_IMAGES, ImageUnit
+from transforms.images.units import BATCH_IMAGES, IMAGE_FIELDS, ImageUnit, raw_images
 from transforms.rows.checked import id_texts, texts_of
 from transforms.rows.column_types import whole_text
-from transforms.rows.tabular import BadRows, read_table
-
-MAX_RECORD_BYTES = 256 << 20
+from transforms.rows.tabular import BadRows, read_part, read_table
 
 
-def check_features(path: str, mapping: dict[str, str]) -> None:
-    """Fails before any work when the first record of a TFRecord file has not the features."""
+def check_features(path: str, mapping: dict[str, str]) -> bool:
+    """Fails before any work when the first record of a TFRecord file has not the features.
+
+    Returns:
+      Whether the file can be read in parts.
+    """
     try:
-        with open_stream(path) as file:
-            record = _TFRecordUtil.read_record(_Bounded(file))
+        record, is_plain = first_record(path)
         if record is not None:
             _decode_record(record, mapping)
     except _RECORD_ERRORS as error:
@@ -35,6 +33,7 @@ def check_features(path: str, mapping: dict[str, str]) -> None:
             f"TFRecord of tf.Example with {mapping['key']!r} and {mapping['image']!r} ({error})",
             "Name the features with --image_columns key=FEATURE,image=FEATURE.",
         ) from error
+    return is_plain
 
 
 def read_unit(
@@ -59,7 +58,7 @@ def read_unit(
             if isinstance(batch, BadRows):
                 yield batch
             else:
-                yield _raw_images([(_valid(whole_text(key)), data) for key, data in batch])
+                yield raw_images([(_valid(whole_text(key)), data) for key, data in batch])
     else:
         yield from _read_tfrecord(unit)
 
@@ -75,7 +74,7 @@ def _read_files(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table
         except (OSError, UnicodeError) as error:
             yield BadRows("unreadable_image", _valid(key) or path, [f"{path}: {error}"])
     if rows:
-        yield _raw_images(rows)
+        yield raw_images(rows)
 
 
 def _valid(key: str) -> str | None:
@@ -85,30 +84,26 @@ def _valid(key: str) -> str | None:
     return unicodedata.normalize("NFC", key)
 
 
-def _raw_images(rows: list[tuple]) -> pa.Table:
-    keys, images = zip(*rows, strict=True)
-    return pa.table([pa.array(keys, pa.string()), pa.array(images, pa.binary())], RAW_IMAGES)
-
-
 def _rows_of_table(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
-    """A table's rows from `first` to before `stop`, and what is bad among these.
-
-    Where the table cannot be read that far, none of them is there, and it says so too.
-    """
-    row = 0
-    for batch in read_table(unit.paths[0], unit.mapping, BATCH_IMAGES):
+    """Batches of a part of a table, and what is bad in it, which its first stripe says."""
+    (path,) = unit.paths
+    batches = (
+        read_table(path, unit.mapping, BATCH_IMAGES)
+        if unit.is_whole
+        else read_part(
+            path, unit.text or "csv", unit.mapping, unit.start, unit.stop, batch_size=BATCH_IMAGES
+        )
+    )
+    number = 0
+    for batch in batches:
         if isinstance(batch, BadRows):
-            is_ours = unit.first <= row and (unit.stop is None or row < unit.stop)
-            if is_ours or (row < unit.first and batch.reason == "unreadable_file"):
+            if unit.stripe == 0:
                 yield batch
             continue
-        if unit.stop is not None and row >= unit.stop:
-            return
-        end = row + batch.num_rows
-        first, stop = max(unit.first, row), end if unit.stop is None else min(unit.stop, end)
-        if first < stop:
-            yield batch.slice(first - row, stop - first)
-        row = end
+        for start in range(0, batch.num_rows, BATCH_IMAGES):
+            if number % unit.stripes == unit.stripe:
+                yield batch.slice(start, BATCH_IMAGES)
+            number += 1
 
 
 def _read_image_table(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa.Table | BadRows]:
@@ -137,7 +132,7 @@ def _read_image_table(unit: ImageUnit, forgotten: frozenset[str]) -> Iterator[pa
             except (OSError, ValueError) as error:
                 yield BadRows("unreadable_image", key or path or "", [f"{path}: {error}"])
         if rows:
-            yield _raw_images(rows)
+            yield raw_images(rows)
 
 
 _RECORD_ERRORS = (KeyError, ValueError, RuntimeError, OSError, pa.ArrowException)
@@ -154,36 +149,19 @@ def _decode_record(record: bytes, mapping: dict[str, str]) -> tuple[str | None, 
     ) else None
 
 
-class _Bounded:
-    """A stream of records, none of which is larger than memory: it says itself how long it is."""
-
-    def __init__(self, stream: io.BufferedReader):
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        if size > MAX_RECORD_BYTES:
-            raise OSError(f"a record of {size:,} bytes")
-        return self._stream.read(size)
-
-
 def _read_tfrecord(unit: ImageUnit) -> Iterator[pa.Table | BadRows]:
     (path,) = unit.paths
     rows: list[tuple] = []
     try:
-        with open_stream(path) as stream:
-            file = _Bounded(stream)
-            for number in itertools.count(1):
-                record = _TFRecordUtil.read_record(file)
-                if record is None:
-                    break
-                try:
-                    rows.append(_decode_record(record, unit.mapping))
-                except _RECORD_ERRORS as error:
-                    yield BadRows("bad_row", path, [f"record {number}: {error}"])
-                if len(rows) == BATCH_IMAGES:
-                    yield _raw_images(rows)
-                    rows = []
+        for place, record in read_records(path, unit.start, unit.stop):
+            try:
+                rows.append(_decode_record(record, unit.mapping))
+            except _RECORD_ERRORS as error:
+                yield BadRows("bad_row", path, [f"{place}: {error}"])
+            if len(rows) == BATCH_IMAGES:
+                yield raw_images(rows)
+                rows = []
     except (ValueError, OSError) as error:
         yield BadRows("unreadable_file", path, [str(error)])
     if rows:
-        yield _raw_images(rows)
+        yield raw_images(rows)

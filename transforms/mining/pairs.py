@@ -22,9 +22,9 @@ from transforms.mining.images import (
     SplitShares,
     split_of,
 )
-from transforms.mining.queries import query_stats, rename_variants
+from transforms.mining.queries import query_stats, rename_variants, texts_of
 from transforms.shards.blocks import from_blocks
-from transforms.shards.outputs import COUNTS, NOTES, SHARDS, Output, par_do, write_sorted
+from transforms.shards.outputs import COUNTS, DEAD, NOTES, SHARDS, Output, par_do, write_sorted
 
 IMAGE_EVIDENCE = pa.schema(
     [("image_id", pa.string()), *[f for f in PAIR_EVIDENCE if f.name != "key"]]
@@ -195,7 +195,7 @@ def best_rows(rows: pa.Table, of: str, tie: str, most: int, by: str = "score") -
 
 
 def choose(
-    candidates: pa.Table, users: pa.Table, texts: pa.Table, log: Log, rules: PairRules
+    candidates: pa.Table, users: pa.Table, texts: pa.Table, log: Log, rules: PairRules, *, run: Run
 ) -> Output:
     """Lets only those queries out that enough people typed.
 
@@ -205,9 +205,11 @@ def choose(
       texts: rows of QUERY_TEXTS of the same shard.
       log: what is known of the whole log.
       rules: see `PairRules`.
+      run: the run, named in dead letters.
 
     Returns:
-      Tables `chosen` (CANDIDATES) and `known` (KNOWN_QUERIES), counts of `pairs`.
+      Tables `chosen` (CANDIDATES) and `known` (KNOWN_QUERIES), dead letters of the texts of known
+      queries whose id is another text's, counts of `pairs` and of such `query_texts`.
     """
     is_pair = pc.greater(candidates["score"], 0)
     before = pc.sum(is_pair).as_py() or 0
@@ -226,11 +228,14 @@ def choose(
     }
     refused = candidates.filter(pc.invert(is_pair))
     known = best.group_by("query_id", use_threads=False).aggregate([("clicks", "sum")])
+    told = texts_of(known["query_id"].combine_chunks(), texts, run)
+    texts, counts = told.tables["texts"], counts | told.counts
     place = pc.index_in(known["query_id"], value_set=texts["query_id"].combine_chunks())
     known = pa.table(
         [known["query_id"], texts["query"].take(place), known["clicks_sum"]], KNOWN_QUERIES
     )
-    return Output({"chosen": pa.concat_tables([best, refused]), "known": known}, (), counts)
+    chosen = {"chosen": pa.concat_tables([best, refused]), "known": known}
+    return Output(chosen, told.dead, counts)
 
 
 def build_pairs(
@@ -318,21 +323,21 @@ class Weigh(beam.PTransform):
 
 
 class Choose(beam.PTransform):
-    """Shards of queries ({candidates, users, texts}) → tagged `chosen`, `known`, `counts`."""
+    """Shards of queries ({candidates, users, texts}) → tagged `chosen`, `known`, dead, counts."""
 
-    def __init__(self, log: beam.pvalue.AsSingleton, rules: PairRules):
+    def __init__(self, log: beam.pvalue.AsSingleton, rules: PairRules, run: Run):
         super().__init__()
-        self._log, self._rules = log, rules
+        self._log, self._rules, self._run = log, rules, run
 
     def _choose(self, shard, log):
         _, blocks = shard
         candidates = from_blocks(blocks["candidates"], CANDIDATES)
         users = from_blocks(blocks["users"], QUERY_USERS)
         texts = from_blocks(blocks["texts"], QUERY_TEXTS)
-        yield from choose(candidates, users, texts, log, self._rules).tagged()
+        yield from choose(candidates, users, texts, log, self._rules, run=self._run).tagged()
 
     def expand(self, shards):
-        return shards | par_do(self._choose, self._log, tags=("chosen", "known", COUNTS))
+        return shards | par_do(self._choose, self._log, tags=("chosen", "known", DEAD, COUNTS))
 
 
 class BuildPairs(beam.PTransform):

@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 from model_code.text.language import detect_languages
 from schemas.runs.run import Run
 from schemas.tables import mined as tables
+from schemas.tables.dead_letters import dead_letters
 from transforms.mining.days import QUERY_DAYS, QUERY_USERS
 from transforms.mining.events import CLICK_UNIT, QUERY_TEXTS
 from transforms.mining.evidence import LANGUAGES, add_up
 from transforms.shards.blocks import from_blocks
-from transforms.shards.outputs import SHARDS, par_do, write_sorted
+from transforms.shards.outputs import SHARDS, Output, par_do, write_sorted
 
 QUERY_STATS = pa.schema(
     [
@@ -34,6 +35,52 @@ QUERY_IDS = pa.schema([("query_id", pa.int64())])
 def ids_of(table: pa.Table) -> pa.Table:
     """The column of ids of a table: rows of QUERY_IDS."""
     return table.select(QUERY_IDS.names)
+
+
+def one_text_each(texts: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The text of each id, and those that another text keeps from it.
+
+    Ids have 64 bits: among 1e10 queries two or three pairs share one. The first of two texts by
+    their order has the id, on whichever worker they meet.
+
+    Args:
+      texts: rows of QUERY_TEXTS, any number of each.
+
+    Returns:
+      Rows of QUERY_TEXTS: each id once; and all other texts, each once.
+    """
+    distinct = texts.group_by(QUERY_TEXTS.names, use_threads=False).aggregate([])
+    distinct = distinct.sort_by([(name, "ascending") for name in QUERY_TEXTS.names])
+    query_ids = distinct["query_id"].to_numpy()
+    is_other = np.concatenate([np.zeros(min(1, len(query_ids)), bool), np.diff(query_ids) == 0])
+    return distinct.filter(pa.array(~is_other)), distinct.filter(pa.array(is_other))
+
+
+def texts_of(ids: pa.Array, texts: pa.Table, run: Run) -> Output:
+    """The texts of some queries, each id's once.
+
+    Args:
+      ids: [n] int64.
+      texts: rows of QUERY_TEXTS of these and other queries.
+      run: the run, named in dead letters.
+
+    Returns:
+      Table `texts` (QUERY_TEXTS), dead letters of those that another text keeps from their id, and
+      counts of `query_texts`. A dead letter names the id alone: what people typed stands in none.
+    """
+    kept, others = one_text_each(texts.filter(pc.is_in(texts["query_id"], value_set=ids)))
+    letters = dead_letters(
+        run.name,
+        run.run_id,
+        "id_collision",
+        [f"query {query_id}" for query_id in others["query_id"].to_pylist()],
+        ["another query has the id, and what people did for both counts for it"] * len(others),
+        payloads=[b""] * len(others),
+    )
+    counts = {"in": len(kept) + len(others), "out": len(kept), "dropped_id_collision": len(others)}
+    return Output(
+        {"texts": kept}, (letters,), {f"query_texts.{name}": n for name, n in counts.items()}
+    )
 
 
 def rename_variants(rows: pa.Table, variants: pa.Table, column: str = "query_id") -> pa.Table:
@@ -90,8 +137,7 @@ def build_queries(
     """
     stats = add_up(stats, ["query_id"], QUERY_STATS).sort_by("query_id")
     ids = stats["query_id"].combine_chunks()
-    texts = texts.group_by(QUERY_TEXTS.names, use_threads=False).aggregate([])
-    query = _look_up(texts, "query", ids)
+    query = _look_up(one_text_each(texts)[0], "query", ids)
     votes = add_up(languages, ["query_id", "language"], VOTES).sort_by(
         [("query_id", "ascending"), ("rows", "descending"), ("language", "ascending")]
     )

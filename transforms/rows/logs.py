@@ -13,7 +13,7 @@ from apache_beam.io.filesystem import FileMetadata
 from schemas.base import storage
 from schemas.base.errors import PhraseLensError
 from transforms.files.compression import split_name
-from transforms.files.file_heads import Head, foreign, open_parquet, read_head
+from transforms.files.file_heads import Head, foreign, read_head
 from transforms.files.litter import is_mark
 from transforms.files.matching import match
 from transforms.files.sniffing import format_of, kind_of
@@ -21,7 +21,7 @@ from transforms.rows import moments
 from transforms.rows.checked import given, milliseconds, texts_of
 from transforms.rows.columns import check_columns
 from transforms.rows.layouts import FORMATS, LAYOUTS, NEEDED_SIDES, WHOLE_FILES, LogUnit
-from transforms.rows.tabular import BadRows, is_splittable, read_part
+from transforms.rows.tabular import BadRows, part_ranges, read_part
 from transforms.rows.text_blocks import Dialect
 
 _REQUIRED = ("query", "image")
@@ -85,7 +85,8 @@ def plan_log(
     for path, kind in _chosen(kinds).items():
         sides = tuple(_sides(path, kind, kinds))
         columns = _columns(heads[path], kind, mapping)
-        for start, stop in _ranges(heads[path], kind, sizes[path], unit_bytes):
+        text = _text(kind)
+        for start, stop in part_ranges(heads[path], text, sizes[path], unit_bytes):
             units.append(LogUnit(kind, path, columns, start, stop, sides))
     # Their workers look into the others.
     units += [LogUnit(format_, path, mapping, unit_bytes=unit_bytes) for path in left]
@@ -128,7 +129,7 @@ def cut(unit: LogUnit) -> Iterator[LogUnit]:
             "--log", f"files of one format ({unit.path} is {kind})", "Mine them apart."
         )
     size = storage.size(unit.path) or 0
-    for start, stop in _ranges(head, kind, size, unit.unit_bytes):
+    for start, stop in part_ranges(head, _text(kind), size, unit.unit_bytes):
         yield LogUnit(kind, unit.path, unit.mapping, start, stop)
 
 
@@ -186,25 +187,6 @@ def _columns(head: Head, kind: str, mapping: dict[str, str]) -> dict[str, str]:
     if kind == "img2dataset" and "caption" not in head.columns:
         return columns | {"query": "txt"}
     return columns
-
-
-def _ranges(head: Head, kind: str, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
-    """Where the units of a file start and stop."""
-    text = _text(kind)
-    if text is None or not is_splittable(head, text):
-        return [(0, None)]
-    if text != "parquet":
-        starts = list(range(0, size, unit_bytes)) or [0]
-    else:
-        with open_parquet(head.path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        starts, held = [0], 0
-        for number, group in enumerate(groups):
-            if held and held + group.total_byte_size > unit_bytes:
-                starts.append(number)
-                held = 0
-            held += group.total_byte_size
-    return list(zip(starts, [*starts[1:], None], strict=True))
 
 
 def _text(kind: str) -> str | Dialect | None:

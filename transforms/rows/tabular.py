@@ -8,10 +8,11 @@ parsing of blocks of text, is in transforms/rows/text_blocks.py and json_blocks.
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from schemas.base.errors import PhraseLensError
 from transforms.files.encodings import open_text
@@ -126,8 +127,49 @@ def read_part(
         yield BadRows("unreadable_file", path, [str(error)])
 
 
-def is_splittable(head: Head, format_: str | Dialect) -> bool:
-    """Whether `read_part` can read a part of a file."""
+def part_ranges(
+    head: Head, format_: str | Dialect | None, size: int, part_bytes: int
+) -> list[tuple[int, int | None]]:
+    """Where the parts of a file start and stop, for `read_part`; no row is read.
+
+    Args:
+      head: the beginning of the file.
+      format_: as of `read_part`; None for what has no parts.
+      size: bytes of the file.
+      part_bytes: of text, or of row groups, in a part; a larger row group is one part.
+    """
+    if format_ is None or not _is_splittable(head, format_):
+        return [(0, None)]
+    if format_ == "parquet":
+        sizes = [group.total_byte_size for group in row_groups(head.path)]
+        return ranges_of_groups(sizes, part_bytes)
+    return byte_ranges(size, part_bytes)
+
+
+def byte_ranges(size: int, part_bytes: int) -> list[tuple[int, int | None]]:
+    """Where parts of so many bytes start and stop; the last one goes on to the end."""
+    starts = list(range(0, size, part_bytes)) or [0]
+    return list(zip(starts, [*starts[1:], None], strict=True))
+
+
+def ranges_of_groups(weights: Sequence[int], most: int) -> list[tuple[int, int | None]]:
+    """As `byte_ranges`, of row groups: so many as weigh no more than `most`, but one at least."""
+    starts, held = [0], 0
+    for number, weight in enumerate(weights):
+        if held and held + weight > most:
+            starts.append(number)
+            held = 0
+        held += weight
+    return list(zip(starts, [*starts[1:], None], strict=True))
+
+
+def row_groups(path: str) -> list[pq.RowGroupMetaData]:
+    """What the footer of a Parquet file says of its row groups."""
+    with open_parquet(path) as file:
+        return [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+
+
+def _is_splittable(head: Head, format_: str | Dialect) -> bool:
     if format_ == "parquet":
         return True
     if format_ == "json" or not head.is_plain:

@@ -1,15 +1,21 @@
 """Which units images are cut into."""
 
+import gzip
+import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from apache_beam.io.tfrecordio import _TFRecordUtil
 
 from schemas.base.errors import PhraseLensError
 from tests.support.inputs.image_tables import MAPPING, read, write_parquet, write_tar
-from transforms.images import plan
+from transforms.images import plan, readers
 from transforms.images.plan import plan_images
+from transforms.images.readers import read_unit
 
 
 def test_a_folder_of_webdataset_has_tables_about_its_shards(tmp_path):
@@ -25,7 +31,21 @@ def test_webdataset_without_shards(tmp_path):
         read([path], "webdataset")
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def table_of_paths(path, kind, names):
+    """With a row too long, and one that is cut, where a format can have such."""
+    if kind == "parquet":
+        pq.write_table(pa.table({"key": names, "path": names}), path, row_group_size=4)
+    elif kind == "jsonl":
+        lines = [json.dumps({"key": name, "path": name}) for name in names]
+        path.write_text("\n".join([*lines[:4], "{no json", *lines[4:]]))
+    else:
+        lines = [f"{name},{name}" for name in names]
+        lines[4:4] = ["too,many,fields"]
+        text = "\n".join(["key,path", *lines, "the,last,one"])
+        path.write_text(text.replace(",", "\t") if kind == "tsv" else text)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize("unit_rows", [1, 3, 7, 100])
 def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
     """Together they have its rows, and each of the bad ones once."""
@@ -33,27 +53,133 @@ def test_a_table_of_paths_is_many_units(tmp_path, monkeypatch, kind, unit_rows):
     for name in names[:8]:  # the last two are missing
         (tmp_path / name).write_bytes(name.encode())
     path = tmp_path / f"images.{kind}"
-    if kind == "parquet":
-        pq.write_table(pa.table({"key": names, "path": names}), path, row_group_size=4)
-    elif kind == "csv":
-        lines = [f"{name},{name}" for name in names]
-        lines[4:4] = ["too,many,fields"]
-        path.write_text("\n".join(["key,path", *lines, "the,last,one"]))
-    else:
-        lines = [json.dumps({"key": name, "path": name}) for name in names]
-        path.write_text("\n".join([*lines[:4], "{no json", *lines[4:]]))
+    table_of_paths(path, kind, names)
     whole, bad = read([str(path)])
     assert len(whole) == 8
-    assert len(bad) == {"parquet": 2, "csv": 4, "jsonl": 3}[kind]
-    monkeypatch.setattr(plan, "UNIT_ROWS", unit_rows)
+    assert len(bad) == {"parquet": 2, "jsonl": 3}.get(kind, 4)
+    monkeypatch.setattr(plan, "NAMING_ROWS", unit_rows)
+    monkeypatch.setattr(plan, "NAMING_BYTES", 12 * unit_rows)
+    monkeypatch.setattr(readers, "BATCH_IMAGES", 2)
     units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
-    assert len(units) == -(-10 // unit_rows)
+    assert [unit.files for unit in units] == [1] + [0] * (len(units) - 1)
+    assert len(units) > 1 or unit_rows == 100
     found, found_bad = read([str(path)])
-    assert found == whole
-    assert sorted(found_bad) == sorted(bad)
+    assert sorted(found) == sorted(whole)
+    # A part does not know how many lines are before it, and says behind which byte it begins.
+    assert sorted(reason for reason, _ in found_bad) == sorted(reason for reason, _ in bad)
+    missing = [[detail for _, detail in b if "No such file" in detail] for b in (found_bad, bad)]
+    assert sorted(missing[0]) == sorted(missing[1])
+    assert len(missing[0]) == 2
 
 
-def test_a_table_of_images_is_one_unit(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "UNIT_ROWS", 1)
-    path = write_parquet(tmp_path / "a.parquet", key=["0", "1"], image=[b"red", b"blue"])
-    assert len(plan_images("images", [path], "auto", MAPPING, "stem").units) == 1
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl", "parquet"])
+def test_all_units_of_a_table_read_its_rows_a_bounded_number_of_times(tmp_path, monkeypatch, kind):
+    """Rows that are read, for each row that there is: the same at any size."""
+    monkeypatch.setattr(plan, "NAMING_ROWS", 64)
+    monkeypatch.setattr(plan, "NAMING_BYTES", 1 << 10)
+    read_rows = []
+    for module in ("read_part", "read_table"):
+        whole = getattr(readers, module)
+
+        def spy(*args, whole=whole, **more):
+            for batch in whole(*args, **more):
+                read_rows.append(batch.num_rows)
+                yield batch
+
+        monkeypatch.setattr(readers, module, spy)
+    shares = []
+    for rows in (500, 8000):
+        path = tmp_path / f"{rows}.{kind}"
+        lines = [f"{i},http://photos.example/{i}.jpg" for i in range(rows)]
+        if kind == "parquet":
+            keys, urls = zip(*(line.split(",") for line in lines), strict=True)
+            pq.write_table(pa.table({"key": keys, "path": urls}), path, row_group_size=50)
+        elif kind == "jsonl":
+            path.write_text("\n".join(json.dumps({"key": li, "path": li}) for li in lines))
+        else:
+            text = "\n".join(["key,path", *lines]).encode()
+            path.write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
+        units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
+        assert not read_rows, "no row is read to make a plan"
+        refused = [detail for unit in units for b in read_unit(unit) for detail in b.details]
+        assert len(refused) == rows, "each names a URL, and those are not fetched unless asked for"
+        shares.append(sum(read_rows) / rows)
+        read_rows.clear()
+    assert shares[1] <= (16 if kind.startswith("csv") else 1)
+
+
+def test_a_table_of_images_is_cut_between_row_groups(tmp_path, monkeypatch):
+    names = [str(i) for i in range(10, 50)]
+    images = [name.encode() * 100 for name in names]
+    table = pa.table({"key": names, "image": images})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+    paths = [str(tmp_path / "a.parquet")]
+    whole = read(paths)
+    assert whole == (list(zip(names, images, strict=True)), [])
+    assert len(plan_images("images", paths, "auto", MAPPING, "stem").units) == 1
+    monkeypatch.setattr(plan, "UNIT_BYTES", 2000)
+    units = plan_images("images", paths, "auto", MAPPING, "stem").units
+    assert [unit.start for unit in units] == [0, *(unit.stop for unit in units[:-1])]
+    assert [unit.files for unit in units] == [1] + [0] * (len(units) - 1)
+    assert len(units) > 4
+    assert read(paths) == whole
+
+
+def record(key: str, image: bytes) -> bytes:
+    bytes_list = tf.train.BytesList
+    features = {
+        "key": tf.train.Feature(bytes_list=bytes_list(value=[key.encode()])),
+        "image": tf.train.Feature(bytes_list=bytes_list(value=[image])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    buffer = io.BytesIO()
+    _TFRecordUtil.write_record(buffer, example)
+    return buffer.getvalue()
+
+
+def images_of_records(count):
+    rng = np.random.default_rng(0)
+    # Some with many zeros, as the lengths of records have.
+    return [bytes(int(n)) + rng.bytes(int(n)) for n in rng.integers(0, 300, count)]
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 90, 1000, 1 << 20])
+def test_tfrecord_is_cut_between_records(tmp_path, monkeypatch, unit_bytes):
+    images = images_of_records(40)
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(b"".join(record(str(i), image) for i, image in enumerate(images)))
+    rows = [(str(i), image) for i, image in enumerate(images)]
+    assert read([str(path)]) == (rows, [])
+    monkeypatch.setattr(plan, "UNIT_BYTES", unit_bytes)
+    units = plan_images("images", [str(path)], "auto", MAPPING, "stem").units
+    assert len(units) == -(-path.stat().st_size // unit_bytes)
+    assert read([str(path)]) == (rows, [])
+    packed = tmp_path / "b.tfrecord.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read([str(packed)]) == (rows, [])
+    assert len(plan_images("images", [str(packed)], "auto", MAPPING, "stem").units) == 1
+
+
+def test_a_record_within_an_image_is_no_record_in_silence(tmp_path, monkeypatch):
+    inner = record("forged", b"inner")
+    data = [record("a", b"x" * 100), record("b", b"y" * 300 + inner + b"z" * 90), record("c", b"")]
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(b"".join(data))
+    whole, bad = read([str(path)])
+    assert ([key for key, _ in whole], bad) == (["a", "b", "c"], [])
+    monkeypatch.setattr(plan, "UNIT_BYTES", 330)
+    _, bad = read([str(path)])
+    assert ("unreadable_file", "looks like the start of another") in [
+        (reason, detail.partition("byte ")[2].partition(" ")[2]) for reason, detail in bad
+    ]
+
+
+def test_damage_costs_the_part_that_it_is_in(tmp_path, monkeypatch):
+    data = [record(str(i), bytes(100)) for i in range(20)]
+    data[7] = data[7][:50] + b"!" + data[7][51:]
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(b"".join(data))
+    monkeypatch.setattr(plan, "UNIT_BYTES", 5 * len(data[0]))
+    rows, bad = read([str(path)])
+    assert [key for key, _ in rows] == [str(i) for i in range(20) if i not in (7, 8, 9)]
+    assert [reason for reason, _ in bad] == ["unreadable_file"]

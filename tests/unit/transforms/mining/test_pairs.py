@@ -1,4 +1,5 @@
 import itertools
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from transforms.mining.images import EARLIER_KEYS, IMAGE_KEYS, SPLIT_OF_IMAGES
 from transforms.mining.pairs import CANDIDATES, IMAGE_EVIDENCE, PairRules
 from transforms.mining.queries import VARIANTS
 
+STAGE = types.SimpleNamespace(name="mine_pairs", run_id="run")
 FLAT = np.full(101, EXAMINED_UNIT, np.int64)
 COUNTS, RATES = Log(False, False, FLAT), Log(True, True, FLAT)
 
@@ -189,13 +191,40 @@ def test_rare_queries_stay_behind_where_people_are_known():
     users = pa.Table.from_pylist(
         [{"query_id": q, "users": n} for q, n in ((1, 3), (1, 2), (2, 4), (4, 9))], QUERY_USERS
     )
-    chosen = pairs.choose(rows, users, QUERY_TEXTS.empty_table(), RATES, PairRules())
+    no_texts = QUERY_TEXTS.empty_table()
+    chosen = pairs.choose(rows, users, no_texts, RATES, PairRules(), run=STAGE)
     assert {row["query_id"] for row in chosen.tables["chosen"].to_pylist()} == {1, 4}
     assert chosen.counts["pairs.dropped_few_users"] == 2
     unknown = pairs.choose(
-        rows, QUERY_USERS.empty_table(), QUERY_TEXTS.empty_table(), COUNTS, PairRules()
+        rows, QUERY_USERS.empty_table(), no_texts, COUNTS, PairRules(), run=STAGE
     )
     assert len(unknown.tables["chosen"]) == 4
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_of_two_texts_with_one_id_the_first_has_it_and_the_other_dies(order):
+    """In whatever order they come; a text without pairs is nobody's loss."""
+    texts = [(1, "shoe"), (1, "boot"), (1, "shoe"), (2, "hat"), (9, "gone"), (9, "lost")]
+    texts = [texts[place] for place in order] + texts[4:]
+    chosen = pairs.choose(
+        candidates([("x", q, 1024, EXAMINED_UNIT, 0.5) for q in (1, 2)]),
+        QUERY_USERS.empty_table(),
+        pa.Table.from_pylist([dict(zip(QUERY_TEXTS.names, t, strict=True)) for t in texts]),
+        COUNTS,
+        PairRules(),
+        run=STAGE,
+    )
+    known = {row["query_id"]: row["text"] for row in chosen.tables["known"].to_pylist()}
+    assert known == {1: "boot", 2: "hat"}
+    (letter,) = chosen.dead[0].to_pylist()
+    assert (letter["key"], letter["reason"], letter["payload"]) == ("query 1", "id_collision", b"")
+    assert "shoe" not in str(letter)
+    counts = {name: n for name, n in chosen.counts.items() if name.startswith("query_texts")}
+    assert counts == {
+        "query_texts.in": 3,
+        "query_texts.out": 2,
+        "query_texts.dropped_id_collision": 1,
+    }
 
 
 def build(rows, variants=(), **rules):

@@ -57,6 +57,15 @@ def test_build_queries(order):
     assert history.schema == tables.QUERY_DAYS
 
 
+def test_each_id_has_one_text_however_rows_are_ordered():
+    rows = [(1, "shoe"), (1, "boot"), (1, "shoe"), (2, "hat"), (1, "sandal")]
+    for order in itertools.permutations(rows):
+        kept, others = queries.one_text_each(table(QUERY_TEXTS, order))
+        assert [tuple(row.values()) for row in kept.to_pylist()] == [(1, "boot"), (2, "hat")]
+        assert [tuple(row.values()) for row in others.to_pylist()] == [(1, "sandal"), (1, "shoe")]
+    assert [len(part) for part in queries.one_text_each(QUERY_TEXTS.empty_table())] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("histogram", "most", "expected"),
     [

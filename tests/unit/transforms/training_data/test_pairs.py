@@ -14,6 +14,7 @@ import tensorflow as tf
 from beam_jobs.models import prepare_pairs
 from model_code.images import ops as image_ops
 from model_code.models.text_generator.examples import PairEncoder
+from schemas.base import storage
 from schemas.datasets import checks, manifest
 from schemas.datasets import dataset as dataset_lib
 from tests.support.datasets.mined_dataset import jpeg, prepare, query_id, write_mined
@@ -207,6 +208,25 @@ def test_metadata_says_how_images_were_made(prepared):
             "image_size": SIZE,
             "image_encoding": "raw",
         }
+
+
+def test_queries_are_read_once_however_many_workers_ask(mined, tmp_path, monkeypatch):
+    """And what each worker reads of them is the head's ids and the texts of held-out images."""
+    opened = collections.Counter()
+    read = storage.open_input
+
+    def spy(path):
+        opened[path.rpartition("/runs/")[2].partition("/")[2]] += 1
+        return read(path)
+
+    monkeypatch.setattr(storage, "open_input", spy)
+    root = prepare(mined.root, str(tmp_path), "--image_size=16")
+    shards = mined.shards("queries")
+    assert len(shards) == 2
+    for shard in shards:
+        assert opened[shard.path.removeprefix("runs/").partition("/")[2]] == 1
+    assert [opened[f"vocabulary/part-0000{i}-of-00001.parquet"] for i in range(2)] == [1, 0]
+    assert dataset_lib.Dataset(root).table("vocabulary").num_rows == len(TEXTS) - len(NOT_HEAD)
 
 
 def test_a_broken_image_dies_alone(tmp_path):
