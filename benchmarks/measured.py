@@ -117,7 +117,7 @@ def commit() -> str:
 def _git(*words: str) -> str:
     """What git says of this repository; nothing where there is none."""
     command = ["git", "-C", str(ROOT), *words]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 def machine() -> str:

@@ -1,34 +1,28 @@
-"""Reads what the pipelines have made, by its manifest: the features of images as NumPy arrays.
+"""Reads the features that embed_images has made, as Arrow, and adds them up.
 
   python examples/read_features.py work/quickstart/features
 
-prints, of each split, its images and the phrase that is predicted most often. A dataset is what its
-manifest names: files that it does not name are of other runs, or were never finished.
+prints, of each split, its images and the phrase that is predicted most often. A table may be larger
+than memory: it is read in batches.
 """
 
 import sys
 from collections import Counter
 
-import numpy as np
-
-from schemas.datasets.dataset import Dataset
-from schemas.tables.vectors import arrow_to_vectors
+import phraselens
 
 
 def main(features: str) -> None:
+    dataset = phraselens.open_dataset(features)
+    images: Counter[str] = Counter()
     phrases: dict[str, Counter[str]] = {}
-    vectors: dict[str, list[np.ndarray]] = {}
-    for batch in Dataset(features).batches("features", ["split", "phrases", "text_emb"]):
-        text_embs = arrow_to_vectors(batch["text_emb"])  # [rows, width] float32
-        splits = np.array(batch["split"].to_pylist())
-        for split in np.unique(splits):
-            vectors.setdefault(split, []).append(text_embs[splits == split])
-        for split, row in zip(splits, batch["phrases"].to_pylist(), strict=True):
-            phrases.setdefault(split, Counter()).update(row)
-    for split, parts in sorted(vectors.items()):
-        ((phrase, images),) = phrases[split].most_common(1)
-        shape = np.concatenate(parts).shape
-        print(f"{split}: text embeddings {shape}; {phrase!r} is predicted for {images} images")
+    for batch in dataset.batches("features", ["split", "phrases"]):
+        for row in batch.to_pylist():
+            images[row["split"]] += 1
+            phrases.setdefault(row["split"], Counter()).update(row["phrases"])
+    for split, count in sorted(images.items()):
+        ((phrase, times),) = phrases[split].most_common(1)
+        print(f"{split}: {count} images; {phrase!r} is predicted for {times} of them")
 
 
 if __name__ == "__main__":

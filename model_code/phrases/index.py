@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from threadpoolctl import ThreadpoolController
 
 from model_code.index import kinds as index_kinds
@@ -87,6 +88,11 @@ class PhraseIndex:
         """[…] rows → […] texts (object)."""
         found = self._queries.take(pa.array(rows.reshape(-1)))
         return np.array(found.to_pylist(), dtype=object).reshape(rows.shape)
+
+    def row_of(self, text: str) -> int | None:
+        """The row of a phrase; None where there is none of this text."""
+        row = pc.index(self._queries, text).as_py()
+        return None if row < 0 else row
 
     def search(self, query_embs: np.ndarray, num_phrases: int) -> Neighbours:
         """Finds the N nearest phrases.

@@ -150,6 +150,26 @@ def read_bytes(path: str) -> bytes:
         return f.read()
 
 
+def read_range(path: str, start: int, size: int) -> bytes:
+    """Some bytes of a file, fewer at its end; of an object no others are sent, in one request.
+
+    Arrow asks for all that follow, and for the object's size before. Raises FileNotFoundError.
+    """
+    if not size:
+        return b""
+    if not path.startswith(GCS_PREFIX):
+        with open(path, "rb") as file:
+            return os.pread(file.fileno(), size, start)
+    from google.api_core.exceptions import NotFound
+
+    try:
+        return google_blob(path).download_as_bytes(
+            start=start, end=start + size - 1, raw_download=True
+        )
+    except NotFound as error:
+        raise FileNotFoundError(path) from error
+
+
 @contextlib.contextmanager
 def open_output(path: str) -> Iterator[pa.NativeFile]:
     """A writer whose file appears whole or not at all.

@@ -1,6 +1,10 @@
 """The programs of examples/ run as their own docstrings say, and agree with the pipelines."""
 
+import csv
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -13,7 +17,7 @@ EXAMPLES = work_folder.ROOT / "examples"
 def run(name, *words):
     path = EXAMPLES / f"{name}.py"
     assert f"python examples/{name}.py " in path.read_text()
-    return work_folder.run([work_folder.sys.executable, path, *words])
+    return work_folder.run([sys.executable, path, *words])
 
 
 def test_every_example_is_run_here():
@@ -48,4 +52,45 @@ def test_features_are_read_by_their_manifest(tiny_run):
     printed = run("read_features", features.root)
     splits = features.table("features")["split"].to_pylist()
     for split in set(splits):
-        assert f"{split}: text embeddings ({splits.count(split)}, 24); " in printed
+        assert f"{split}: {splits.count(split)} images; " in printed
+
+
+def test_phrases_are_found_near_each_other(tiny_run):
+    root = tiny_run.dataset("embed_phrases")
+    first, *_ = Dataset(root).table("phrases", ["query"])["query"].to_pylist()
+    printed = run("search_phrases", root, first, "what nobody types")
+    assert printed.startswith(f"{Dataset(root).manifest.tables['phrases'].rows:,} phrases")
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{first}: "))
+    assert 4 <= line.count(" (") <= 5
+    assert "'what nobody types' of" in printed
+
+
+def test_a_folder_of_photos_is_tagged(tiny_run, tmp_path):
+    mined = Dataset(tiny_run.dataset("mine_pairs"))
+    (tmp_path / "photos").mkdir()
+    for row in mined.table("images").slice(0, 2).to_pylist():
+        (tmp_path / "photos" / f"{row['image_id']}.jpg").write_bytes(row["image"])
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    run("tag_photos", tiny_run.dataset("export_model"), tmp_path / "photos", tmp_path / "tags.csv")
+    with open(tmp_path / "tags.csv", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 3
+    assert rows["notes.txt"]["error"].startswith("not_an_image")
+    for name in rows.keys() - {"notes.txt"}:
+        assert rows[name]["label"]
+        assert not rows[name]["error"]
+        assert float(rows[name]["probability"]) > 0
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tiny_run):
+    notebook = json.loads((EXAMPLES / "first_look.ipynb").read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    environment = work_folder.environment() | {"PHRASELENS_WORK": tiny_run.config.workdir}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not_an_image" in done.stdout

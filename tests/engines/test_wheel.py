@@ -65,7 +65,14 @@ def test_presets_and_the_command_line_work_where_nothing_but_the_wheel_is(built,
     project = tomllib.loads((work_folder.ROOT / "pyproject.toml").read_text())["project"]
     assert run("--version") == f"phraselens {project['version']}\n"
     (folder,) = tmp_path.glob("phraselens-*.dist-info")
-    assert f"\nVersion: {project['version']}\n" in (folder / "METADATA").read_text()
+    metadata = (folder / "METADATA").read_text()
+    assert f"\nVersion: {project['version']}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert (folder / "licenses" / "LICENSE").read_bytes() == (
+        work_folder.ROOT / "LICENSE"
+    ).read_bytes()
+    for extra in project["optional-dependencies"]:
+        assert f"\nProvides-Extra: {extra}\n" in metadata
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from transforms.shards.records import write_file
 # A table below this crosses a shuffle as it is, a larger one through a file: thousands of
 # tables that are just small enough must not fill the memory of a runner that keeps them there.
 SPILL_BYTES = 1 << 16
+# A block below this crosses as it is, too: a request for each would cost more than its bytes.
+SMALL_BYTES = 1 << 13
 # Of the tables that a bundle has, so many bytes go into one file.
 FILE_BYTES = 32 << 20
 
@@ -34,9 +36,7 @@ class Spilled:
     size: int
 
     def read(self) -> bytes:
-        with storage.open_input(self.path) as file:
-            file.seek(self.start)
-            return file.read(self.size)
+        return storage.read_range(self.path, self.start, self.size)
 
 
 Block = bytes | Spilled
@@ -121,9 +121,13 @@ def spill_blocks(
     blocks: list[tuple[Key, pa.Buffer]] = []
     size = 0
     for key, table in tables:
-        blocks.append((key, serialise(table)))
-        size += blocks[-1][1].size
-        if spill is not None and size >= FILE_BYTES:
+        block = serialise(table)
+        if spill is None or block.size < SMALL_BYTES:
+            yield key, block.to_pybytes()
+            continue
+        blocks.append((key, block))
+        size += block.size
+        if size >= FILE_BYTES:
             yield from _in_file(blocks, spill)
             blocks, size = [], 0
     if spill is not None and size >= SPILL_BYTES:
@@ -140,11 +144,9 @@ def _in_file(blocks: Sequence[tuple[Key, pa.Buffer]], spill: str) -> Iterator[tu
         start += block.size
 
 
-def in_order(table: pa.Table, order: np.ndarray, start: int = 0) -> pa.Table:
-    """`table.take(order)`, without a copy where these are the rows from `start` on as they lie."""
-    if np.array_equal(order, np.arange(start, start + len(order))):
-        return table.slice(start, len(order))
-    return table.take(pa.array(order))
+def in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
+    """`table.take(order)`, without a copy where the rows lie in that order already."""
+    return table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))
 
 
 class Together(beam.DoFn):

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.datasets import manifest
 from schemas.datasets import shards as shards_lib
 from schemas.runs.run import Run
-from transforms.shards.blocks import Block, SplitByShard, from_blocks, in_order
+from transforms.shards.blocks import Block, SplitByShard, from_blocks
 
 DEAD, COUNTS, SHARDS, NOTES = "dead", "counts", "shards", "notes"
 
@@ -67,13 +68,21 @@ def write_sorted(
     """Writes one shard with its rows in the order of `keys`, so that equal rows are equal bytes."""
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]).to_numpy()
     path = run.shard_path(name, index, num_shards, "parquet")
-    # Where chunks begin must not show in the file; all rows in one would be too many bytes.
-    step, rows = shards_lib.GROUP_ROWS, _with_large_columns(table)
-    parts = (
-        in_order(rows, order[start : start + step], start).cast(table.schema).combine_chunks()
-        for start in range(0, table.num_rows, step)
-    )
+    parts = _parts_in_order(table, order)
     return name, shards_lib.write_parts(run.output, path, index, table.schema, parts)
+
+
+def _parts_in_order(table: pa.Table, order: np.ndarray) -> Iterator[pa.Table]:
+    """The rows of each row group, in one chunk: where chunks begin must not show in the file."""
+    rows = _with_large_columns(table)
+    for start in range(0, len(order), shards_lib.GROUP_ROWS):
+        part = rows.take(pa.array(order[start : start + shards_lib.GROUP_ROWS]))
+        for first, stop in shards_lib.row_groups(part):
+            # A slice would keep offsets beyond 2 GiB.
+            group = (
+                part.take(pa.array(np.arange(first, stop))) if stop - first < len(part) else part
+            )
+            yield group.cast(table.schema).combine_chunks()
 
 
 def _with_large_columns(table: pa.Table) -> pa.Table:

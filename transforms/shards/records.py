@@ -4,8 +4,8 @@ Each file is written once, in one piece, and named by what is in it. Readers rea
 ask for, neighbours together.
 """
 
+import functools
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,42 +35,38 @@ def write_file(folder: str, parts: Sequence[bytes | pa.Buffer]) -> str:
 
 
 def read_records(folder: str, places: Iterable[Place]) -> dict[Place, bytes]:
-    """Reads records: each file is opened once, and records that lie close together are one read.
+    """Reads records: those that lie close together are one read.
 
     Args:
       folder: as of `write_file`.
       places: of the records. All are in memory at once.
     """
-    by_file: dict[str, list[Place]] = defaultdict(list)
-    for place in sorted(set(places)):
-        by_file[place[0]].append(place)
     found: dict[Place, bytes] = {}
     with ThreadPoolExecutor(_READERS) as readers:
-        for records in readers.map(lambda ps: _read_file(folder, ps), by_file.values()):
+        groups = _together(sorted(set(places)))
+        for records in readers.map(functools.partial(_read_group, folder), groups):
             found.update(records)
     return found
 
 
-def _read_file(folder: str, places: Sequence[Place]) -> dict[Place, bytes]:
-    found = {}
-    with storage.open_input(storage.join(folder, places[0][0])) as file:
-        for group in _together(places):
-            first, last = group[0][1], max(start + size for _, start, size in group)
-            data = file.read_at(last - first, first)
-            for place in group:
-                _, start, size = place
-                found[place] = data[start - first : start - first + size]
-    return found
+def _read_group(folder: str, group: Sequence[Place]) -> dict[Place, bytes]:
+    name, first, _ = group[0]
+    stop = max(start + size for _, start, size in group)
+    data = storage.read_range(storage.join(folder, name), first, stop - first)
+    return {
+        (name, start, size): data[start - first : start - first + size] for _, start, size in group
+    }
 
 
 def _together(places: Sequence[Place]) -> Iterable[list[Place]]:
-    """Groups of sorted places of a file, each to be read at once."""
+    """Groups of sorted places, each to be read at once."""
     group: list[Place] = []
     for place in places:
-        _, start, size = place
+        name, start, size = place
         if group:
-            stop = group[-1][1] + group[-1][2]
-            if start > stop + GAP_BYTES or start + size - group[0][1] > READ_BYTES:
+            last, before, bytes_ = group[-1]
+            is_far = name != last or start > before + bytes_ + GAP_BYTES
+            if is_far or start + size - group[0][1] > READ_BYTES:
                 yield group
                 group = []
         group.append(place)

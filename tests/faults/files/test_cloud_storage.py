@@ -19,6 +19,7 @@ from schemas.base.errors import Exit, PhraseLensError
 from schemas.datasets import checks, manifest, shards
 from tests.support.datasets import work_folder
 from tests.support.inputs.image_files import encode, photo
+from tests.support.processes import cloud
 from tests.support.processes.cloud import bucket  # noqa: F401
 
 WRITES = r"^PUT /upload|uploadType=multipart"  # Arrow's, and the manifest's
@@ -210,3 +211,39 @@ def test_read_that_hangs(inputs, expected, tmp_path, figure):
         assert faults(requests())["hang"] == 1
     seconds = time.monotonic() - start
     figure(f"one read got no answer: all rows equal, {seconds:.0f} s with the wait")
+
+
+def test_a_folder_of_many_objects_goes_in_batches(bucket):  # noqa: F811
+    for n in range(230):
+        storage.google_blob(f"{bucket}/spill/of/{n:03d}").upload_from_string(b"x")
+    storage.google_blob(f"{bucket}/spill-of-another").upload_from_string(b"x")
+    before = Counter(cloud.requests())
+    storage.remove_tree(f"{bucket}/spill")
+    asked = Counter(cloud.requests()) - before
+    assert asked == {"deletes": 230, "batches": 3, "lists": 2, "others": 1}  # its own question
+    assert [path for path, *_ in storage.list_objects(f"{bucket}/spill")] == [
+        f"{bucket}/spill-of-another"
+    ]
+    storage.remove_tree(f"{bucket}/spill")  # nothing is there
+
+
+def test_what_a_batch_leaves_is_deleted_by_itself(bucket, monkeypatch):  # noqa: F811
+    for n in range(3):
+        storage.google_blob(f"{bucket}/left/{n}").upload_from_string(b"x")
+    monkeypatch.setattr(storage.google_client(), "batch", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr("google.cloud.storage.Blob.delete", lambda *_: None)
+    storage.remove_tree(f"{bucket}/left")
+    assert not list(storage.list_objects(f"{bucket}/left"))
+
+
+def test_of_a_range_no_other_byte_is_sent(bucket):  # noqa: F811
+    data = bytes(range(256)) * 40
+    storage.google_blob(f"{bucket}/range").upload_from_string(data)
+    before = Counter(cloud.requests())
+    assert storage.read_range(f"{bucket}/range", 300, 500) == data[300:800]
+    asked = Counter(cloud.requests()) - before
+    assert asked == {"reads": 1, "bytes_read": 500, "others": 1}
+    assert storage.read_range(f"{bucket}/range", len(data) - 5, 50) == data[-5:]
+    assert storage.read_range(f"{bucket}/range", 5, 0) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_range(f"{bucket}/nothing", 0, 1)

@@ -13,6 +13,7 @@ SOURCES = (
     "pyproject.toml",
     "requirements.txt",
     "README.md",
+    "LICENSE",
     "phraselens",
     "configs",
     *sorted(PACKAGES),

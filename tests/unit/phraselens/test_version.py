@@ -28,7 +28,8 @@ def version_in(folder):
 @pytest.fixture
 def installed(tmp_path):
     """A folder in which version 7.8 is installed."""
-    shutil.copytree(ROOT / "phraselens", tmp_path / "phraselens")
+    for package in ("phraselens", "schemas"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     metadata = tmp_path / "phraselens-7.8.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: phraselens\nVersion: 7.8\n")

@@ -61,6 +61,7 @@ def test_output_is_tagged_and_empty_tables_stay_behind():
 def test_tables_of_a_bundle_wait_in_few_files(tmp_path, monkeypatch):
     """An object for each table and shuffle was 30 KB on average, and deleted one by one."""
     monkeypatch.setattr(blocks, "SPILL_BYTES", 1 << 10)
+    monkeypatch.setattr(blocks, "SMALL_BYTES", 0)
     size = 200 * table(["0"] * 100).nbytes
     monkeypatch.setattr(Together.__init__, "__defaults__", (size // 4,))
     spill = str(tmp_path / "spill")
@@ -90,6 +91,7 @@ def test_tables_of_a_bundle_wait_in_few_files(tmp_path, monkeypatch):
 
 def test_files_of_blocks_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "FILE_BYTES", 10_000)
+    monkeypatch.setattr(blocks, "SMALL_BYTES", 0)
     rows = table([str(n) for n in range(5000)])
     found = dict(split_by_shard(rows, "id", 50, str(tmp_path)))
     assert len(found) == 50
@@ -97,3 +99,14 @@ def test_files_of_blocks_are_bounded(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) > 3
     places = from_blocks(found.values(), SCHEMA)["place"].to_pylist()
     assert sorted(places) == list(range(5000))
+
+
+def test_small_blocks_cross_as_they_are(tmp_path):
+    """Where there are many shards each has little of a table: a request for each costs more."""
+    rows = table([str(n) for n in range(50_000)])
+    found = [block for _, block in split_by_shard(rows, "id", 2000, str(tmp_path))]
+    assert all(isinstance(block, bytes) for block in found)
+    assert not list(tmp_path.iterdir())
+    large = [block for _, block in split_by_shard(rows, "id", 20, str(tmp_path))]
+    assert not any(isinstance(block, bytes) for block in large)
+    assert len(list(tmp_path.iterdir())) == 1
