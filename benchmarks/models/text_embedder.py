@@ -165,7 +165,8 @@ def unseen_images(config: Config, trained: Mapping[str, Dataset]) -> str:
     from model_code.models.text_embedder.held_out import make_bags
     from model_code.models.text_embedder.network import TextEmbedder
 
-    known_texts = load_associations(Dataset(storage.join(config.workdir, "emoji", "mined"))).texts
+    mined = Dataset(storage.join(config.workdir, "emoji", "mined"))
+    known_texts = load_associations(mined).texts.to_pylist()
     rows = phrases(config, "emoji", "test").to_pylist()
     groups: dict[str, set[str]] = {}
     languages: dict[str, str] = {}
@@ -184,13 +185,14 @@ def unseen_images(config: Config, trained: Mapping[str, Dataset]) -> str:
     some = np.sort(np.random.default_rng(0).permutation(len(every))[:PAIRS])
     asked = every[some]
     candidates = text_evaluation.choose_candidates(asked, len(texts), CANDIDATES)
-    bags = make_bags([*texts, *known_texts], 2**40, 64)
+    bags = make_bags(pa.array([*texts, *known_texts]), 2**40, 64)
     fitted = np.arange(len(texts), len(texts) + len(known_texts))
     similarities = {
         variant: text_evaluation.cosines(TextEmbedder(dataset.folder("model")).embed(texts))
         for variant, dataset in trained.items()
     }
-    similarities["tf_idf"] = text_evaluation.TfIdf(bags.ids, fitted).similarity
+    ids = bags.rows(np.arange(len(bags)))
+    similarities["tf_idf"] = text_evaluation.TfIdf(ids, fitted).similarity
     spoken = np.array([languages[text] for text in texts], object)
     popular = text_evaluation.most_popular(known.count())
     methods = {
@@ -255,9 +257,8 @@ def probe(config: Config, trained: Mapping[str, Dataset]) -> str:
         variant: text_evaluation.cosines(TextEmbedder(dataset.folder("model")).embed(titles))
         for variant, dataset in trained.items()
     }
-    similarities["tf_idf"] = text_evaluation.TfIdf(
-        make_bags(titles, 2**40, 64).ids, train
-    ).similarity
+    ids = make_bags(pa.array(titles), 2**40, 64).rows(np.arange(len(titles)))
+    similarities["tf_idf"] = text_evaluation.TfIdf(ids, train).similarity
     lines = [f"{f'titles, {len(names)} classes, {LABELS} labels each':44}   accuracy"]
     for name, similarity in similarities.items():
         accuracy = []

@@ -58,7 +58,7 @@ def classes(folder: Path) -> str:
 
 def texts(folder: Path) -> str:
     found = query_pairs.load_associations(worlds(folder)[1]).texts
-    return f"the text embedder trains on it: {NEW_QUERY in found}"
+    return f"the text embedder trains on it: {NEW_QUERY in found.to_pylist()}"
 
 
 def labels_of(*rows: tuple[str, str]) -> pa.Table:

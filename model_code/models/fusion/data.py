@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from model_code.runtime.few_labels import keep_first
@@ -71,8 +72,14 @@ class ExampleReader:
         See `few_labels.keep_first`; they are kept in memory.
         """
         ids, _ = self.names("train")
-        label_ids = [row[row >= 0] for batch in self.batches("train") for row in batch["label_ids"]]
-        keep = keep_first([list(map(int, row)) for row in label_ids], ids, count, seed)
+        images, classes, rows = [], [], 0
+        for batch in self.batches("train"):
+            image, column = np.nonzero(batch["label_ids"] >= 0)
+            images.append(rows + image)
+            classes.append(batch["label_ids"][image, column])
+            rows += len(batch["label_ids"])
+        labels = np.concatenate(images), np.concatenate(classes)
+        keep = keep_first(*labels, pa.array(ids), count, seed)
         parts, start = [], 0
         for batch in self.batches("train"):
             rows = len(batch["label_ids"])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow.compute as pc
 
 from model_code.metrics.labelling import task_of
 from model_code.models.pixel_embedder.settings import Config
@@ -12,17 +13,45 @@ from schemas.datasets.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
+class Targets:
+    """The classes of some images, as the rows of a sparse matrix.
+
+    Attributes:
+      offsets: [images + 1] int64: the classes of image i are from offsets[i] to offsets[i + 1].
+      classes: [labels] int32.
+      count: of all classes.
+      is_shared: whether the classes of an image share a target of 1.
+    """
+
+    offsets: np.ndarray
+    classes: np.ndarray
+    count: int
+    is_shared: bool
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """[rows, count] float32, 1 for the classes of an image, or their shares of 1."""
+        sizes = self.offsets[rows + 1] - self.offsets[rows]
+        row = np.repeat(np.arange(len(rows)), sizes)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        found = np.zeros((len(rows), self.count), np.float32)
+        found[row, self.classes[np.repeat(self.offsets[rows], sizes) + within]] = 1
+        return found / found.sum(axis=1, keepdims=True) if self.is_shared else found
+
+
+@dataclasses.dataclass(frozen=True)
 class Labelled:
     """The labelled images of one split.
 
     Attributes:
       keep: [rows of the images table] bool, which they are.
-      targets: [images, classes] float32, 1 for the classes of an image; where an image has one
-        class, those of several share the 1.
+      targets: what each of them shows.
     """
 
     keep: np.ndarray
-    targets: np.ndarray
+    targets: Targets
 
 
 def load_labels(config: Config) -> tuple[list[str], str, Labelled, Labelled]:
@@ -32,27 +61,37 @@ def load_labels(config: Config) -> tuple[list[str], str, Labelled, Labelled]:
       PhraseLensError: fewer than two classes are labelled in the training images.
     """
     images = Dataset(config.mined).table("images", ["image_id", "split", "labels"])
-    labels, split = images["labels"].to_pylist(), np.array(images["split"].to_pylist())
-    ids = images["image_id"].to_pylist()
-    chosen = [of if of and part == "train" else [] for of, part in zip(labels, split, strict=True)]
-    train = keep_first(chosen, ids, config.labels_per_class)
-    classes = sorted({label for row in np.flatnonzero(train) for label in labels[row]})
+    images = images.combine_chunks()
+    is_train, is_validation = (
+        pc.equal(images["split"], split).to_numpy() for split in ("train", "validation")
+    )
+    lists = images["labels"].combine_chunks()
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    image = np.repeat(np.arange(len(sizes)), sizes)
+    named = pc.list_flatten(lists).dictionary_encode()
+    names, label = named.dictionary.to_pylist(), named.indices.to_numpy()
+    of_train = is_train[image]
+    ids = images["image_id"].combine_chunks()
+    train = keep_first(image[of_train], label[of_train], ids, config.labels_per_class)
+    shown = np.unique(label[train[image]])
+    classes = sorted(names[name] for name in shown)
     if len(classes) < 2:
         raise PhraseLensError(
             f"table 'images' of {config.mined}",
             f"labelled training images of two classes, found {len(classes)}",
             "Give --labels to mine_pairs, or --weights to this command.",
         )
-    task = task_of(sum(len(of) > 1 for of in labels), sum(bool(of) for of in labels))
-    place = {label: column for column, label in enumerate(classes)}
-    known = np.array([any(label in place for label in of) for of in labels])
+    task = task_of(int((sizes > 1).sum()), int((sizes > 0).sum()))
+    column_of_name = np.full(len(names), -1, np.int32)
+    column_of_name[shown] = np.searchsorted(classes, [names[name] for name in shown])
+    column = column_of_name[label]
+    known = np.zeros(len(sizes), bool)
+    known[image[column >= 0]] = True
 
     def labelled(keep: np.ndarray) -> Labelled:
-        targets = np.zeros((int(keep.sum()), len(classes)), np.float32)
-        for row, image in enumerate(np.flatnonzero(keep)):
-            targets[row, [place[label] for label in labels[image] if label in place]] = 1
-        if task == "single":
-            targets /= targets.sum(axis=1, keepdims=True)
-        return Labelled(keep, targets)
+        mine = keep[image] & (column >= 0)
+        counts = np.bincount(image[mine], minlength=len(keep))[keep]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        return Labelled(keep, Targets(offsets, column[mine], len(classes), task == "single"))
 
-    return classes, task, labelled(train), labelled(known & (split == "validation"))
+    return classes, task, labelled(train), labelled(known & is_validation)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from model_code.images import ops as image_ops
 from model_code.images.source import ImageSource
+from model_code.models.pixel_embedder.data import Targets
 from model_code.models.pixel_embedder.losses import loss as loss_of
 
 _BATCH = 256  # images that go through the network at once in the evaluation
@@ -51,19 +52,23 @@ def training_step(
 
 
 def evaluate(
-    predict: Callable, images: ImageSource, targets: np.ndarray, task: str
+    predict: Callable, images: ImageSource, targets: Targets, task: str
 ) -> dict[str, float]:
     """The loss on held-out images, and the share whose best class is one of theirs.
 
     Args:
       predict: pixels → logits.
       images: may be none.
-      targets: [n, classes] float32.
+      targets: of as many images.
       task: see `losses.loss`.
     """
     if not images.rows:
         return {}
-    logits = np.concatenate([predict(pixels) for pixels in images.in_order(_BATCH)])
-    best = np.take_along_axis(targets, logits.argmax(1)[:, None], 1) > 0
-    loss = tf.reduce_mean(loss_of(logits, targets, task))
-    return {"validation_loss": float(loss), "validation_top1": float(best.mean())}
+    start, loss, best = 0, 0.0, 0
+    for pixels in images.in_order(_BATCH):
+        logits = np.asarray(predict(pixels))
+        wanted = targets.of(np.arange(start, start + len(logits)))
+        best += int((np.take_along_axis(wanted, logits.argmax(1)[:, None], 1) > 0).sum())
+        loss += len(logits) * float(tf.reduce_mean(loss_of(logits, wanted, task)))
+        start += len(logits)
+    return {"validation_loss": loss / start, "validation_top1": best / start}

@@ -64,7 +64,7 @@ def train_bottleneck(config: Config, scratch: str, backbone: Any, size: int) -> 
     def batches(epoch: int) -> Iterator[tuple]:
         for number, (rows, pixels) in enumerate(images.shuffled(batch_size, config.seed, epoch)):
             seed = np.array([config.seed, epoch * steps + number], np.int32)
-            yield pixels, train.targets[rows], seed
+            yield pixels, train.targets.of(rows), seed
 
     predict = backbones.encoder(classifier, preprocessing)
     history = training.fit(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.base.errors import PhraseLensError
@@ -18,8 +19,8 @@ class Associations:
     """Queries of training images, and pairs of them.
 
     Attributes:
-      texts: [queries] in the order of their ids.
-      languages: [queries] codes.
+      texts: [queries] large_string, in the order of their ids.
+      languages: [queries] codes, as objects of which there is one a language.
       query_keys: [queries] uint64 hashes of the ids.
       pairs: [pairs, 2] int64 indices into `texts`, the lower id first.
       weights: [pairs] float32.
@@ -28,7 +29,7 @@ class Associations:
         query were shown the other's image and did not choose it.
     """
 
-    texts: list[str]
+    texts: pa.Array
     languages: np.ndarray
     query_keys: np.ndarray
     pairs: np.ndarray
@@ -90,14 +91,20 @@ def load_associations(mined: Dataset) -> Associations:
     is_pair, is_refused = weights[order] > 0, is_skip[order] > 0
     chosen = order[is_pair]
     return Associations(
-        queries["query"].to_pylist(),
-        np.array(pc.fill_null(queries["language"], "und").to_pylist(), object),
+        queries["query"].cast(pa.large_string()).combine_chunks(),
+        _shared(queries["language"]),
         ids.view(np.uint64) * _MIX,
         pairs[chosen],
         weights[chosen].astype(np.float32),
         keys[chosen],
         pairs[order[is_refused & ~is_pair]],
     )
+
+
+def _shared(languages: pa.ChunkedArray) -> np.ndarray:
+    """[n] codes, "und" where there is none: 8 bytes each."""
+    encoded = pc.fill_null(languages, "und").combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
 def hold_out(everything: Associations, pair_share: float, query_share: float) -> HeldOut:

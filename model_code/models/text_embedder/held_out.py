@@ -1,10 +1,11 @@
 """The text embedder on held-out associations: after an epoch, and beside baselines at the end."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from model_code.models.text_embedder import evaluate as text_evaluation
@@ -18,35 +19,50 @@ _EVALUATED_PAIRS = 10_000  # of each kind, at the end
 _CANDIDATES = 10_000
 _FITTED_TEXTS = 100_000  # that the idf of the baseline is counted in
 _EXACT_BUCKETS = 2**40  # no collision to speak of
+_TEXTS_AT_ONCE = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
 class Bags:
-    """The texts as the network reads them.
+    """The texts as the network reads them: those of row i from offsets[i] to offsets[i + 1].
 
     Attributes:
-      ids: [texts, length] int64, see `text_embedder.ngram_ids`.
-      words: [texts] int64: how many of them are words.
-      lengths: [texts] int64: how many are there at all.
+      ids: [n-grams] see `text_embedder.ngram_ids`.
+      offsets: [texts + 1] int64.
+      words: [texts] int32: how many of them are words.
     """
 
     ids: np.ndarray
+    offsets: np.ndarray
     words: np.ndarray
-    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.words)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """[rows, longest bag among them, at least 1] int64."""
-        return self.ids[rows, : max(1, self.lengths[rows].max(initial=0))]
+        """[rows, longest bag among them, at least 1] int64, filled up with `PADDING`."""
+        sizes = self.offsets[rows + 1] - self.offsets[rows]
+        found = np.full((len(rows), max(1, sizes.max(initial=0))), text_embedder.PADDING, np.int64)
+        within = np.arange(found.shape[1]) < sizes[:, None]
+        row = np.repeat(np.arange(len(rows)), sizes)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        found[within] = self.ids[self.offsets[rows][row] + place]
+        return found
 
 
-def make_bags(
-    texts: Sequence[str], buckets: int, max_tokens: int, char_trigrams: bool = False
-) -> Bags:
+def make_bags(texts: pa.Array, buckets: int, max_tokens: int, char_trigrams: bool = False) -> Bags:
     """The bags of texts, see `text_embedder.ngram_ids`."""
-    strings = tf.constant(list(texts), tf.string)
-    ids = np.asarray(text_embedder.ngram_ids(strings, buckets, max_tokens, char_trigrams))
-    words = np.asarray(text_embedder.word_counts(strings, max_tokens))
-    return Bags(ids, words, (ids != text_embedder.PADDING).sum(axis=1))
+    kept = np.int32 if buckets < 2**31 else np.int64
+    ids, sizes, words = [np.zeros(0, kept)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        strings = tf.constant(texts.slice(start, _TEXTS_AT_ONCE).to_pylist(), tf.string)
+        padded = np.asarray(text_embedder.ngram_ids(strings, buckets, max_tokens, char_trigrams))
+        is_there = padded != text_embedder.PADDING
+        ids.append(padded[is_there].astype(kept))
+        sizes.append(is_there.sum(axis=1))
+        words.append(np.asarray(text_embedder.word_counts(strings, max_tokens)).astype(np.int32))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+    return Bags(np.concatenate(ids), offsets, np.concatenate(words))
 
 
 def _directed(held: HeldOut) -> dict[str, np.ndarray]:
@@ -80,7 +96,7 @@ def monitor(
     pairs = np.concatenate([_some(p, _MONITORED_PAIRS) for p in _directed(held).values()])
     if len(pairs) < _MIN_MONITORED_PAIRS:
         unseen = np.setdiff1d(np.arange(len(everything.texts)), held.queries)
-        asked = unseen if len(unseen) >= _MIN_MONITORED_PAIRS else np.arange(len(bags.ids))
+        asked = unseen if len(unseen) >= _MIN_MONITORED_PAIRS else np.arange(len(bags))
         asked = _some(asked, _MONITORED_PAIRS)
         rng = np.random.default_rng(seed)
         halves = split_words(bags.rows(asked), bags.words[asked], 0.0, rng)
@@ -150,17 +166,18 @@ def _similarities(
     model,
     bags: Bags,
     *,
-    texts: Sequence[str],
+    texts: pa.Array,
     used: np.ndarray,
     fitted: np.ndarray,
     max_tokens: int,
 ) -> dict[str, text_evaluation.Similarity]:
     """The network, tf-idf and the mean of words as similarities of the queries in `used`."""
     every = np.union1d(used, fitted)
-    exact = make_bags([texts[i] for i in every], _EXACT_BUCKETS, max_tokens)
-    tf_idf = text_evaluation.TfIdf(exact.ids, np.searchsorted(every, fitted))
+    exact = make_bags(texts.take(pa.array(every)), _EXACT_BUCKETS, max_tokens)
+    exact_ids = exact.rows(np.arange(len(exact)))
+    tf_idf = text_evaluation.TfIdf(exact_ids, np.searchsorted(every, fitted))
     table = np.asarray(model.get_layer("ngrams").table)[:, : model.output_shape[1]]
-    words = text_evaluation.mean_of_words(table, bags.ids[used], bags.words[used])
+    words = text_evaluation.mean_of_words(table, bags.rows(used), bags.words[used])
     local: dict[str, tuple[np.ndarray, text_evaluation.Similarity]] = {
         "model": (used, text_evaluation.cosines(_embed(model, bags, used))),
         "tf_idf": (every, tf_idf.similarity),

@@ -59,7 +59,7 @@ def _work(config: Config, run: Run) -> int:
         config.buckets, config.width, config.attention, config.dense, config.initial_scale
     )
     if config.attention and config.frequency_power:
-        start_attention(model, bags.ids[held.queries], config.frequency_power)
+        start_attention(model, bags, held.queries, config.frequency_power)
     step, state = training_step(model, config)
     rules = {field.name: getattr(config, field.name) for field in dataclasses.fields(BatchRules)}
     batches = Batches(held.train, held.queries, BatchRules(**rules))
@@ -124,20 +124,23 @@ def _counters(everything: Associations, held: HeldOut) -> dict[str, int]:
     }
 
 
-def start_attention(model, ids: np.ndarray, power: float) -> None:
+def start_attention(model, bags: "Bags", rows: np.ndarray, power: float) -> None:
     """Starts the score of each n-gram at the logarithm of a power of its frequency.
 
     The softmax of the scores then weighs it in proportion to that power.
 
     Args:
       model: a network with attention.
-      ids: [texts, length] int64: the bags that frequencies are counted in.
+      bags: of all texts.
+      rows: [n] int64: those that frequencies are counted in.
       power: of the number of texts that hold an n-gram.
     """
     table = model.get_layer("ngrams").table
-    bags = np.sort(ids, axis=1)
-    is_first = np.diff(bags, axis=1, prepend=0) > 0
-    frequency = np.bincount(bags[is_first], minlength=table.shape[0])
+    frequency = np.zeros(table.shape[0], np.int64)
+    for some in np.array_split(rows, len(rows) // 65_536 + 1):
+        ids = np.sort(bags.rows(some), axis=1)
+        is_first = np.diff(ids, axis=1, prepend=0) > 0
+        frequency += np.bincount(ids[is_first], minlength=table.shape[0])
     values = np.array(table)
     values[:, -1] = power * np.log(np.maximum(frequency, _UNSEEN))
     table.assign(values)
@@ -153,7 +156,7 @@ def step_inputs(
       [2, batch, batch + hard] bool; log_counts [2 · batch + hard] float32; weights [batch]
       float32; seed [2] int32.
     """
-    log_counts = np.zeros(len(bags.ids), np.float32)
+    log_counts = np.zeros(len(bags), np.float32)
     if config.debias:
         log_counts = np.log(np.maximum(batches.expected_counts(), 1e-12)).astype(np.float32)
     for batch in batches.epoch(epoch, steps):

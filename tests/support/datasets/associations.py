@@ -1,6 +1,7 @@
 """Associations of queries, as mining writes them."""
 
 import numpy as np
+import pyarrow as pa
 
 from model_code.models.text_embedder.data import Associations
 
@@ -13,7 +14,7 @@ def associations(queries: int, pairs: np.ndarray, refused=(), languages=None) ->
     """Queries named by their index, with keys that hash them."""
     keys = np.random.default_rng(5).integers(0, 2**64, queries + len(pairs), np.uint64)
     return Associations(
-        texts=[f"query{i}" for i in range(queries)],
+        texts=pa.array([f"query{i}" for i in range(queries)], pa.large_string()),
         languages=np.array(languages or ["und"] * queries, object),
         query_keys=keys[:queries],
         pairs=pairs,

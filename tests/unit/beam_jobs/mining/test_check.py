@@ -2,8 +2,10 @@
 
 import dataclasses
 import random
+import tracemalloc
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from beam_jobs.runs import stages as stages_lib
 from model_code.metrics import labelling
 from model_code.models.pixel_embedder import data, settings
 from schemas.base.errors import PhraseLensError
+from schemas.datasets.dataset import Dataset
 from schemas.tables.mined import SPLITS
 from tests.support.datasets import mined_dataset
 from tests.support.datasets.snapshot_work import commit
@@ -187,7 +190,8 @@ def test_the_pixel_embedder_learns_the_task_of_the_labels(tmp_path, images, task
     config = settings.Config(mined=root, output="")
     classes, found, train, _ = data.load_labels(config)
     assert (classes, found) == (["a", "b"], task)
-    assert train.targets.sum(axis=1).tolist() == [2 if task == "multi" else 1] * len(train.targets)
+    targets = train.targets.of(np.arange(len(train.targets)))
+    assert targets.sum(axis=1).tolist() == [2 if task == "multi" else 1] * len(targets)
 
 
 def test_stray_labels_share_the_target_of_an_image(tmp_path):
@@ -195,8 +199,9 @@ def test_stray_labels_share_the_target_of_an_image(tmp_path):
     config = settings.Config(mined=root, output="")
     _, found, train, _ = data.load_labels(config)
     assert found == "single"
-    assert train.targets[-1].tolist() == [0.5, 0.5]
-    assert (train.targets.sum(axis=1) == 1).all()
+    targets = train.targets.of(np.arange(len(train.targets)))
+    assert targets[-1].tolist() == [0.5, 0.5]
+    assert (targets.sum(axis=1) == 1).all()
 
 
 def test_the_driver_stops_after_mining_before_a_stage_that_would_fail(
@@ -244,3 +249,21 @@ def test_a_reprocess_stops_after_mining_too(tmp_path, monkeypatch, capsys):
     assert reprocess.run(argv) == 2
     assert "0 of 6 images labelled" in capsys.readouterr().err
     assert ran.read_text() == "noted_mining "
+
+
+def test_labels_take_a_few_bytes_an_image(tmp_path):
+    """Whatever the number of classes: a dense row of targets has 4 bytes for each."""
+    images = [("train", [f"label {number % 500:03}"]) for number in range(5000)]
+    config = settings.Config(mined=write(str(tmp_path), images), output="")
+    data.load_labels(config)  # what is imported late is no image's
+    tracemalloc.start()
+    try:
+        classes, _, train, _ = data.load_labels(config)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(classes) == 500
+    labels = Dataset(config.mined).table("images", ["labels"])["labels"].to_pylist()
+    columns = train.targets.of(np.arange(5000)).argmax(axis=1)
+    assert [[classes[column]] for column in columns] == labels
+    assert (held / 5000 < 60, peak / 5000 < 200) == (True, True)

@@ -1,10 +1,12 @@
 """The pixel embedder's command, and image bytes to embeddings however the networks are shared."""
 
+import collections
 import functools
 import json
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ from model_code.models.text_generator import train as train_text_generator
 from model_code.runtime import training
 from model_code.runtime.few_labels import keep_first
 from model_code.runtime.settings import EmbeddingSettings
+from schemas.base import fingerprint
 from schemas.datasets import checks, dataset, manifest
 from tests.support.datasets.mined_dataset import COLOURS, jpeg, prepare, write_colours, write_mined
 
@@ -211,6 +214,28 @@ def test_training_needs_two_classes(work, tmp_path, capsys):
 def test_keep_first_takes_the_first_of_each_class_by_id():
     labels = [["a"], [], ["a"], ["b"], ["a", "b"], ["a"]]
     ids = ["5", "0", "1", "2", "3", "4"]
-    assert keep_first(labels, ids, 0).tolist() == [True, False, True, True, True, True]
-    assert keep_first(labels, ids, 1).tolist() == [False, False, True, True, False, False]
-    assert keep_first(labels, ids, 2).tolist() == [False, False, True, True, True, False]
+    images = np.repeat(np.arange(6), [len(of) for of in labels])
+    classes = np.array(["ab".index(label) for of in labels for label in of])
+
+    def kept(n):
+        return keep_first(images, classes, pa.array(ids), n).tolist()
+
+    assert kept(0) == [True, False, True, True, True, True]
+    assert kept(1) == [False, False, True, True, False, False]
+    assert kept(2) == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("n", [1, 3, 50])
+def test_keep_first_equals_a_walk_through_the_images(n, seed):
+    rng = np.random.default_rng(3)
+    lists = [rng.choice(9, rng.integers(0, 4), replace=False).tolist() for _ in range(300)]
+    ids = [f"{number:032x}" for number in rng.permutation(300)]
+    names = [fingerprint.of_json([seed, name]) if seed else name for name in ids]
+    expected, counts = np.zeros(300, bool), collections.Counter()
+    for row in sorted(range(300), key=names.__getitem__):
+        counts.update(lists[row])
+        expected[row] = any(counts[of] <= n for of in lists[row])
+    images = np.repeat(np.arange(300), [len(of) for of in lists])
+    classes = np.array([of for row in lists for of in row])
+    np.testing.assert_array_equal(keep_first(images, classes, pa.array(ids), n, seed), expected)

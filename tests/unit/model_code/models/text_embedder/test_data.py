@@ -1,11 +1,19 @@
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model_code.models.text_embedder import data as query_pairs
+from model_code.models.text_embedder import network as text_embedder
 from model_code.models.text_embedder.data import Neighbours
+from model_code.models.text_embedder.held_out import make_bags
+from schemas.tables import mined as tables
 from tests.support.datasets.associations import as_array, associations
+from tests.support.datasets.mined_dataset import write_mined
 
 QUERIES = 10
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] != p[1]))
@@ -66,3 +74,34 @@ def test_nothing_held_out_trains(query_share):
     parts = [held.train.pairs, held.unseen_pairs]
     parts.append(pairs[np.isin(pairs, list(unseen)).any(axis=1)])
     assert sorted(map(tuple, np.concatenate(parts).tolist())) == sorted(map(tuple, pairs.tolist()))
+
+
+def test_a_query_takes_a_few_bytes_beside_its_text(tmp_path):
+    """No object of Python's a query, of 50 bytes and more."""
+    queries = [
+        dict.fromkeys(tables.QUERIES.names)
+        | {"query_id": number, "query": f"query {number}", "language": "en", "train_images": 1}
+        for number in range(20_000)
+    ]
+    mined = write_mined(str(tmp_path), [], [], queries, [])
+    query_pairs.load_associations(mined)  # what is imported late is no query's
+    tracemalloc.start()
+    try:
+        found = query_pairs.load_associations(mined)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.texts) == 20_000
+    assert held / 20_000 < 40
+
+
+def test_bags_are_those_of_their_texts_alone():
+    texts = [" ".join(["red", "blue", "big"][: n % 4]) for n in range(9)]
+    bags = make_bags(pa.array(texts), 1 << 20, 8)
+    assert len(bags) == 9
+    rows = np.array([7, 0, 2, 2])
+    found = bags.rows(rows)
+    whole = np.asarray(text_embedder.ngram_ids(tf.constant(texts), 1 << 20, 8))
+    np.testing.assert_array_equal(found, whole[rows, : found.shape[1]])
+    assert not whole[rows, found.shape[1] :].any()
+    assert bags.rows(np.array([0])).tolist() == [[0]]

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -65,7 +66,7 @@ def test_popular_is_the_tenth_with_most_associations_and_ties_are_not():
 
 def test_tf_idf_equals_scikit_learn():
     fitted = np.arange(5)
-    ids = make_bags(TEXTS, 2**40, 64).ids
+    ids = make_bags(pa.array(TEXTS), 2**40, 64).rows(np.arange(len(TEXTS)))
     found = text_evaluation.TfIdf(ids, fitted).similarity(np.arange(8), np.array([7, 5, 0, 1, 4]))
     oracle = TfidfVectorizer(ngram_range=(1, 2)).fit(TEXTS)
     counted = TfidfVectorizer(ngram_range=(1, 2), vocabulary=oracle.vocabulary_)
@@ -75,10 +76,11 @@ def test_tf_idf_equals_scikit_learn():
 
 
 def test_mean_of_words_leaves_pairs_out():
-    bags = make_bags(TEXTS, 1000, 64)
+    bags = make_bags(pa.array(TEXTS), 1000, 64)
+    ids = bags.rows(np.arange(len(TEXTS)))
     table = np.random.default_rng(0).normal(size=(1001, 4)).astype(np.float32)
-    found = text_evaluation.mean_of_words(table, bags.ids, bags.words)
-    expected = table[make_bags(["big"], 1000, 64).ids[0, 0]]
-    expected = expected + table[bags.ids[0, 0]] + table[bags.ids[2, 0]]
+    found = text_evaluation.mean_of_words(table, ids, bags.words)
+    expected = table[make_bags(pa.array(["big"]), 1000, 64).ids[0]]
+    expected = expected + table[ids[0, 0]] + table[ids[2, 0]]
     np.testing.assert_allclose(found[1], expected / np.linalg.norm(expected), atol=1e-6)
     assert not found[5].any()

@@ -5,6 +5,7 @@ import tensorflow as tf
 from model_code.models.text_embedder import data as query_pairs
 from model_code.models.text_embedder import network as text_embedder
 from model_code.models.text_embedder import train as trainer
+from model_code.models.text_embedder.held_out import Bags
 from schemas.datasets.dataset import Dataset
 from tests.support.datasets.mined_dataset import query_id, write_mined
 
@@ -125,7 +126,9 @@ def test_dropped_tokens_are_padding_and_a_bag_is_never_emptied():
 
 def test_attention_starts_at_a_power_of_the_frequency():
     model = text_embedder.build(5, 3, attention=True, dense=False)
-    trainer.start_attention(model, np.array([[1, 2, 2], [1, 0, 0], [1, 3, 0], [1, 2, 0]]), 0.5)
+    ids, offsets = np.array([3, 3, 1, 2, 2, 1, 1, 3, 1, 2]), np.array([0, 2, 5, 6, 8, 10])
+    bags = Bags(ids, offsets, np.zeros(5, np.int32))
+    trainer.start_attention(model, bags, np.arange(1, 5), 0.5)
     scores = model.get_layer("ngrams").table.numpy()[:, -1]
     np.testing.assert_allclose(np.exp(scores[1:4]), np.sqrt([4, 2, 1]), rtol=1e-5)
     assert (scores[[0, 4, 5]] < scores[3] - 2).all(), "what no query holds weighs next to nothing"
@@ -175,7 +178,7 @@ def test_queries_of_test_images_train_nothing(trained):
     found = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
     assert len(found.texts) == 160
     assert len(found.pairs) == 240
-    assert "only in test" not in found.texts
+    assert "only in test" not in found.texts.to_pylist()
     assert len(found.refused) == 40
 
 
@@ -187,7 +190,8 @@ def test_a_refused_pair_is_no_association(trained):
     found = query_pairs.load_associations(Dataset(f"{trained[0]}/mined"))
     assert not _pairs_of(found.pairs) & _pairs_of(found.refused)
     assert (found.weights > 0).all()
-    assert all(a.split()[0] != b.split()[0] for a, b in np.array(found.texts)[found.refused])
+    texts = np.array(found.texts.to_pylist())
+    assert all(a.split()[0] != b.split()[0] for a, b in texts[found.refused])
 
 
 def test_hard_negatives_are_pushed_away(tmp_path):
