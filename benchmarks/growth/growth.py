@@ -258,7 +258,9 @@ def measure(work: Work, place: Place) -> dict[str, float]:
       PhraseLensError: it failed.
     """
     command = [sys.executable, "-m", "benchmarks.growth.one", work.module, *work.flags(place)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=work_folder.environment())
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=work_folder.environment()
+    )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise PhraseLensError(work.name, f"to succeed ({said})", "Mend that first.")
