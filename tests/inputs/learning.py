@@ -68,13 +68,13 @@ def labels_of(*rows: tuple[str, str]) -> pa.Table:
 
 def rare_label(_: Path) -> str:
     rows = [("train", "cat")] * 3 + [("train", "owl"), *[("test", "owl")] * 9]
-    chosen = select.select([labels_of(*rows)], 2, "single").labels
+    chosen = select.select(select.label_sets(labels_of(*rows)).items(), 2, "single").labels
     return f"classes: {', '.join(sorted(chosen))}"
 
 
 def unknown_label(_: Path) -> str:
     rows = labels_of(("train", "cat"), ("test", "owl"))
-    kept = "owl" in select.select([rows], 1, "single").labels
+    kept = "owl" in select.select(select.label_sets(rows).items(), 1, "single").labels
     return f"its images stay: {kept}; without a class of theirs they count as wrong"
 
 

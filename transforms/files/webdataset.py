@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
-from transforms.files.compression import open_stream, split_name
+from transforms.files import tar_parts
+from transforms.files.compression import open_plain, open_stream, split_name
 from transforms.files.image_suffixes import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from transforms.files.litter import is_litter
 from transforms.rows.tabular import BadRows
@@ -34,12 +35,26 @@ def is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def samples(path: str, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def has_parts(path: str) -> bool:
+    """Whether a shard can be read in parts: it is not compressed, and headers say what they are.
+
+    Raises:
+      OSError, pa.ArrowException: it cannot be read.
+    """
+    with open_stream(path) as stream:
+        return stream.seekable() and is_tar(stream.read(_BLOCK_BYTES))
+
+
+def samples(
+    path: str, suffixes: Collection[str], start: int = 0, stop: int | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Streams the samples of a shard.
 
     Args:
       path: the tar file.
       suffixes: the files of a sample to read, in lower case; others are passed over.
+      start, stop: bytes of a part, of shards that have such. The sample that the first file behind
+        a border is of belongs to the part before it: the files of a sample stay together.
 
     Yields:
       Key, and contents by suffix.
@@ -47,26 +62,42 @@ def samples(path: str, suffixes: Collection[str]) -> Iterator[tuple[str, dict[st
     Raises:
       OSError, EOFError, tarfile.TarError, pa.ArrowException: the file cannot be read further.
     """
+    base = tar_parts.member_start(path, start)
+    if base is None:
+        return  # no file begins behind the start
+    is_whole = start == 0 and stop is None
     key, contents = None, {}
-    with (
-        open_stream(path) as stream,
-        tarfile.open(fileobj=(watched := _Watched(stream)), mode="r|", tarinfo=_Member) as tar,
-    ):
-        for member in tar:
-            if not member.isfile() or is_litter(member.name):
-                continue
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            if key is not None and folder + slash + stem != key:
-                yield key, contents
-                contents = {}
-            key = folder + slash + stem
-            if suffix.lower() in suffixes and member.size > MAX_MEMBER_BYTES:
-                raise tarfile.ReadError(f"{member.name!a} has {member.size:,} bytes")
-            if suffix.lower() in suffixes and (file := tar.extractfile(member)) is not None:
-                contents[suffix.lower()] = file.read()
-    if key is not None:
+    is_ours, is_last, is_checked = start == 0, False, stop is None
+    with open_stream(path) if is_whole else open_plain(path) as stream:
+        if base:
+            stream.seek(base)
+        with tarfile.open(fileobj=(watched := _Watched(stream)), mode="r|", tarinfo=_Member) as tar:
+            for member in tar:
+                is_behind = stop is not None and base + member.offset >= stop
+                if is_behind and not is_checked:
+                    tar_parts.check_border(path, stop, base + member.offset)
+                    is_checked = True
+                if not member.isfile() or is_litter(member.name):
+                    continue
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if key is not None and folder + slash + stem != key:
+                    if is_ours:
+                        yield key, contents
+                    if is_last:
+                        return
+                    is_ours, contents = True, {}
+                key, is_last = folder + slash + stem, is_behind
+                if not is_ours or suffix.lower() not in suffixes:
+                    continue
+                if member.size > MAX_MEMBER_BYTES:
+                    raise tarfile.ReadError(f"{member.name!a} has {member.size:,} bytes")
+                if (file := tar.extractfile(member)) is not None:
+                    contents[suffix.lower()] = file.read()
+    if key is not None and is_ours:
         yield key, contents
+    if not is_checked:
+        tar_parts.check_border(path, stop, None)
     if watched.tail != bytes(_BLOCK_BYTES):  # which tarfile takes for the end
         raise OSError("the tar file is cut")
 
@@ -100,11 +131,13 @@ class _Watched(io.BufferedReader):
         return data
 
 
-def read_images(path: str, batch_size: int) -> Iterator[list[tuple[str, bytes | None]] | BadRows]:
-    """Key and image of every sample, in batches; None where a sample has no image."""
+def read_images(
+    path: str, batch_size: int, start: int = 0, stop: int | None = None
+) -> Iterator[list[tuple[str, bytes | None]] | BadRows]:
+    """Key and image of every sample of a part, in batches; None where a sample has no image."""
     rows: list[tuple[str, bytes | None]] = []
     try:
-        for key, contents in samples(path, IMAGE_SUFFIXES | OTHER_SUFFIXES):
+        for key, contents in samples(path, IMAGE_SUFFIXES | OTHER_SUFFIXES, start, stop):
             read = [data for suffix, data in contents.items() if suffix in IMAGE_SUFFIXES]
             rows.append((key, next(iter(read or contents.values()), None)))
             if len(rows) == batch_size:

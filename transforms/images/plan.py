@@ -9,6 +9,7 @@ from typing import Any
 from apache_beam.io.filesystem import FileMetadata
 
 from schemas.base.errors import PhraseLensError
+from transforms.files import webdataset
 from transforms.files.file_heads import Head, read_head, table_kind
 from transforms.files.image_choice import choose
 from transforms.files.matching import base_of, match
@@ -121,7 +122,8 @@ def plan_images(
             is_plain = check_features(path, mapping)
             units += _cut(unit, byte_ranges(sizes[path] if is_plain else 0, UNIT_BYTES))
         elif kind == "webdataset":
-            units.append(unit)
+            has_parts = sizes[path] > UNIT_BYTES and webdataset.has_parts(path)
+            units += _cut(unit, byte_ranges(sizes[path] if has_parts else 0, UNIT_BYTES))
     if not units:
         raise PhraseLensError(
             f"--{flag} {', '.join(patterns)}",

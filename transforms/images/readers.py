@@ -54,7 +54,7 @@ def read_unit(
     elif unit.format == "table":
         yield from _read_image_table(unit, forgotten)
     elif unit.format == "webdataset":
-        for batch in webdataset.read_images(unit.paths[0], BATCH_IMAGES):
+        for batch in webdataset.read_images(unit.paths[0], BATCH_IMAGES, unit.start, unit.stop):
             if isinstance(batch, BadRows):
                 yield batch
             else:

@@ -124,7 +124,7 @@ class KnownFiles:
 
 def vocabulary(head: pa.Table, limits: Limits) -> pa.Table:
     """[K] rows of VOCABULARY by rank, of queries that hold the head."""
-    head = limits.head(head)
+    head = limits.head(head).select(_HEAD.names)
     head = head.rename_columns({"train_clicks": "clicks", "train_images": "images"})
     ranks = pa.array(np.arange(head.num_rows))
     return head.append_column("rank", ranks).select(VOCABULARY.names).cast(VOCABULARY)

@@ -64,22 +64,35 @@ class Selection:
     task: str
 
 
-def select(labelled: Iterable[pa.Table], min_label_images: int, task: str) -> Selection:
+LabelSet = tuple[bool, tuple[str, ...]]  # whether an image trains, and its labels
+
+
+def label_sets(table: pa.Table) -> Counter[LabelSet]:
+    """How many of some rows of LABELLED have which labels: as many entries as there are sets."""
+    trains = pc.equal(table["split"], "train").to_pylist()
+    return Counter(zip(trains, map(tuple, table["labels"].to_pylist()), strict=True))
+
+
+def select(counted: Iterable[tuple[LabelSet, int]], min_label_images: int, task: str) -> Selection:
     """Chooses labels by their support in training: what is held out decides over none.
 
     Args:
-      labelled: rows of LABELLED of all images.
+      counted: the sets of labels of all images, and how many have each.
       min_label_images: a label with fewer training images is left out; with 1 all stay, also
         those that only held-out images have.
       task: "single", "multi", or "auto" for what `task_of` finds.
     """
-    table = pa.concat_tables([LABELLED.empty_table(), *labelled])
-    counted = table if min_label_images == 1 else table.filter(pc.equal(table["split"], "train"))
-    counts = Counter(label for labels in counted["labels"].to_pylist() for label in labels)
+    counted, counts = list(counted), Counter[str]()
+    for (trains, labels), images in counted:
+        for label in labels if trains or min_label_images == 1 else ():
+            counts[label] += images
     chosen = frozenset(label for label, images in counts.items() if images >= min_label_images)
     if task == "auto":
-        per_image = [len(chosen.intersection(labels)) for labels in table["labels"].to_pylist()]
-        task = task_of(sum(n > 1 for n in per_image), sum(n > 0 for n in per_image))
+        several, some = 0, 0
+        for (_, labels), images in counted:
+            kept = len(chosen.intersection(labels))
+            several, some = several + images * (kept > 1), some + images * (kept > 0)
+        task = task_of(several, some)
     return Selection(chosen, task)
 
 
@@ -97,14 +110,18 @@ class SelectLabels(beam.PTransform):
         self._min_label_images, self._task = min_label_images, task
 
     def expand(self, paths):
-        labelled = paths | "ReadLabels" >> beam.Map(read_labels)
+        counted = (
+            paths
+            | "ReadLabels" >> beam.FlatMap(lambda path: label_sets(read_labels(path)).items())
+            | "CountSets" >> beam.CombinePerKey(sum)
+        )
         return (
             paths.pipeline
             | "Once" >> beam.Create([None])
             | "Select"
             >> beam.Map(
-                lambda _, parts: select(parts, self._min_label_images, self._task),
-                beam.pvalue.AsList(labelled),
+                lambda _, sets: select(sets, self._min_label_images, self._task),
+                beam.pvalue.AsIter(counted),
             )
         )
 

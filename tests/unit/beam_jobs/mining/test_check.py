@@ -22,7 +22,7 @@ from schemas.tables.mined import SPLITS
 from tests.support.datasets import mined_dataset
 from tests.support.datasets.snapshot_work import commit
 from tests.support.datasets.work_folder import ROOT
-from transforms.training_data.select import LABELLED, select
+from transforms.training_data.select import LABELLED, label_sets, select
 
 ALL = [step.name for step in stages_lib.STAGES]
 Images = Sequence[tuple[str, Sequence[str]]]
@@ -177,11 +177,11 @@ def test_driver_examples_and_pixel_embedder_find_the_same_task(lists, single):
         [{"image_id": str(n), "split": "train", "labels": of} for n, of in enumerate(lists)],
         LABELLED,
     )
-    found = select([table], 1, "auto")
+    found = select(label_sets(table).items(), 1, "auto")
     assert found.task == labelling.task_of(several, labelled)
     assert found.task == ("multi" if several * 100 > labelled else "single")
     for task in ("single", "multi"):
-        assert select([table], 1, task).task == task
+        assert select(label_sets(table).items(), 1, task).task == task
 
 
 @pytest.mark.parametrize(("images", "task"), [(GOOD, "single"), ([("train", "ab")] * 9, "multi")])

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +144,7 @@ def images_of_records(count):
     return [bytes(int(n)) + rng.bytes(int(n)) for n in rng.integers(0, 300, count)]
 
 
-@pytest.mark.parametrize("unit_bytes", [1, 90, 1000, 1 << 20])
+@pytest.mark.parametrize("unit_bytes", [30, 90, 1000, 1 << 20])
 def test_tfrecord_is_cut_between_records(tmp_path, monkeypatch, unit_bytes):
     images = images_of_records(40)
     path = tmp_path / "a.tfrecord"
@@ -183,3 +184,72 @@ def test_damage_costs_the_part_that_it_is_in(tmp_path, monkeypatch):
     rows, bad = read([str(path)])
     assert [key for key, _ in rows] == [str(i) for i in range(20) if i not in (7, 8, 9)]
     assert [reason for reason, _ in bad] == ["unreadable_file"]
+
+
+def tar_of(files, format_):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format_) as file:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+@pytest.mark.parametrize("unit_bytes", [700, 1536, 4000, 20_000])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_tar_file_is_cut_between_samples(tmp_path, monkeypatch, format_, unit_bytes):
+    """The files of a sample stay together, wherever a part begins; long names stay whole."""
+    rng = np.random.default_rng(0)
+    long = "" if format_ == "ustar" else "a folder of a long name/" * 8
+    files = []
+    for number in range(12):
+        key = f"{long if number % 3 else ''}{number:03}"
+        files += [(f"{key}.txt", b"caption"), (f"{key}.jpg", rng.bytes(number * 90))]
+        files += [(f"{key}.json", b"{}")] * (number % 4) + [(f"._{number}.jpg", b"litter")]
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of(files, FORMATS[format_]))
+    whole = read([str(path)])
+    assert [len(whole[0]), whole[1]] == [12, []]
+    monkeypatch.setattr(plan, "UNIT_BYTES", unit_bytes)
+    assert len(plan_images("images", [str(path)], "auto", MAPPING, "stem").units) > 1
+    assert read([str(path)]) == whole
+
+
+def test_a_compressed_tar_file_is_one_unit(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "a.tar.gz", {f"{i}.jpg": bytes(900) for i in range(9)})
+    monkeypatch.setattr(plan, "UNIT_BYTES", 100)
+    assert len(plan_images("images", [path], "auto", MAPPING, "stem").units) == 1
+    assert len(read([path])[0]) == 9
+
+
+def test_a_tar_file_within_a_tar_file_is_none_in_silence(tmp_path, monkeypatch):
+    """Of a few files it is seen; of many it cannot be told apart, and says so."""
+    monkeypatch.setattr(plan, "UNIT_BYTES", 4096)
+    for count in (3, 40):
+        inner = tar_of([(f"in{i}.jpg", b"inner") for i in range(count)], tarfile.USTAR_FORMAT)
+        files = [(f"{i}.jpg", bytes([i + 1]) * 900) for i in range(30)]
+        files.insert(9, ("9.tar", inner))
+        path = tmp_path / f"{count}.tar"
+        path.write_bytes(tar_of(files, tarfile.USTAR_FORMAT))
+        rows, bad = read([str(path)])
+        if count == 3:
+            assert (len(rows), bad) == (30, [])
+        else:
+            assert {reason for reason, _ in bad} == {"unreadable_file"}
+            assert "looks like the start of another" in bad[0][1]
+
+
+def test_a_cut_tar_file_is_so_in_its_last_part_alone(tmp_path, monkeypatch):
+    data = tar_of([(f"{i}.jpg", bytes([i + 1]) * 900) for i in range(30)], tarfile.USTAR_FORMAT)
+    path = tmp_path / "a.tar"
+    path.write_bytes(data[:30_000])
+    whole = read([str(path)])
+    assert [reason for reason, _ in whole[1]] == ["unreadable_file"]
+    monkeypatch.setattr(plan, "UNIT_BYTES", 4096)
+    found = read([str(path)])
+    assert found[0] == whole[0]
+    assert {reason for reason, _ in found[1]} == {"unreadable_file"}

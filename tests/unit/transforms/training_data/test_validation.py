@@ -7,7 +7,7 @@ import pytest
 from model_code.models.fusion.preprocessing import raw_schema
 from schemas.runs import run as run_lib
 from schemas.tables.vectors import vectors_to_arrow
-from transforms.training_data.select import LABELLED, Selection, select, select_rows
+from transforms.training_data.select import LABELLED, Selection, label_sets, select, select_rows
 from transforms.training_data.validation import anomalies, validate
 
 VECTORS = {"text_emb": (2,), "pixel_emb": (3,)}
@@ -92,7 +92,9 @@ def test_labels_are_those_that_enough_training_images_have():
     rows += [(f"{i}", split, ["b", "c"]) for i in range(6) for split in ("validation", "test")]
     ids, splits, labels = zip(*rows, strict=True)
     labelled = pa.table([list(ids), list(splits), list(labels)], LABELLED)
-    parts = [labelled.slice(5), labelled.slice(0, 5)]
+    sets = label_sets(labelled.slice(5)) + label_sets(labelled.slice(0, 5))
+    assert len(sets) == 3, "what one worker takes grows with the sets of labels, not with images"
+    parts = sets.items()
     # What training has not counts as wrong.
     assert select(parts, 1, "auto") == Selection(frozenset("abc"), "multi")
     for least, chosen in ((2, "ab"), (4, "ab"), (5, "a"), (6, "")):
