@@ -119,17 +119,19 @@ def run(job: Job, argv: Sequence[str] | None = None) -> int:
             pipeline | code_check.CheckCode(job.module)
         job.build(pipeline, for_workers(config, options, run.spill), run, inputs)
 
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        with run.alone():
-            for name, tasks in inputs.tasks.items():
-                write_tasks(run, name, tasks)
-            yield
-
-    start = time.monotonic()
+    start, alone = time.monotonic(), _alone(run, inputs)
     try:
-        return execute(job.name, draw, config, options, finish=finish, clean=clean, alone=alone())
+        return execute(job.name, draw, config, options, finish=finish, clean=clean, alone=alone)
     except Exception as error:
         return checks.tell_of_inputs(error, inputs.datasets.values())
     finally:
         shutil.rmtree(run.temp, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(run: Run, inputs: Inputs) -> Iterator[None]:
+    """Held while a run is this process's; what it is to read lies where its workers find it."""
+    with run.alone():
+        for name, tasks in inputs.tasks.items():
+            write_tasks(run, name, tasks)
+        yield

@@ -4,7 +4,7 @@
 public datasets have are in layouts.py, the reading of tables is in tabular.py.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -75,11 +75,7 @@ def plan_log(
         )
     # An export in parts has empty ones: they say nothing of what a file is.
     heads = {path: head for path, head in heads.items() if not head.is_empty}
-    kinds = {path: _checked_kind(head, format_, mapping) for path, head in heads.items()}
-    formats = {format_of(kind): path for path, kind in kinds.items()}
-    if len(formats) > 1:
-        found = ", ".join(f"{path} is {name}" for name, path in sorted(formats.items()))
-        raise PhraseLensError(f"--{flag}", f"files of one format ({found})", "Mine them apart.")
+    kinds = _kinds(flag, heads, format_, mapping)
     units = []
     left = [path for path in sizes if path not in heads and path not in looked]
     for path, kind in _chosen(kinds).items():
@@ -98,6 +94,18 @@ def plan_log(
             "See docs/use/formats.md for the files that a format needs.",
         )
     return units, files
+
+
+def _kinds(
+    flag: str, heads: Mapping[str, Head], format_: str, mapping: dict[str, str]
+) -> dict[str, str]:
+    """The kinds of files, by their paths. Raises PhraseLensError; see `plan_log`."""
+    kinds = {path: _checked_kind(head, format_, mapping) for path, head in heads.items()}
+    formats = {format_of(kind): path for path, kind in kinds.items()}
+    if len(formats) > 1:
+        found = ", ".join(f"{path} is {name}" for name, path in sorted(formats.items()))
+        raise PhraseLensError(f"--{flag}", f"files of one format ({found})", "Mine them apart.")
+    return kinds
 
 
 def _some(paths: Sequence[str]) -> list[str]:
