@@ -48,6 +48,12 @@ def test_wrong_packages_are_named_with_their_range():
     assert found == "pillow 11.0.0 (needs <13,>=12), tensorflow missing (needs <2.22,>=2.21)"
 
 
+def test_what_only_an_extra_adds_is_not_missed():
+    ranges = f"{RANGES}\nno-such-package>=1; extra == 'dev'\nneither>=1; python_version < '3'"
+    versions = {"apache-beam": "2.77.0", "pillow": "12.1", "tensorflow": "2.21.0"}
+    assert doctor.check_packages(ranges, versions).state == "ok"
+
+
 def test_what_differs_from_the_locks_is_named(tmp_path, capsys):
     found = doctor.check_locks([LOCK], {"c": "2.1", "d": "1"}).found
     assert found == "a-b missing (locked: 1.0), c 2.1 (locked: 2.0), d 1 (locked: not at all)"
