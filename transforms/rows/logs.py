@@ -110,7 +110,8 @@ def _kinds(
 
 def _some(paths: Sequence[str]) -> list[str]:
     """The first of many files, and others evenly among them."""
-    return [paths[i * len(paths) // LOOKED_INTO] for i in range(min(LOOKED_INTO, len(paths)))]
+    count = min(LOOKED_INTO, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def _is_table(heads: Iterable[Head], format_: str) -> bool:
