@@ -47,7 +47,9 @@ class Config:
     )
     event_shuffle: float = flag("Bytes shuffled for an event.", default=161.0, minimum=0)
     image_shuffle: float = flag(
-        "Bytes shuffled for each byte of an image.", default=2.09, minimum=0
+        "Bytes shuffled for each byte of an image: of rows that say where its bytes are.",
+        default=0.02,
+        minimum=0,
     )
     build_us: float = flag(
         "Core microseconds to index a phrase, of 4 million. [bench phrases]",

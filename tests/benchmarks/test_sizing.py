@@ -74,6 +74,6 @@ def test_shuffled_bytes_are_measured(tmp_path, capsys):
     found = dict(re.findall(r"--(\w+)=(-?[\d.]+)", capsys.readouterr().out))
     # An event has a query, a user, a session and an image, of some bytes each.
     assert 20 < float(found["event_shuffle"]) < 2000
-    # An image crosses once at least, and there is more of it than its bytes.
-    assert 1 <= float(found["image_shuffle"]) < 5
+    # Of an image rows cross that say where its bytes are; the bytes wait in a file.
+    assert 0 < float(found["image_shuffle"]) < 1
     assert float(found["clean_ms"]) > 0

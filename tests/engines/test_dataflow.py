@@ -178,10 +178,18 @@ def check_nothing_is_shown(job: str, work: str, posted: dict, printed: str) -> N
     everything += [storage.read_bytes(f"{staging}/{name}") for name in ALWAYS]
     assert [shown(data, SECRETS) for data in everything] == [set()] * len(everything)
     # Workers find them beside what else only this attempt reads; the commit removes all of it.
-    copied = storage.list_files(f"{work}/sent/{job}/spill")
+    left = f"{work}/sent/{job}/spill"
+    secret, others = [], []
+    for name in storage.list_files(left):
+        (secret if "/secrets/" in name else others).append(name)
     expected = ["forget/list.csv", "person_key/person.key"]
     expected = expected if job in ("mine_log", "mine_pairs") else []
-    assert [name.partition("/secrets/")[2] for name in copied] == expected
+    assert [name.partition("/secrets/")[2] for name in secret] == expected
+    # Beside them lies what is to be read, as it would be in the graph.
+    assert all("/tasks/" in name for name in others)
+    assert [shown(storage.read_bytes(f"{left}/{n}"), SECRETS) for n in others] == [set()] * len(
+        others
+    )
     assert not [n for n in storage.list_files(f"{work}/temp") if "person" in n or "list" in n]
 
 
