@@ -94,7 +94,7 @@ class Work:
             {row["key"]: row["label"] for row in labels},
         )
         self.more: dict[str, dict[str, str]] = {
-            "mine_pairs": {"num_shards": "4", "max_dead_fraction": "0.2"}
+            "mine_pairs": {"num_shards": "8", "max_dead_fraction": "0.2"}
         }
 
     def run(self, date: str, *flags: str, root: str = "") -> Day:
